@@ -1,0 +1,1 @@
+"""The `mix-core` command: one thin file per sub-command."""

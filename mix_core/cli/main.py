@@ -1,0 +1,61 @@
+"""Entry point of the `mix-core` command.
+
+Each sub-command is a module with `register(app)`; it imports what is heavy inside its own function, so that
+`mix-core devices` and `--help` never import paddle.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from mix_core.errors import EXIT_INTERRUPTED, MixError
+
+COMMANDS = ("devices", "explain", "doctor", "run", "data", "train", "infer", "chat")
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        name="mix-core",
+        help="Train and run multimodal models on any device with a plugin.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name in COMMANDS:
+        importlib.import_module(f"mix_core.cli.{name}").register(app)
+    return app
+
+
+def guarded(call: Callable[[], object], argv: list[str]) -> int:
+    """Run `call`; turn a MixError into one line on stderr and its exit code."""
+    debug = "--debug" in argv or os.environ.get("MIX_DEBUG") == "1"
+    try:
+        call()
+    except MixError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def main() -> None:
+    argv = sys.argv[1:]
+    end = argv.index("--") if "--" in argv else len(argv)
+    own, foreign = argv[:end], argv[end:]  # what follows "--" belongs to the program of `mix-core run`
+    passed = [a for a in own if a != "--debug"] + foreign
+    sys.exit(guarded(lambda: build_app()(args=passed), own))
+
+
+if __name__ == "__main__":
+    main()
