@@ -1,0 +1,94 @@
+# The README's two commands, `make train` and `make test`, and what they are made of.
+# Variables: PYTHON (interpreter for .venv), TORCH_INDEX (wheel index for torch), AGAIN=1 (train anew), RUN (run folder).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/digits
+AGAIN ?=
+TORCH_INDEX ?=
+QUARTER ?= 0
+PYTEST_ARGS ?=
+
+# Live parity compares with exactly these; another version gives other class names and other defaults.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers==5.3.0
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: help venv install install-tests train test test-quarter test-all lint format wheels clean
+
+help:
+	@echo "make train          make .venv, install, train the main job into $(RUN); a second call shows the result"
+	@echo "make train AGAIN=1  train it anew"
+	@echo "make test           unit, parity and integration tests, and the main job in short form"
+	@echo "make test-all       everything, the slow tests included"
+	@echo "make lint           ruff check, ruff format --check, mypy"
+	@echo "make format         ruff's formatter and its safe fixes"
+	@echo "make wheels         the wheels of all distributions, into dist/"
+	@echo "make clean          remove .venv, caches and dist/ (runs/ stays)"
+
+# -- installation: once, and again when a pyproject.toml changes ------------------------------------------------
+
+$(PY):
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: no '$(PYTHON)' on this machine; install Python 3.10 to 3.13" \
+	  "or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; ok = (3, 10) <= v <= (3, 13); ok or print("make: \
+	$(PYTHON) is Python %d.%d, and mix-core needs 3.10 to 3.13 (what Paddle 3.3 has wheels for);" % v, \
+	"name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3", file=sys.stderr); sys.exit(0 if ok else 2)'
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu" \
+	  "install python3-venv, then call make again" >&2; exit 2; }
+
+$(VENV)/.installed: pyproject.toml | $(PY)
+	$(PIP) install --quiet --editable '.[cpu]'
+	@touch $@
+
+# torch goes first: resolved together with transformers, pip could take another build of it.
+$(VENV)/.installed-tests: $(VENV)/.installed Makefile
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
+	$(PIP) install --quiet '$(TRANSFORMERS)' --editable '.[cpu,video,test,lint]'
+	@touch $@
+
+venv: $(PY)
+install: $(VENV)/.installed
+install-tests: $(VENV)/.installed-tests
+
+# -- the main job -----------------------------------------------------------------------------------------------
+
+train: $(VENV)/.installed
+	@RUN='$(RUN)' AGAIN='$(AGAIN)' PY='$(PY)' scripts/train_main_job
+
+# -- tests and linters ------------------------------------------------------------------------------------------
+
+test: $(VENV)/.installed-tests
+	$(PYTEST) -m 'not slow' tests
+
+test-all: $(VENV)/.installed-tests
+	$(PYTEST) tests
+
+# One quarter of the slow tests (QUARTER=0..3): .ci/run takes them in turn.
+test-quarter: $(VENV)/.installed-tests
+	$(PY) scripts/slow_quarter.py $(QUARTER) $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy mix_core/device mix_core/plugin_api.py mix_core/config.py
+
+format: $(VENV)/.installed-tests
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+wheels: $(VENV)/.installed
+	for project in . mix_device_npu mix_device_xpu mix_device_gpu; do \
+	  $(PIP) wheel --quiet --no-deps --wheel-dir dist "./$$project"; done
+	ls dist
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
