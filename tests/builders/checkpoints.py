@@ -68,7 +68,7 @@ def write_checkpoint(
     """Write a folder and return it.
 
     ``text``, ``vision`` and ``image`` override keys of the decoder's, the vision tower's and the
-    preprocessor's configuration. ``layout``: "flat" (as Qwen publishes it) or "nested" (as transformers 5 does).
+    preprocessor's configuration. ``layout``: "flat" (as published) or "nested" (as transformers 5 writes it).
     ``chat_template_in``: "chat_template.jinja", "tokenizer_config.json", "chat_template.json" or "" for none.
     """
     folder = Path(folder)

@@ -1,7 +1,7 @@
 """A byte-level BPE tokenizer with the pipeline and the special tokens of Qwen2.5, trained on a few lines.
 
 The file it writes has the structure of the published ``tokenizer.json`` (NFC, Qwen2's split pattern, byte
-level, 22 added tokens in the published order); the vocabulary is small, so ids differ from the published ones.
+level, 22 added tokens in the published order); only the vocabulary is small, so ids differ.
 """
 
 from __future__ import annotations
