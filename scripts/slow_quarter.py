@@ -1,7 +1,7 @@
-"""Run one quarter of the slow tests: `python scripts/slow_quarter.py QUARTER [pytest arguments]`, QUARTER 0 to 3.
+"""Run one quarter of the slow tests: `python scripts/slow_quarter.py QUARTER [pytest arguments]`.
 
-Whole files are dealt out in turn, so that a file's costly fixtures (built wheels, a trained model) are made once.
-Prints which files this quarter holds. A quarter without a file is no failure.
+Whole files are dealt out in turn, so that a file's costly fixtures (built wheels, a trained model) are made
+once. QUARTER is 0 to 3. Prints which files this quarter holds. A quarter without a file is no failure.
 """
 
 from __future__ import annotations
