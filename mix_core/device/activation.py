@@ -1,0 +1,280 @@
+"""Activate one device for this process: choose, compose and apply settings, import paddle, hand out kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pluggy
+
+from mix_core.device import choice as choosing
+from mix_core.device import composition, settings
+from mix_core.device.discovery import describe
+from mix_core.device.profile import DeviceProfile
+from mix_core.device.runtime import DeviceRuntime
+from mix_core.device.values import Kernel, KernelRequest, Workload
+from mix_core.errors import DeviceError, MixError
+
+SIMULATE_VARIABLE = "MIX_SIMULATE"
+REEXEC_VARIABLE = "MIX_REEXECUTED"
+Kernels = Literal["auto", "reference"]
+
+_PADDLE_NOISE = ("WARNING: OMP_NUM_THREADS set to", "PLEASE USE OMP_NUM_THREADS WISELY")
+
+
+@dataclass
+class Activation:
+    """The device in use by this process. There is at most one; see `active`."""
+
+    name: str
+    index: int
+    place: str
+    """The device as `paddle.set_device` took it."""
+    profile: DeviceProfile
+    settings: list[settings.SettingRow]
+    workload: Workload
+    origin: str
+    distribution: str
+    kernels: Kernels
+    manager: pluggy.PluginManager = field(repr=False)
+    _runtime: DeviceRuntime = field(repr=False)
+    _kernels_used: dict[tuple[str, KernelRequest], Kernel | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def runtime(self) -> DeviceRuntime:
+        _refuse_in_child(self)
+        return self._runtime
+
+    def kernel(self, op: str, request: KernelRequest) -> Kernel | None:
+        """Ask the plugins for a kernel; None means the reference. `ops` keeps the answer, so this is rare."""
+        _refuse_in_child(self)
+        found = None if self.kernels == "reference" else self._ask(op, request)
+        self._kernels_used[op, request] = found
+        return found
+
+    def _ask(self, op: str, request: KernelRequest) -> Kernel | None:
+        try:
+            found = self.manager.hook.mix_kernel(op=op, request=request, profile=self.profile)
+        except MixError:
+            raise
+        except Exception as error:
+            raise DeviceError(
+                f"mix_kernel({op!r}) of device {self.name!r} failed: {describe(error)}"
+            ) from error
+        if found is not None and not isinstance(found, Kernel):
+            raise DeviceError(
+                f"mix_kernel({op!r}) of device {self.name!r} returned {found!r}, not a Kernel or None"
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """What `run.json` records of the device."""
+        used = [
+            {
+                "op": op,
+                "dtype": request.dtype,
+                "kernel": kernel.name if kernel else "reference",
+                "reason": kernel.reason if kernel else "",
+            }
+            for (op, request), kernel in self._kernels_used.items()
+        ]
+        return {
+            "name": self.name,
+            "index": self.index,
+            "place": self.place,
+            "vendor": self.profile.vendor,
+            "distribution": self.distribution,
+            "origin": self.origin,
+            "kernels_choice": self.kernels,
+            "kernels": used,
+            "settings": settings.rows_to_json(self.settings),
+        }
+
+
+_current: Activation | None = None
+_forked = False
+
+
+def active() -> Activation | None:
+    """The activation of this process, or None. Raises DeviceError in a child forked after activation."""
+    if _current is not None:
+        _refuse_in_child(_current)
+    return _current
+
+
+def activate(
+    name: str | None = None,
+    *,
+    workload: Workload | None = None,
+    simulate: bool | None = None,
+    config_device: str | None = None,
+    kernels: Kernels = "auto",
+    allow_reexec: bool = False,
+) -> Activation:
+    """Make a device this process's device; imports paddle.
+
+    `name` is `NAME`, `NAME:INDEX` or `auto`; None leaves the choice to MIX_DEVICE, `config_device`, then auto.
+    `allow_reexec` is for command line entry points only: the process may start itself again, once, to put
+    process-stage settings in place. The same device again returns the current activation.
+
+    Raises DeviceError when the device is unknown or unusable, when another one is active, and when paddle was
+    imported before its settings were in place.
+    """
+    global _current
+    workload = workload or Workload()
+    if simulate is None:
+        simulate = workload.simulate or os.environ.get(SIMULATE_VARIABLE, "") not in ("", "0")
+    if simulate:
+        raise DeviceError(
+            "a simulated device cannot be loaded by this version of mix-core; leave out --simulate "
+            f"(or unset {SIMULATE_VARIABLE}), or see its settings with `mix-core explain DEVICE --simulate`"
+        )
+    if _current is not None:
+        return _again(_current, name, config_device)
+    user = settings.user_environment(_user_side())
+    choice = choosing.choose(name, config_device, user)
+    for line in choice.skipped:
+        print(f"mix-core: {line}", file=sys.stderr)
+    composed = composition.compose(choice.candidate, workload, user)
+    for line in composed.warnings:
+        print(f"mix-core: {line}", file=sys.stderr)
+    _apply_before_import(choice, composed.rows, allow_reexec)
+    paddle = _import_paddle(choice.name)
+    runtime = _start(paddle, choice, composed)
+    _current = Activation(
+        name=choice.name,
+        index=choice.index,
+        place=choice.place,
+        profile=choice.candidate.profile,
+        settings=composed.rows,
+        workload=workload,
+        origin=choice.origin,
+        distribution=choice.candidate.plugin.entry.label,
+        kernels=kernels,
+        manager=composed.manager,
+        _runtime=runtime,
+    )
+    os.register_at_fork(after_in_child=_mark_forked)
+    return _current
+
+
+def ensure_active() -> Activation:
+    """The current activation, or that of the default device when nothing was activated yet."""
+    return active() or activate()
+
+
+def _again(current: Activation, name: str | None, config_device: str | None) -> Activation:
+    """A second call: nothing for the same device, an error for another."""
+    _refuse_in_child(current)
+    wanted, origin = choosing.requested(name, config_device, os.environ)
+    same = wanted.name in (current.name, choosing.AUTO) and wanted.index in (None, current.index)
+    if same or origin != "argument":
+        return current
+    raise DeviceError(
+        f"device {wanted} was asked for, but this process already uses {current.place}; "
+        "one process has one device: start another process"
+    )
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+def _refuse_in_child(current: Activation) -> None:
+    if _forked:
+        raise DeviceError(
+            f"process {os.getpid()} was forked after {current.place} came into use and cannot use it; start "
+            "processes with the 'spawn' method, or use the device only in the parent"
+        )
+
+
+def _user_side() -> dict[str, str]:
+    """os.environ, less what `import paddle` wrote there itself."""
+    environ = dict(os.environ)
+    if "paddle" in sys.modules and "OMP_NUM_THREADS" not in settings.initial_environment():
+        if environ.get("OMP_NUM_THREADS") == "1":  # paddle writes 1 where nothing was set
+            del environ["OMP_NUM_THREADS"]
+    return environ
+
+
+def _apply_before_import(
+    choice: choosing.Choice, rows: list[settings.SettingRow], allow_reexec: bool
+) -> None:
+    """Put process and import settings in place, starting the process again if that is needed and allowed."""
+    initial = settings.initial_environment()
+    late = [row for row in settings.not_held(rows, ("process",), initial) if row.in_process is None]
+    if "paddle" in sys.modules:
+        late += settings.not_held(rows, ("import",), os.environ)
+        if late:
+            raise DeviceError(_too_late(choice, late, "paddle is already imported"))
+        _run_in_process(rows, initial)
+        return
+    target = settings.exported(rows, os.environ)
+    if late and allow_reexec and REEXEC_VARIABLE not in os.environ:
+        _reexecute(target)
+    if late:
+        raise DeviceError(_too_late(choice, late, "they are read when a process starts"))
+    settings.apply(target, os.environ)
+    _run_in_process(rows, initial)
+
+
+def _run_in_process(rows: list[settings.SettingRow], initial: dict[str, str]) -> None:
+    for row in settings.not_held(rows, ("process",), initial):
+        if row.in_process is not None:
+            row.in_process()
+
+
+def _too_late(choice: choosing.Choice, late: list[settings.SettingRow], why: str) -> str:
+    found = settings.initial_environment() | dict(os.environ)
+    parts = [f"{row.name} is {found.get(row.name, 'unset')}, wanted {row.value or 'unset'}" for row in late]
+    command = " ".join(sys.orig_argv)
+    return (
+        f"device {choice.name}: {why}, and these settings are not in place: {'; '.join(parts)}. Activate before "
+        f"the first `import paddle`, or start with: mix-core run --device {choice.name} -- {command}"
+    )
+
+
+def _reexecute(target: dict[str, str]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    environ = {**target, REEXEC_VARIABLE: "1"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
+
+
+def _import_paddle(name: str) -> Any:
+    """Import paddle without its two lines about OMP_NUM_THREADS, which is set on purpose."""
+    noise = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(noise):
+            import paddle
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DeviceError(
+            f"device {name!r}: paddle cannot be imported: {describe(error)}; `mix-core doctor {name}` shows more"
+        ) from error
+    finally:
+        for line in noise.getvalue().splitlines():
+            if not line.startswith(_PADDLE_NOISE):
+                print(line, file=sys.stderr)
+    return paddle
+
+
+def _start(paddle: Any, choice: choosing.Choice, composed: composition.Composition) -> DeviceRuntime:
+    """Set the device and the runtime settings, and ask the plugin for its runtime."""
+    try:
+        paddle.set_device(choice.place)
+        flags = {row.name: row.value for row in composed.rows if row.stage == "runtime"}
+        if flags:
+            paddle.set_flags(flags)
+        runtime = composed.manager.hook.mix_runtime(index=choice.index)
+    except MixError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"device {choice.place} does not start: {describe(error)}") from error
+    if not isinstance(runtime, DeviceRuntime):
+        raise DeviceError(f"mix_runtime of device {choice.name!r} returned {runtime!r}, not a DeviceRuntime")
+    return runtime

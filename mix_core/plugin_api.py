@@ -1,0 +1,48 @@
+"""The only module of mix-core that a device plugin imports.
+
+Everything here is covered by the plugin API version: a plugin declares `MIX_PLUGIN_API = (1, 0)`; another major
+is refused, a newer minor warns.
+"""
+
+from __future__ import annotations
+
+from mix_core.device.hookspec import MIX_PLUGIN_API, hookimpl
+from mix_core.device.profile import Capability, Collective, DeviceProfile, Figure, VersionRange
+from mix_core.device.runtime import (
+    DeviceRuntime,
+    RandomState,
+    pack_generator_state,
+    unpack_generator_state,
+)
+from mix_core.device.values import (
+    AllocatorPolicy,
+    Check,
+    Decision,
+    Kernel,
+    KernelRequest,
+    Probe,
+    Workload,
+)
+from mix_core.errors import DeviceError
+
+__all__ = [
+    "MIX_PLUGIN_API",
+    "AllocatorPolicy",
+    "Capability",
+    "Check",
+    "Collective",
+    "Decision",
+    "DeviceError",
+    "DeviceProfile",
+    "DeviceRuntime",
+    "Figure",
+    "Kernel",
+    "KernelRequest",
+    "Probe",
+    "RandomState",
+    "VersionRange",
+    "Workload",
+    "hookimpl",
+    "pack_generator_state",
+    "unpack_generator_state",
+]
