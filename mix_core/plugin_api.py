@@ -1,7 +1,7 @@
 """The only module of mix-core that a device plugin imports.
 
-Everything here is covered by the plugin API version: a plugin declares `MIX_PLUGIN_API = (1, 0)`; another major
-is refused, a newer minor warns.
+Everything here is covered by the plugin API version: a plugin declares `MIX_PLUGIN_API = (1, 0)`; another
+major is refused, a newer minor warns.
 """
 
 from __future__ import annotations

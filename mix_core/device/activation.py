@@ -1,4 +1,4 @@
-"""Activate one device for this process: choose, compose and apply settings, import paddle, hand out kernels."""
+"""Activate one device for this process: choose it, put its settings in place, import paddle, start it."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def activate(
 ) -> Activation:
     """Make a device this process's device; imports paddle.
 
-    `name` is `NAME`, `NAME:INDEX` or `auto`; None leaves the choice to MIX_DEVICE, `config_device`, then auto.
+    `name` is `NAME`, `NAME:INDEX` or `auto`; None leaves the choice to MIX_DEVICE, then `config_device`,
+    then auto.
     `allow_reexec` is for command line entry points only: the process may start itself again, once, to put
     process-stage settings in place. The same device again returns the current activation.
 
@@ -196,9 +197,9 @@ def _refuse_in_child(current: Activation) -> None:
 def _user_side() -> dict[str, str]:
     """os.environ, less what `import paddle` wrote there itself."""
     environ = dict(os.environ)
-    if "paddle" in sys.modules and "OMP_NUM_THREADS" not in settings.initial_environment():
-        if environ.get("OMP_NUM_THREADS") == "1":  # paddle writes 1 where nothing was set
-            del environ["OMP_NUM_THREADS"]
+    by_paddle = "paddle" in sys.modules and "OMP_NUM_THREADS" not in settings.initial_environment()
+    if by_paddle and environ.get("OMP_NUM_THREADS") == "1":  # paddle writes 1 where nothing was set
+        del environ["OMP_NUM_THREADS"]
     return environ
 
 
@@ -234,8 +235,9 @@ def _too_late(choice: choosing.Choice, late: list[settings.SettingRow], why: str
     parts = [f"{row.name} is {found.get(row.name, 'unset')}, wanted {row.value or 'unset'}" for row in late]
     command = " ".join(sys.orig_argv)
     return (
-        f"device {choice.name}: {why}, and these settings are not in place: {'; '.join(parts)}. Activate before "
-        f"the first `import paddle`, or start with: mix-core run --device {choice.name} -- {command}"
+        f"device {choice.name}: {why}, and these settings are not in place: {'; '.join(parts)}. Activate "
+        "before the first `import paddle`, or start with: "
+        f"mix-core run --device {choice.name} -- {command}"
     )
 
 
@@ -254,7 +256,8 @@ def _import_paddle(name: str) -> Any:
             import paddle
     except (ImportError, OSError, RuntimeError) as error:
         raise DeviceError(
-            f"device {name!r}: paddle cannot be imported: {describe(error)}; `mix-core doctor {name}` shows more"
+            f"device {name!r}: paddle cannot be imported: {describe(error)}; "
+            f"`mix-core doctor {name}` shows more"
         ) from error
     finally:
         for line in noise.getvalue().splitlines():

@@ -143,8 +143,9 @@ def _choose_auto(entries: list[discovery.Entry], origin: str) -> Choice:
             usable.append(Candidate(plugin, profile, found))
     if broken:
         raise DeviceError(
-            f"auto stops, because an installed plugin is broken: {'; '.join(dict.fromkeys(broken))}. Repair or "
-            f"uninstall it, or choose yourself: --device cpu, {VARIABLE}=cpu, or {discovery.LOAD_VARIABLE} without it"
+            f"auto stops, because an installed plugin is broken: {'; '.join(dict.fromkeys(broken))}. "
+            f"Repair or uninstall it, choose yourself (--device cpu or {VARIABLE}=cpu), or leave it out of "
+            f"{discovery.LOAD_VARIABLE}"
         )
     if not usable:
         raise DeviceError(f"no device is usable: {'; '.join(skipped) or 'no plugin is installed'}")

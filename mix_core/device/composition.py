@@ -17,7 +17,7 @@ from mix_core.errors import DeviceError
 
 @dataclass(frozen=True)
 class Composition:
-    """The hooks of one device, lowest first: core defaults, its plugin, overlays; and the settings they give."""
+    """The hooks of one device, lowest first (core, its plugin, overlays), and the settings they give."""
 
     manager: pluggy.PluginManager = field(repr=False)
     rows: list[settings.SettingRow]

@@ -50,7 +50,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @hookimpl
 def mix_probe() -> Probe:
-    count, reason = available_cores()
+    _, reason = available_cores()
     return Probe("usable", 1, f"{platform.machine()}, {reason}")
 
 

@@ -70,8 +70,8 @@ def new_manager() -> pluggy.PluginManager:
 def find_entries(group: str = DEVICES_GROUP, environ: Mapping[str, str] | None = None) -> list[Entry]:
     """List the entries of a group, sorted by name, without importing any.
 
-    MIX_DEVICES_LOAD, when set, names the ones to consider (a comma list, empty for none); what mix-core brings
-    itself is always there.
+    MIX_DEVICES_LOAD, when set, names the ones to consider (a comma list, empty for none); what mix-core
+    brings itself is always there.
     """
     wanted = (os.environ if environ is None else environ).get(LOAD_VARIABLE)
     allowed = None if wanted is None else {part.strip() for part in wanted.split(",")}
@@ -90,7 +90,7 @@ def load(entry: Entry, *, overlay: bool = False) -> Plugin:
     had_paddle = "paddle" in sys.modules
     try:
         module = entry.entry_point.load()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (a plugin may raise anything)
         return Plugin(entry, problem=f"cannot be imported: {describe(error)}")
     if "paddle" in sys.modules and not had_paddle:
         return Plugin(entry, module, problem="imports paddle when it is imported; hooks 'before' must not")
@@ -108,7 +108,7 @@ def probe(plugin: Plugin) -> Probe:
     had_paddle = "paddle" in sys.modules
     try:
         result = plugin.hooks().mix_probe()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (a plugin may raise anything)
         return Probe("broken", None, f"mix_probe failed: {describe(error)}")
     if "paddle" in sys.modules and not had_paddle:
         return Probe("broken", None, "mix_probe imports paddle; it must look at files and versions only")
@@ -123,7 +123,7 @@ def profile(plugin: Plugin) -> DeviceProfile | str:
         return plugin.problem
     try:
         result = plugin.hooks().mix_profile()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (a plugin may raise anything)
         return f"mix_profile failed: {describe(error)}"
     if not isinstance(result, DeviceProfile):
         return f"mix_profile returned {result!r}, not a DeviceProfile"

@@ -54,7 +54,10 @@ def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str] | None:
 
 @hookspec(firstresult=True)
 def mix_operator_support() -> Mapping[str, Any] | None:
-    """Before: {"source": where the table comes from, "operators": {operator: [dtypes with a native kernel]}}."""
+    """Before: the chip's table of native kernels.
+
+    {"source": where the table comes from, "operators": {operator: [dtypes with a native kernel]}}
+    """
 
 
 @hookspec(firstresult=True)

@@ -1,4 +1,4 @@
-"""What a device can do, as its plugin declares it: capabilities, dtypes, collectives, figures with sources."""
+"""What a device can do, as its plugin declares it; every figure carries its source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class VersionRange:
-    """Versions a plugin is meant for, as a comma list of bounds (`>=3.3.1,<3.4`), and where that comes from."""
+    """Versions a plugin is meant for, a comma list of bounds (`>=3.3.1,<3.4`), and where that comes from."""
 
     bounds: str
     source: str

@@ -50,7 +50,8 @@ def pack_generator_state(state: Any) -> dict[str, np.ndarray]:
 
 def unpack_generator_state(state: RandomState, like: Any) -> Any:
     """Build a Paddle GeneratorState (of the type of `like`) from the arrays of `pack_generator_state`."""
-    made = type(like).__new__(type(like))
+    kind: Any = type(like)
+    made = kind.__new__(kind)
     device, seed, offset = (int(v) for v in state["header"])
     made.__setstate__((device, seed, offset, [int(v) for v in state["engine"]]))
     return made

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Literal
+from typing import Any, Literal
 
 from mix_core.device.values import AllocatorPolicy, Decision, SettingValue, Stage
 
@@ -23,7 +23,7 @@ ALLOCATOR = "FLAGS_allocator_strategy"
 COMMA_LISTS = frozenset({BLACKLIST})
 PATH_LISTS = frozenset({"PATH", "LD_LIBRARY_PATH", "PYTHONPATH"})
 LEDGER = "MIX_APPLIED_SETTINGS"
-"""Variable in which a process tells its children which variables are mix-core's, and what the user had there."""
+"""Tells child processes which variables are mix-core's, and what the user had there."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Decision:
     value: SettingValue
     reason: str
     stage: Stage = "import"
-    """process: read when the process starts. import: read inside `import paddle`. runtime: paddle.set_flags."""
+    """process: read when a process starts; import: read inside `import paddle`; runtime: paddle.set_flags."""
     in_process: Callable[[], None] | None = None
     """Gives a running process the effect of a process-stage variable, which then needs no new process."""
 
