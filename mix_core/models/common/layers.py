@@ -1,0 +1,58 @@
+"""Blocks that the models share. A layer holds parameters and calls operators; it knows no device.
+
+Shapes: `...` any leading axes, I input features, O output features, D model dim, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn.initializer import Constant
+
+from mix_core import ops
+
+
+class Linear(nn.Layer):
+    """Weight (I, O) as Paddle keeps it; published files hold (O, I), and the weights adapter turns it round."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([inputs, outputs], default_initializer=Constant(0.0))
+        self.bias = self.create_parameter([outputs], is_bias=True) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Layer):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = self.create_parameter([width], default_initializer=Constant(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class Embedding(nn.Layer):
+    """A row for each token: weight (V, D). The output head has the same layout."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([rows, width], default_initializer=Constant(0.0))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return paddle.nn.functional.embedding(ids, self.weight)
+
+
+class GatedMLP(nn.Layer):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, width: int, inner: int, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = Linear(width, inner, bias)
+        self.up_proj = Linear(width, inner, bias)
+        self.down_proj = Linear(inner, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))

@@ -1,0 +1,92 @@
+"""The model families: found through entry points, so that a package adds one as a folder of its own.
+
+Importing a family imports no paddle; building its model does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from mix_core.errors import BadInputError
+
+GROUP = "mix_core.models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """What mix-core needs to know of a family of models."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """Values of `model_type` in config.json that this family reads."""
+    config_from_dict: Callable[[dict[str, Any]], Any]
+    build: Callable[[Any], Any]
+    """Configuration -> model; imports paddle. Parameters hold zeros (norms: ones) until they are loaded."""
+    init_weights: Callable[[Any, int], None]
+    """(model, seed): fill in random first values."""
+    load_weights: Callable[[Any, Path], None]
+    save_weights: Callable[..., None]
+    """(model, folder, max_shard_bytes=...): write the published layout."""
+    write_config: Callable[[Any, Path], None]
+    load_processor: Callable[[Path], Any]
+
+
+@lru_cache(maxsize=1)
+def families() -> dict[str, ModelFamily]:
+    """All installed families by name."""
+    found: dict[str, ModelFamily] = {}
+    for entry in entry_points(group=GROUP):
+        family = entry.load()
+        found[family.name] = family
+    return found
+
+
+def get_family(name: str) -> ModelFamily:
+    """Return the family with this name or `model_type`."""
+    for family in families().values():
+        if name == family.name or name in family.model_types:
+            return family
+    raise BadInputError(
+        f"no model family reads model_type {name!r}; installed: {', '.join(sorted(families()))}"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Parse the folder's config.json."""
+    path = Path(folder) / "config.json"
+    try:
+        source = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInputError(
+            f"{folder} has no config.json; expected a model folder in the published layout"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(source, dict) or not isinstance(source.get("model_type"), str):
+        raise BadInputError(f"{path} has no model_type; expected the config.json of a model")
+    return source
+
+
+def family_of_folder(folder: Path) -> ModelFamily:
+    """Return the family of the model in this folder, by its config.json."""
+    return get_family(read_config(folder)["model_type"])
+
+
+def load_model(folder: Path, *, random_init: bool = False, seed: int = 0) -> tuple[ModelFamily, Any, Any]:
+    """Build the folder's model and fill it with its weights, or with random values -> (family, config, model)."""
+    folder = Path(folder)
+    source = read_config(folder)
+    family = get_family(source["model_type"])
+    config = family.config_from_dict(source)
+    model = family.build(config)
+    if random_init:
+        family.init_weights(model, seed)
+    else:
+        family.load_weights(model, folder)
+    return family, config, model

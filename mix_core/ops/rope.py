@@ -1,0 +1,66 @@
+"""Rotary position embedding: tables for one axis, for two (vision) and for three (mrope), and their use.
+
+Shapes: B batch, S sequence, T packed tokens, N query heads, K key/value heads, H head dim.
+A table holds the angle of each pair (i, i + H/2) once in each half, so it has the width H.
+Su et al., "RoFormer", 2021; the three axes: Wang et al., "Qwen2-VL", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from mix_core.ops.dispatch import kernel_for
+
+
+def inverse_frequencies(width: int, theta: float) -> np.ndarray:
+    """``theta ** (-2 i / width)`` for i < width / 2, in float32 as the published models compute it."""
+    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    return (np.float32(1.0) / np.power(np.float32(theta), exponents)).astype(np.float32)
+
+
+def _tables(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    doubled = np.concatenate([angles, angles], axis=-1)
+    return np.cos(doubled), np.sin(doubled)
+
+
+def rotary_tables_1d(positions: np.ndarray, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (..., H) for positions (...), float32, on the host."""
+    frequencies = inverse_frequencies(head_dim, theta)
+    return _tables(positions[..., None].astype(np.float32) * frequencies)
+
+
+def rotary_tables_2d(positions_T2: np.ndarray, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (T, H): the first quarter of the head turns with the row, the second with the column."""
+    frequencies = inverse_frequencies(head_dim // 2, theta)
+    angles = positions_T2[:, :, None].astype(np.float32) * frequencies
+    return _tables(angles.reshape(len(positions_T2), head_dim // 2))
+
+
+def rotary_tables_mrope(
+    positions_3BS: np.ndarray, head_dim: int, theta: float, sections: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (B, S, H): frequencies in section i (time, height, width) turn with axis i's position."""
+    if sum(sections) != head_dim // 2:
+        raise ValueError(f"mrope sections {list(sections)} must add up to half the head dim, {head_dim // 2}")
+    axis_of_frequency = np.repeat(np.arange(len(sections)), sections)
+    frequencies = inverse_frequencies(head_dim, theta)
+    positions_BSF = np.moveaxis(positions_3BS[axis_of_frequency], 0, -1)
+    return _tables(positions_BSF.astype(np.float32) * frequencies)
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn q (..., N, H) and k (..., K, H) by tables (..., 1, H)."""
+    kernel = kernel_for("rotary", q.dtype, head_dim=q.shape[-1], training=not q.stop_gradient)
+    if kernel is not None:
+        return kernel(q, k, cos, sin)
+    return _turn(q, cos, sin), _turn(k, cos, sin)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    turned = paddle.concat([-x[..., half:], x[..., :half]], axis=-1)
+    return x * cos + turned * sin
