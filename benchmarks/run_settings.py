@@ -1,8 +1,8 @@
 """What a device's settings alone give an unmodified Paddle program.
 
-Runs benchmarks/programs/paddle_decoder.py as it is and under `mix-core run --device D --`, in turn, and prints
-three JSON lines: without, with, and the ratios (above 1: the settings help). Arguments after `--` go to the
-program.
+Runs benchmarks/programs/paddle_decoder.py as it is and under `mix-core run --device D --`, in turn.
+Prints three JSON lines: without, with, and the ratios (above 1: the settings help). What follows `--` goes
+to the program.
 """
 
 from __future__ import annotations

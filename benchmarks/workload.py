@@ -1,7 +1,7 @@
-"""The workload that the training benchmarks run, and how it is measured: the same for mix-core and for a peer.
+"""The workload that the training benchmarks run, and how it is measured: for mix-core and peers alike.
 
-A Qwen2.5-VL of a small size, one row of `seq` tokens with one 16 x 16 patch image, every token a label. A step is
-forward, backward and one AdamW update. Imports neither paddle nor torch.
+A Qwen2.5-VL of a small size, one row of `seq` tokens with one 16 x 16 patch image, every token a label. A
+step is forward, backward and one AdamW update. Imports neither paddle nor torch.
 """
 
 from __future__ import annotations

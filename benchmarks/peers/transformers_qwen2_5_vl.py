@@ -1,6 +1,7 @@
-"""The peer of benchmarks/train_step.py: Hugging Face transformers on PyTorch, the same workload, one JSON line.
+"""The peer of benchmarks/train_step.py: Hugging Face transformers on PyTorch, same workload.
 
 Runs as its users run it: scaled-dot-product attention, the fused AdamW, PyTorch's own choice of threads.
+Prints one JSON line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A plain Paddle program that knows nothing of mix-core: it trains a small decoder and prints one JSON line.
 
-benchmarks/run_settings.py runs it as it is and under `mix-core run`, to see what a device's settings alone give.
+benchmarks/run_settings.py runs it as it is and under `mix-core run`, to see what the settings alone give.
 Shapes: B batch, S sequence, D model dim, N heads, H head dim, V vocabulary.
 """
 

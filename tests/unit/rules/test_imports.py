@@ -4,11 +4,11 @@ Two rules, each checked in a child process with a fresh interpreter.
 
 1. Modules that run before a device is activated import no paddle: paddle reads its environment when it is
    imported, so an early import would freeze settings that the device has yet to choose. These are `mix_core`
-   itself, errors, config, plugin_api, train, the rooms cli, device and data, the registry of model families, and
-   each family's package, configuration, processor and geometry (data workers use those).
+   itself, errors, config, plugin_api, train, the rooms cli, device and data, the registry of model families,
+   and each family's package, configuration, processor and geometry (data workers use those).
 2. Importing any module of mix_core changes nothing around it: environment, working folder, files, standard
-   output, threads, signal handlers, sys.path, warning filters, log handlers, random state, paddle's device. And
-   no package that only tests or options need (torch, transformers, matplotlib, av...) gets loaded.
+   output, threads, signal handlers, sys.path, warning filters, log handlers, random state, paddle's device.
+   And no package that only tests or options need (torch, transformers, matplotlib, av...) gets loaded.
 """
 
 from __future__ import annotations

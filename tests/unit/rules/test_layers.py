@@ -14,7 +14,7 @@ LAYERS = (
     ("device", "plugin_api"),
     ("ops",),
     ("models", "data", "schedulers"),
-    ("training", "inference", "config", "config_aliases"),
+    ("training", "inference", "config", "config_aliases", "config_fields", "config_text"),
     ("cli", "train", "conformance", "scaffold"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
