@@ -1,0 +1,84 @@
+// Run-time choice of the instruction set without -march, and an exponential that compilers can vectorise.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#define MIX_INLINE inline __attribute__((always_inline))
+
+namespace mix {
+
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+// The best set this processor has; MIX_CPU_ISA=portable|avx2|avx512 lowers it (tests run every path).
+inline Isa detect_isa() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const char* wanted = std::getenv("MIX_CPU_ISA");
+  const bool below512 = wanted != nullptr && std::strcmp(wanted, "avx512") != 0;
+  const bool below2 = below512 && std::strcmp(wanted, "avx2") != 0;
+  if (avx512 && !below512) return Isa::kAvx512;
+  if (avx2 && !below2) return Isa::kAvx2;
+#endif
+  return Isa::kPortable;
+}
+
+inline Isa active_isa() {
+  static const Isa isa = detect_isa();
+  return isa;
+}
+
+// exp(x) for float, relative error below 2e-7 over [-87, 88]; 0 below and exp(88) above. x = n ln2 + r with
+// |r| <= ln2 / 2, a polynomial for exp(r) (coefficients of the Cephes library's expf) and n in the exponent.
+MIX_INLINE float fast_exp(float x) {
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float shifted = clamped * 1.44269504088896341f + 0.5f;
+  int32_t n = static_cast<int32_t>(shifted);
+  n -= static_cast<float>(n) > shifted;
+  const float whole = static_cast<float>(n);
+  const float r = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const int32_t bits = (n + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof(scale));
+  // A product, not a branch: with a branch the compiler threads the zero into callers and stops vectorising.
+  return p * scale * static_cast<float>(x >= -87.0f);
+}
+
+MIX_INLINE float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+}  // namespace mix
+
+// MIX_KERNEL(type, name, (parameters), (arguments)) makes `name` from the inline function `name_body`: one
+// copy an instruction set, chosen at each call by a predictable branch.
+#if defined(__x86_64__)
+#define MIX_KERNEL(type, name, parameters, arguments)                                              \
+  __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))) type name##_avx512 parameters { \
+    return name##_body arguments;                                                                  \
+  }                                                                                                \
+  __attribute__((target("avx2,fma"))) type name##_avx2 parameters { return name##_body arguments; } \
+  type name##_portable parameters { return name##_body arguments; }                                \
+  inline type name parameters {                                                                    \
+    switch (mix::active_isa()) {                                                                   \
+      case mix::Isa::kAvx512:                                                                      \
+        return name##_avx512 arguments;                                                            \
+      case mix::Isa::kAvx2:                                                                        \
+        return name##_avx2 arguments;                                                              \
+      default:                                                                                     \
+        return name##_portable arguments;                                                          \
+    }                                                                                              \
+  }
+#else
+#define MIX_KERNEL(type, name, parameters, arguments) \
+  inline type name parameters { return name##_body arguments; }
+#endif

@@ -1,0 +1,78 @@
+// Paddle binding of the packed attention: mix_attention(q, k, v, cu_q, cu_k, mask?) -> out, lse.
+#include "ops/attention.h"
+
+#include <string>
+#include <vector>
+
+#include "ops/binding.h"
+
+namespace {
+
+mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, const paddle::Tensor& cu_q,
+                             const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask, bool causal,
+                             int64_t window, float scale) {
+  PD_CHECK(q.shape().size() == 3 && k.shape().size() == 3, "attention takes q [T, N, H] and k, v [T, K, H]");
+  mix::AttentionShape shape{};
+  shape.cu_q = cu_q.data<int32_t>();
+  shape.cu_k = cu_k.data<int32_t>();
+  shape.segments = cu_q.numel() - 1;
+  shape.heads = q.shape()[1];
+  shape.kv_heads = k.shape()[1];
+  shape.head_dim = q.shape()[2];
+  PD_CHECK(shape.heads % shape.kv_heads == 0, "query heads must be a multiple of key heads");
+  PD_CHECK(shape.cu_q[shape.segments] == q.shape()[0] && shape.cu_k[shape.segments] == k.shape()[0],
+           "the last entry of cu_seqlens must be the number of packed tokens");
+  shape.q_stride = shape.heads * shape.head_dim;
+  shape.k_stride = shape.v_stride = shape.kv_heads * shape.head_dim;
+  shape.scale = scale;
+  shape.causal = causal;
+  shape.window = window;
+  if (mask) {
+    shape.mask = mask->data<bool>();
+    shape.mask_heads = mask->shape()[1];
+  }
+  return shape;
+}
+
+std::vector<paddle::Tensor> forward(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
+                                    const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
+                                    const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
+                                    bool causal, int64_t window, float scale) {
+  const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in);
+  const auto shape = shape_of(q, k, cu_q, cu_k, mask, causal, window, scale);
+  auto out = paddle::empty(q.shape(), q.dtype(), q.place());
+  auto lse = paddle::empty({q.shape()[0], q.shape()[1]}, q.dtype(), q.place());
+  mix::attention_forward(shape, q.data<float>(), k.data<float>(), v.data<float>(), out.data<float>(),
+                         lse.data<float>());
+  return {out, lse};
+}
+
+std::vector<paddle::Tensor> backward(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
+                                     const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
+                                     const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
+                                     const paddle::Tensor& out, const paddle::Tensor& lse,
+                                     const paddle::Tensor& d_out_in, bool causal, int64_t window, float scale) {
+  const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in), d_out = mix::dense(d_out_in);
+  const auto shape = shape_of(q, k, cu_q, cu_k, mask, causal, window, scale);
+  auto dq = paddle::empty(q.shape(), q.dtype(), q.place());
+  auto dk = paddle::empty(k.shape(), k.dtype(), k.place());
+  auto dv = paddle::empty(v.shape(), v.dtype(), v.place());
+  mix::attention_backward(shape, q.data<float>(), k.data<float>(), v.data<float>(), out.data<float>(),
+                          lse.data<float>(), d_out.data<float>(), dq.data<float>(), dk.data<float>(),
+                          dv.data<float>());
+  return {dq, dk, dv};
+}
+
+}  // namespace
+
+PD_BUILD_OP(mix_attention)
+    .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask")})
+    .Outputs({"out", "lse"})
+    .Attrs({"causal: bool", "window: int64_t", "scale: float"})
+    .SetKernelFn(PD_KERNEL(forward));
+
+PD_BUILD_GRAD_OP(mix_attention)
+    .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask"), "out", "lse", paddle::Grad("out")})
+    .Outputs({paddle::Grad("q"), paddle::Grad("k"), paddle::Grad("v")})
+    .Attrs({"causal: bool", "window: int64_t", "scale: float"})
+    .SetKernelFn(PD_KERNEL(backward));

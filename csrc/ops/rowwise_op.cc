@@ -1,0 +1,90 @@
+// Paddle bindings of the row-wise kernels: mix_rms_norm, mix_swiglu, mix_rotary.
+#include <vector>
+
+#include "ops/binding.h"
+#include "ops/rms_norm.h"
+#include "ops/rotary.h"
+#include "ops/swiglu.h"
+
+namespace {
+
+using paddle::Tensor;
+using Tensors = std::vector<Tensor>;
+
+Tensor like(const Tensor& tensor) { return paddle::empty(tensor.shape(), tensor.dtype(), tensor.place()); }
+
+Tensors rms_norm(const Tensor& x_in, const Tensor& weight, float eps) {
+  const auto x = mix::dense(x_in);
+  const int64_t dim = x.shape().back(), rows = dim == 0 ? 0 : x.numel() / dim;
+  PD_CHECK(weight.numel() == dim, "rms_norm: the weight must have the length of x's last axis");
+  auto out = like(x);
+  auto inv_rms = paddle::empty({rows}, x.dtype(), x.place());
+  mix::rms_norm_forward(x.data<float>(), weight.data<float>(), eps, rows, dim, out.data<float>(),
+                        inv_rms.data<float>());
+  return {out, inv_rms};
+}
+
+Tensors rms_norm_grad(const Tensor& x_in, const Tensor& weight, const Tensor& inv_rms, const Tensor& d_out_in) {
+  const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
+  auto dx = like(x), d_weight = like(weight);
+  mix::rms_norm_backward(x.data<float>(), weight.data<float>(), inv_rms.data<float>(), d_out.data<float>(),
+                         inv_rms.numel(), weight.numel(), dx.data<float>(), d_weight.data<float>());
+  return {dx, d_weight};
+}
+
+Tensors swiglu(const Tensor& gate_in, const Tensor& up_in) {
+  const auto gate = mix::dense(gate_in), up = mix::dense(up_in);
+  PD_CHECK(gate.shape() == up.shape(), "swiglu: gate and up must have one shape");
+  auto out = like(gate);
+  mix::swiglu_forward(gate.data<float>(), up.data<float>(), gate.numel(), out.data<float>());
+  return {out};
+}
+
+Tensors swiglu_grad(const Tensor& gate_in, const Tensor& up_in, const Tensor& d_out_in) {
+  const auto gate = mix::dense(gate_in), up = mix::dense(up_in), d_out = mix::dense(d_out_in);
+  auto d_gate = like(gate), d_up = like(up);
+  mix::swiglu_backward(gate.data<float>(), up.data<float>(), d_out.data<float>(), gate.numel(),
+                       d_gate.data<float>(), d_up.data<float>());
+  return {d_gate, d_up};
+}
+
+Tensor rotate(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in, bool inverse) {
+  const auto x = mix::dense(x_in), cos = mix::dense(cos_in), sin = mix::dense(sin_in);
+  PD_CHECK(x.shape().size() == 3, "rotary takes x [T, N, H]");
+  const int64_t tokens = x.shape()[0], heads = x.shape()[1], head_dim = x.shape()[2];
+  PD_CHECK(cos.numel() == tokens * head_dim && sin.numel() == cos.numel(), "rotary takes tables [T, H]");
+  auto out = like(x);
+  mix::rotary(x.data<float>(), cos.data<float>(), sin.data<float>(), tokens, heads, head_dim, inverse,
+              out.data<float>());
+  return out;
+}
+
+Tensors rotary(const Tensor& x, const Tensor& cos, const Tensor& sin) { return {rotate(x, cos, sin, false)}; }
+
+Tensors rotary_grad(const Tensor& cos, const Tensor& sin, const Tensor& d_out) {
+  return {rotate(d_out, cos, sin, true)};
+}
+
+}  // namespace
+
+PD_BUILD_OP(mix_rms_norm)
+    .Inputs({"x", "weight"})
+    .Outputs({"out", "inv_rms"})
+    .Attrs({"eps: float"})
+    .SetKernelFn(PD_KERNEL(rms_norm));
+PD_BUILD_GRAD_OP(mix_rms_norm)
+    .Inputs({"x", "weight", "inv_rms", paddle::Grad("out")})
+    .Outputs({paddle::Grad("x"), paddle::Grad("weight")})
+    .SetKernelFn(PD_KERNEL(rms_norm_grad));
+
+PD_BUILD_OP(mix_swiglu).Inputs({"gate", "up"}).Outputs({"out"}).SetKernelFn(PD_KERNEL(swiglu));
+PD_BUILD_GRAD_OP(mix_swiglu)
+    .Inputs({"gate", "up", paddle::Grad("out")})
+    .Outputs({paddle::Grad("gate"), paddle::Grad("up")})
+    .SetKernelFn(PD_KERNEL(swiglu_grad));
+
+PD_BUILD_OP(mix_rotary).Inputs({"x", "cos", "sin"}).Outputs({"out"}).SetKernelFn(PD_KERNEL(rotary));
+PD_BUILD_GRAD_OP(mix_rotary)
+    .Inputs({"cos", "sin", paddle::Grad("out")})
+    .Outputs({paddle::Grad("x")})
+    .SetKernelFn(PD_KERNEL(rotary_grad));

@@ -1,0 +1,110 @@
+"""The CPU's kernels for replaceable operators: thin calls of the C++ operators in csrc (docs/operators.md).
+
+Shapes: B batch, S sequence, T packed tokens, N query heads, K key/value heads, H head dim, D model dim.
+All take float32. A machine that cannot build csrc runs the references, and says why once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mix_core.device import native_build
+from mix_core.device.values import Kernel, KernelRequest
+
+REASON = "fused, threaded and without a transposed copy (docs/performance.md)"
+
+
+def select(op: str, request: KernelRequest) -> Kernel | None:
+    """The kernel for this operator, or None where the reference has to run."""
+    fn = _KERNELS.get(op)
+    if fn is None or request.dtype != "float32" or native_build.load().library is None:
+        return None
+    return Kernel(fn, f"csrc {op}", reason=REASON)
+
+
+def _run(name: str, *arguments: Any) -> Any:
+    from paddle.base import core
+
+    return core.eager._run_custom_op(name, *arguments)[0]
+
+
+@lru_cache(maxsize=512)
+def _segments(starts: tuple[int, ...]) -> Any:
+    import paddle
+
+    return paddle.to_tensor(np.asarray(starts, dtype=np.int32), place="cpu")
+
+
+def _uniform(count: int, length: int) -> Any:
+    return _segments(tuple(i * length for i in range(count + 1)))
+
+
+def attention(
+    q_BSNH: Any,
+    k_BSKH: Any,
+    v_BSKH: Any,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+    mask_BNSS: Any = None,
+) -> Any:
+    B, S, N, H = q_BSNH.shape
+    keys, K = k_BSKH.shape[1], k_BSKH.shape[2]
+    scale = H**-0.5 if scale is None else scale
+    if mask_BNSS is not None:
+        heads = mask_BNSS.shape[1]
+        mask_BNSS = mask_BNSS.expand([B, heads, S, keys]).contiguous()
+    q_TNH, k_TKH, v_TKH = (
+        q_BSNH.reshape([-1, N, H]),
+        k_BSKH.reshape([-1, K, H]),
+        v_BSKH.reshape([-1, K, H]),
+    )
+    of_q, of_k = _uniform(B, S), _uniform(B, keys)
+    out = _run("mix_attention", q_TNH, k_TKH, v_TKH, of_q, of_k, mask_BNSS, causal, window or 0, float(scale))
+    return out.reshape([B, S, N, H])
+
+
+def attention_packed(
+    q_TNH: Any,
+    k_TKH: Any,
+    v_TKH: Any,
+    cu_seqlens: np.ndarray,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+) -> Any:
+    scale = q_TNH.shape[-1] ** -0.5 if scale is None else scale
+    starts = _segments(tuple(cu_seqlens.tolist()))
+    return _run("mix_attention", q_TNH, k_TKH, v_TKH, starts, starts, None, causal, window or 0, float(scale))
+
+
+def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
+    return _run("mix_rms_norm", x, weight_D, float(eps))
+
+
+def swiglu(gate: Any, up: Any) -> Any:
+    return _run("mix_swiglu", gate, up)
+
+
+def rotary(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+    """q (..., N, H), k (..., K, H), tables (..., 1, H) that hold one row a token."""
+    return _turn(q, cos, sin), _turn(k, cos, sin)
+
+
+def _turn(x: Any, cos: Any, sin: Any) -> Any:
+    flat = x.reshape([-1, *x.shape[-2:]])
+    return _run("mix_rotary", flat, cos, sin).reshape(x.shape)
+
+
+_KERNELS = {
+    "attention": attention,
+    "attention_packed": attention_packed,
+    "rms_norm": rms_norm,
+    "rotary": rotary,
+    "swiglu": swiglu,
+}
