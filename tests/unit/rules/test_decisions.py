@@ -1,4 +1,4 @@
-"""Every decision says why: in the code where it is written, and in what each plugin of the repository answers."""
+"""Every decision says why: in the code where it is written, and in what each plugin here answers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ ASK = """
     kinds = itertools.product(("understanding", "generation"), ("train", "infer"), ("float32", "bfloat16"))
     for task, mode, dtype in kinds:
         for deterministic, simulate in itertools.product((False, True), repeat=2):
-            workload = Workload(
-                task=task, mode=mode, dtype=dtype, deterministic=deterministic, simulate=simulate, world_size=2
-            )
+            workload = Workload(task, None, mode, dtype, 2, deterministic, simulate)
             for variables in hook.mix_environment(workload=workload):
                 reasons |= {name: decision.reason for name, decision in variables.items()}
             if allocator := hook.mix_allocator(workload=workload):

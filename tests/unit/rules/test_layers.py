@@ -14,8 +14,8 @@ LAYERS = (
     ("device", "plugin_api"),
     ("ops",),
     ("models", "data", "schedulers"),
-    ("training", "inference", "config", "config_aliases", "config_fields", "config_text"),
-    ("cli", "train", "conformance", "scaffold"),
+    ("training", "inference", "config"),
+    ("cli", "train", "conformance", "scaffold", "recipes"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 TOP = len(LAYERS)  # mix_core/__init__.py: the public face, above all
@@ -36,8 +36,9 @@ def imported_modules(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 def room_of(module: str) -> str | None:
     """`mix_core.models.registry` -> `models`; None for the package itself and for other packages."""
-    parts = module.split(".")
-    return parts[1] if parts[0] == "mix_core" and len(parts) > 1 and parts[1] in RANK else None
+    first, *inner = module.split(".")
+    room = "config" if inner and inner[0].startswith("config_") else "".join(inner[:1])
+    return room if first == "mix_core" and room in RANK else None
 
 
 def upward_imports(sources: dict[str, str]) -> list[str]:
@@ -53,8 +54,8 @@ def upward_imports(sources: dict[str, str]) -> list[str]:
 
 
 def rooms_without_a_layer(sources: dict[str, str]) -> list[str]:
-    rooms = {path.split("/")[1].removesuffix(".py") for path in sources}
-    return sorted(rooms - set(RANK) - {"__init__"})
+    modules = {path.removesuffix(".py").replace("/", ".") for path in sources}
+    return sorted(module for module in modules if room_of(module) is None and module != "mix_core.__init__")
 
 
 def private_imports_of_plugins(sources: dict[str, str]) -> list[str]:
@@ -109,7 +110,7 @@ def test_checks_see_wrong_directions():
         "mix_core/data/loader.py:1 (data) imports training, which lies above it",
         "mix_core/ops/attention.py:2 (ops) imports models, which lies above it",
     ]
-    assert rooms_without_a_layer({"mix_core/helpers/misc.py": ""}) == ["helpers"]
+    assert rooms_without_a_layer({"mix_core/helpers/misc.py": ""}) == ["mix_core.helpers.misc"]
     plugin = "from mix_core.device import profile\nfrom mix_core import ops\nimport mix_core.plugin_api\n"
     assert [line.split(" imports ")[1] for line in private_imports_of_plugins({"p.py": plugin})] == [
         "mix_core.device; only mix_core.plugin_api is for plugins",

@@ -12,6 +12,8 @@ VENDOR_WORDS = (
 # A word stands alone or between underscores: FLAGS_npu_x and is_npu are named, `input` is not.
 VENDOR = re.compile(rf"(?<![A-Za-z])({VENDOR_WORDS})s?(?![A-Za-z])", re.IGNORECASE)
 HELP_KEYWORDS = {"help", "epilog", "metavar"}
+# Where help is written: option texts, and the docstrings under the keys of a run configuration.
+HELP_FILES = ("mix_core/cli/", "mix_core/train.py", "mix_core/config_fields.py")
 
 MACHINE = re.compile(
     r"(?<![\w$)/.:-])/(?:root|home/\w+|work|Users/\w+|opt/pypi)(?:/|\b)"
@@ -29,22 +31,15 @@ def help_lines(tree: ast.AST) -> set[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg in HELP_KEYWORDS:
             add(node.value)
-        if (
-            isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
-            and ast.get_docstring(node) is not None
-        ):
-            add(node.body[0])
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            add(node)
     return lines
-
-
-def may_show_examples(path: str) -> bool:
-    return path.startswith("mix_core/cli/") or path == "mix_core/train.py"
 
 
 def vendor_names(sources: dict[str, str]) -> list[str]:
     found = []
     for path, text in sources.items():
-        excepted = help_lines(ast.parse(text)) if path.endswith(".py") and may_show_examples(path) else set()
+        excepted = help_lines(ast.parse(text)) if path.startswith(HELP_FILES) else set()
         for number, line in enumerate(text.splitlines(), 1):
             match = VENDOR.search(line)
             if match and number not in excepted:

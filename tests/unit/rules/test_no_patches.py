@@ -114,7 +114,7 @@ WATCHED = """
             for key, value in list(vars(module).items()):
                 if inspect.isroutine(value) or inspect.isclass(value):
                     seen[f"{name}.{key}"] = value
-                if inspect.isclass(value) and value.__module__ == name:
+                if inspect.isclass(value) and getattr(value, "__module__", None) == name:
                     for attribute, member in list(vars(value).items()):
                         if inspect.isroutine(member) or isinstance(member, (property, classmethod)):
                             seen[f"{name}.{key}.{attribute}"] = member
