@@ -14,6 +14,7 @@ import pluggy
 from mix_core.device import choice as choosing
 from mix_core.device import composition, settings
 from mix_core.device.discovery import describe
+from mix_core.device.names import AUTO
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.runtime import DeviceRuntime
 from mix_core.device.values import Kernel, KernelRequest, Workload
@@ -112,7 +113,7 @@ def activate(
     workload: Workload | None = None,
     simulate: bool | None = None,
     config_device: str | None = None,
-    kernels: Kernels = "auto",
+    kernels: Kernels | None = None,
     allow_reexec: bool = False,
 ) -> Activation:
     """Make a device this process's device; imports paddle.
@@ -135,7 +136,7 @@ def activate(
             f"(or unset {SIMULATE_VARIABLE}), or see its settings with `mix-core explain DEVICE --simulate`"
         )
     if _current is not None:
-        return _again(_current, name, config_device)
+        return _again(_current, name, config_device, kernels)
     user = settings.user_environment(_user_side())
     choice = choosing.choose(name, config_device, user)
     for line in choice.skipped:
@@ -155,7 +156,7 @@ def activate(
         workload=workload,
         origin=choice.origin,
         distribution=choice.candidate.plugin.entry.label,
-        kernels=kernels,
+        kernels=kernels or "auto",
         manager=composed.manager,
         _runtime=runtime,
     )
@@ -168,12 +169,19 @@ def ensure_active() -> Activation:
     return active() or activate()
 
 
-def _again(current: Activation, name: str | None, config_device: str | None) -> Activation:
+def _again(
+    current: Activation, name: str | None, config_device: str | None, kernels: Kernels | None
+) -> Activation:
     """A second call: nothing for the same device, an error for another."""
     _refuse_in_child(current)
-    wanted, origin = choosing.requested(name, config_device, os.environ)
-    same = wanted.name in (current.name, choosing.AUTO) and wanted.index in (None, current.index)
-    if same or origin != "argument":
+    if kernels not in (None, current.kernels):
+        raise DeviceError(
+            f"kernels={kernels!r} was asked for, but {current.place} is active with {current.kernels!r}"
+        )
+    if name is None and config_device is None:
+        return current
+    wanted, _ = choosing.requested(name, config_device, os.environ)
+    if wanted.name in (current.name, AUTO) and wanted.index in (None, current.index):
         return current
     raise DeviceError(
         f"device {wanted} was asked for, but this process already uses {current.place}; "
@@ -210,7 +218,7 @@ def _apply_before_import(
     initial = settings.initial_environment()
     late = [row for row in settings.not_held(rows, ("process",), initial) if row.in_process is None]
     if "paddle" in sys.modules:
-        late += settings.not_held(rows, ("import",), os.environ)
+        late += settings.not_held(rows, ("import",), _as_imported(rows))
         if late:
             raise DeviceError(_too_late(choice, late, "paddle is already imported"))
         _run_in_process(rows, initial)
@@ -224,6 +232,22 @@ def _apply_before_import(
     _run_in_process(rows, initial)
 
 
+def _as_imported(rows: list[settings.SettingRow]) -> dict[str, str]:
+    """What an imported paddle has seen: its own flags tell; for other variables os.environ does."""
+    import paddle
+
+    found = dict(os.environ)
+    for row in rows:
+        if row.stage != "import" or not row.name.startswith("FLAGS_") or row.value is None:
+            continue
+        try:
+            actual = paddle.get_flags([row.name])[row.name]
+        except ValueError:
+            continue  # not one of core's flags; the device's own library reads the variable
+        found[row.name] = row.value if settings.flag_holds(row.value, actual) else str(actual)
+    return found
+
+
 def _run_in_process(rows: list[settings.SettingRow], initial: dict[str, str]) -> None:
     for row in settings.not_held(rows, ("process",), initial):
         if row.in_process is not None:
@@ -231,7 +255,7 @@ def _run_in_process(rows: list[settings.SettingRow], initial: dict[str, str]) ->
 
 
 def _too_late(choice: choosing.Choice, late: list[settings.SettingRow], why: str) -> str:
-    found = settings.initial_environment() | dict(os.environ)
+    found = _as_imported(late) if "paddle" in sys.modules else dict(os.environ)
     parts = [f"{row.name} is {found.get(row.name, 'unset')}, wanted {row.value or 'unset'}" for row in late]
     command = " ".join(sys.orig_argv)
     return (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pluggy
 
-from mix_core.device import discovery, settings
+from mix_core.device import defaults, discovery, settings
 from mix_core.device.choice import Candidate
 from mix_core.device.discovery import describe
 from mix_core.device.values import AllocatorPolicy, Decision, Workload
@@ -24,26 +24,62 @@ class Composition:
     warnings: tuple[str, ...] = ()
 
 
-def compose(candidate: Candidate, workload: Workload, user: Mapping[str, str]) -> Composition:
-    """Register the plugins of a device and compose its settings.
+def compose(
+    candidate: Candidate,
+    workload: Workload,
+    user: Mapping[str, str],
+    *,
+    beneath: Candidate | None = None,
+) -> Composition:
+    """Register the plugins of a device and compose its settings with the user's environment.
 
+    `beneath` is the host's plugin under a simulated device: its variables come lowest, the device's win.
     Raises DeviceError when a hook fails or returns something else than the specification says.
     """
-    manager = discovery.new_manager()
     entry = candidate.plugin.entry
-    manager.register(candidate.plugin.module, name=f"plugin {entry.name}")
-    warnings = [f"{entry.label}: {text}" for text in candidate.plugin.warnings]
-    layers = [_layer(manager, name, plugin, workload) for name, plugin in manager.list_name_plugin()]
-    return Composition(manager, settings.compose(layers, user), tuple(warnings))
+    overlays, warnings = serving_overlays(entry.name, user)
+    stack = [("core", defaults), (f"plugin {entry.name}", candidate.plugin.module)]
+    stack += [(f"overlay {overlay.entry.name}", overlay.module) for overlay in overlays]
+    manager = discovery.new_manager()
+    for source, module in stack:
+        manager.register(module, name=source)
+    layers = [ask_layer(source, module, workload) for source, module in stack]
+    if beneath is not None:
+        host = ask_layer(f"plugin {beneath.plugin.entry.name}", beneath.plugin.module, workload)
+        layers.insert(0, settings.Layer(host.source, host.environment))
+    own = [f"{entry.label}: {text}" for text in candidate.plugin.warnings]
+    return Composition(manager, settings.compose(layers, user), (*own, *warnings))
 
 
-def _layer(manager: pluggy.PluginManager, source: str, plugin: Any, workload: Workload) -> settings.Layer:
-    """What one plugin alone decides."""
-    others = [other for other in manager.get_plugins() if other is not plugin]
+def serving_overlays(device: str, environ: Mapping[str, str]) -> tuple[list[discovery.Plugin], list[str]]:
+    """The overlays that declare this device, by name, and a line for each that cannot be imported.
+
+    Raises DeviceError for an overlay that serves the device and is broken: its kernels would go missing.
+    """
+    serving, warnings = [], []
+    for entry in discovery.find_entries(discovery.OVERLAYS_GROUP, environ):
+        plugin = discovery.load(entry, overlay=True)
+        served = getattr(plugin.module, "MIX_OVERLAY_DEVICES", None)
+        if plugin.problem and (not isinstance(served, tuple) or device in served):
+            text = f"the overlay {entry.label} is broken: {plugin.problem}"
+            if served is None:
+                warnings.append(f"{text}; going on without it")
+                continue
+            raise DeviceError(f"{text}; repair or uninstall it, or leave it out of {discovery.LOAD_VARIABLE}")
+        if not plugin.problem and device in plugin.module.MIX_OVERLAY_DEVICES:
+            serving.append(plugin)
+            warnings += [f"{entry.label}: {text}" for text in plugin.warnings]
+    return serving, warnings
+
+
+def ask_layer(source: str, module: Any, workload: Workload) -> settings.Layer:
+    """What one plugin alone decides for this workload."""
+    manager = discovery.new_manager()
+    manager.register(module, name=source)
 
     def ask(hook: str) -> Any:
         try:
-            answer = manager.subset_hook_caller(hook, others)(workload=workload)
+            answer = getattr(manager.hook, hook)(workload=workload)
         except Exception as error:
             raise DeviceError(f"{hook} of {source} failed: {describe(error)}") from error
         return (answer[0] if answer else None) if isinstance(answer, list) else answer

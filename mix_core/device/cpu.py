@@ -23,6 +23,8 @@ from mix_core.plugin_api import (
     DeviceProfile,
     DeviceRuntime,
     Figure,
+    Kernel,
+    KernelRequest,
     Probe,
     VersionRange,
     Workload,
@@ -177,6 +179,13 @@ class CpuRuntime:
             "cores_counted": counted,
             "memory_bytes": None if memory is None else int(memory.value),
         }
+
+
+@hookimpl
+def mix_kernel(op: str, request: KernelRequest) -> Kernel | None:
+    from mix_core.device import cpu_kernels
+
+    return cpu_kernels.select(op, request)
 
 
 @hookimpl

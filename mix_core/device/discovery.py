@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from mix_core.device import hookspec
+from mix_core.device import hookspec, trace
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.values import Probe
 
@@ -64,6 +64,7 @@ class Plugin:
 def new_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspec.PROJECT)
     manager.add_hookspecs(hookspec)
+    trace.attach(manager)
     return manager
 
 

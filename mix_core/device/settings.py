@@ -118,7 +118,7 @@ def _row(name: str, stack: list[_Wish], user: str | None) -> SettingRow:
     if user is not None and user != value:
         wanted = "unset" if value is None else f"{value}"
         reason = f"set by the user; {top.source} would have {wanted}: {decision.reason}"
-        return SettingRow(name, user, reason, "user", top.kind, decision.stage)
+        return SettingRow(name, user, reason, f"user (over {top.source})", top.kind, decision.stage)
     source = top.source if user is None else f"{top.source}, user"
     return SettingRow(name, value, decision.reason, source, top.kind, decision.stage, decision.in_process)
 
@@ -198,6 +198,18 @@ def initial_environment() -> dict[str, str]:
     raw = Path("/proc/self/environ").read_bytes()
     pairs = (item.partition(b"=") for item in raw.split(b"\0") if b"=" in item)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+
+
+def flag_holds(text: str, actual: object) -> bool:
+    """Whether a Paddle flag, as `paddle.get_flags` gives it, has the exported value `text`."""
+    if isinstance(actual, bool):
+        return actual == (text.strip().lower() in ("1", "true", "yes", "on"))
+    if isinstance(actual, int | float):
+        try:
+            return float(text) == float(actual)
+        except ValueError:
+            return False
+    return text == actual
 
 
 def not_held(
