@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 LAYERS = (
     ("errors",),
-    ("device", "plugin_api"),
+    ("device", "plugin_api", "recipes"),
     ("ops",),
     ("models", "data", "schedulers"),
     ("training", "inference", "config"),
-    ("cli", "train", "conformance", "scaffold", "recipes"),
+    ("cli", "train", "conformance", "scaffold"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 TOP = len(LAYERS)  # mix_core/__init__.py: the public face, above all
