@@ -1,0 +1,257 @@
+"""The keys of a run configuration that do something, by subject: meaning, unit, default and its source.
+
+A docstring under a key is what `--help` says about it. The default is the original tools' (PaddleNLP's
+TrainingArguments unless another is named) where they have the key. Values are checked strictly: a text is no
+number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from mix_core.config_aliases import FIXED
+
+Count = Annotated[int, Ge(1)]
+NonNegative = Annotated[int, Ge(0)]
+Rate = Annotated[float, Ge(0.0)]
+Share = Annotated[float, Ge(0.0), Le(1.0)]
+
+
+class Keys(BaseModel):
+    """Base of all groups of keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=False
+    )
+
+
+class DatasetEntry(Keys):
+    """One file of rows within `dataset`."""
+
+    name: str | None = None
+    """A name for messages. The original tools' names (chatml_dataset, coco_caption) are taken; the format is
+    read from the rows themselves."""
+    data_files: str
+    """The JSON or JSON-lines file; `file.json#500` reads its first 500 rows."""
+    max_samples: Count | None = None
+    """Read at most so many rows. Default: all."""
+    repeat_time: Annotated[float, Gt(0.0)] = 1.0
+    """How often the rows come in an epoch: 3 repeats them, 0.5 takes the first half (Qwen2.5-VL)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_keys(cls, value: Any) -> Any:
+        """Keys of an entry that have nothing to set, such as chat_template."""
+        if not isinstance(value, dict):
+            return value
+        for key in value.keys() & FIXED.keys():
+            FIXED[key].check(key, value[key], f"dataset entry {value.get('data_files', '')}")
+        return {key: inner for key, inner in value.items() if key not in FIXED}
+
+
+class DatasetKeys(Keys):
+    """The value of `dataset`."""
+
+    train: str | list[DatasetEntry] | None = None
+    """Rows to train on: `a.json,b.json#500`, or a list of entries."""
+    eval: str | list[DatasetEntry] | None = None
+    """Rows held out for evaluation, written the same way."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_value_is_train(cls, value: Any) -> Any:
+        return {"train": value} if isinstance(value, (str, list)) else value
+
+
+class ModelKeys(Keys):
+    """Which model, in which precision, and what of it learns."""
+
+    model_name_or_path: str | None = None
+    """Model folder in the published layout, or a hub name."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub. Default: the main branch (own key)."""
+    from_scratch: bool = False
+    """Random weights from `seed`; the model folder then needs no weight files (own key)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number type of the computation (Qwen-VL; bf16, fp16 and mixed_precision say the same)."""
+    fp16_opt_level: Literal["O0", "O1", "O2"] = "O1"
+    """With a 16-bit dtype, O1 keeps float32 parameters; O2 keeps them in 16 bits."""
+    recompute: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    freeze_vit: bool = False
+    """Keep the vision tower as it is."""
+    freeze_llm: bool = False
+    """Keep the language model as it is (InternVL2, Qwen2.5-VL)."""
+    freeze_mlp: bool = False
+    """Keep the projector between tower and language model as it is (InternVL2)."""
+    freeze_include: list[str] | None = None
+    """Patterns (shell style) of parameter names to freeze."""
+    freeze_exclude: list[str] | None = None
+    """Patterns of parameter names that learn although another key freezes them."""
+
+
+class DataKeys(Keys):
+    """Rows, and how they become samples and batches."""
+
+    dataset: DatasetKeys = DatasetKeys()
+    """Rows to train on and to evaluate on. A bare text or list is `train`."""
+    meta_path: str | None = None
+    """JSON file {name: {annotation or file_name, repeat_time}}: the sets to train on (Qwen2.5-VL)."""
+    bundled_data: Literal["digits"] | None = None
+    """A data set that mix-core carries; it is written into the cache folder when absent (own key)."""
+    dataset_dir: str | None = None
+    """Folder in which relative image paths start. Default: the folder of the rows' file (MindSpeed-MM)."""
+    max_samples: Count | None = None
+    """Train on at most so many rows of each set. Default: all (MindSpeed-MM)."""
+    max_length: Count = 2048
+    """Longest sample, in tokens, images included; the length of a packed row."""
+    on_too_long: Literal["error", "skip", "truncate"] = "error"
+    """What to do with a longer sample: stop, leave it out, or cut text off its end (own key)."""
+    packing: bool = False
+    """Fill rows of max_length with whole samples that do not see each other."""
+    train_on_prompt: bool = False
+    """Learn the user's text too (MindSpeed-MM)."""
+    mask_history: bool = False
+    """Learn only the last answer of a conversation (MindSpeed-MM)."""
+    image_max_pixels: Count | None = None
+    """Largest image, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
+    image_min_pixels: NonNegative | None = None
+    """Smallest image, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
+    image_resolution: Count | None = None
+    """Longer side of an image is brought down to this, in pixels. Default: no limit (Qwen2.5-VL: 768)."""
+    video_fps: Annotated[float, Gt(0.0)] = 2.0
+    """Frames to take from a second of video (Qwen2.5-VL, MindSpeed-MM)."""
+    video_maxlen: Count | None = None
+    """Most frames of a video. Default: the processor's."""
+    allow_private_urls: bool = False
+    """Let image addresses point into private networks (own key)."""
+    shuffle: bool = True
+    """A new order each epoch, from `data_seed` (MindSpeed-MM)."""
+    data_seed: NonNegative | None = None
+    """Seed of that order. Default: `seed`."""
+    drop_last: bool = False
+    """Leave out an epoch's last batch when it is not full (MindSpeed-MM)."""
+    dataloader_num_workers: NonNegative = 0
+    """Processes that prepare samples; 0: the training process does, unless the device asks for more."""
+    cache_dir: str | None = None
+    """Folder for bundled data and prepared samples. Default: MIX_CACHE, else ~/.cache/mix_core."""
+
+
+class BatchKeys(Keys):
+    """How much one step sees, and how long a run is."""
+
+    per_device_train_batch_size: Count = 8
+    """Samples in one forward pass; packed rows count as samples."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes in one optimizer step."""
+    global_batch_size: Count | None = None
+    """Samples in one step: batch x accumulation x devices. Alone it sets the accumulation (MindSpeed-MM)."""
+    num_train_epochs: Annotated[float, Gt(0.0)] = 1.0
+    """Passes over the rows, when max_steps does not say how long."""
+    max_steps: int = -1
+    """Optimizer steps; 0 or less: num_train_epochs decides."""
+
+
+class OptimizerKeys(Keys):
+    """AdamW, its rates and its schedule."""
+
+    optim: Literal["adamw", "adamw_torch", "adamw_paddle"] = "adamw"
+    """The optimizer: AdamW with decoupled weight decay, none of it on norms and biases."""
+    learning_rate: Rate = 5e-5
+    """Highest learning rate."""
+    mm_projector_lr: Rate | None = None
+    """Another highest rate for the projector. Default: learning_rate (LLaVA)."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the rate falls after the warm-up."""
+    warmup_steps: NonNegative = 0
+    """Steps of warm-up; above 0 it wins over warmup_ratio."""
+    warmup_ratio: Share = 0.0
+    """Share of all steps that warm up."""
+    warmup_start_lr: Rate = 0.0
+    """Rate at which the warm-up starts."""
+    min_learning_rate: Rate = 0.0
+    """Rate at which the run ends."""
+    weight_decay: Rate = 0.0
+    """Decoupled decay of weights; norms and biases have none."""
+    adam_beta1: Annotated[float, Ge(0.0), Lt(1.0)] = 0.9
+    """Decay of the gradient's mean."""
+    adam_beta2: Annotated[float, Ge(0.0), Lt(1.0)] = 0.999
+    """Decay of the squared gradient's mean."""
+    adam_epsilon: Annotated[float, Gt(0.0)] = 1e-8
+    """Added to the denominator."""
+    max_grad_norm: Rate = 1.0
+    """Gradients are scaled down to this global norm; 0: never."""
+
+
+class EvaluationKeys(Keys):
+    """When and how the held-out rows are asked."""
+
+    evaluation_strategy: Literal["no", "steps", "epoch"] = "no"
+    """When to evaluate during training."""
+    eval_steps: Count | None = None
+    """Steps between evaluations with strategy `steps`. Default: logging_steps."""
+    do_eval: bool | None = None
+    """Evaluate at the end. Default: when there are held-out rows; a strategy but `no` means yes too."""
+    per_device_eval_batch_size: Count = 8
+    """Samples in one batch of evaluation."""
+    eval_with_do_generation: bool = True
+    """Let the model answer, and score exact matches and boxes; false: only the loss (PaddleMIX: false)."""
+    eval_max_new_tokens: Count = 64
+    """Longest answer, in tokens (own key)."""
+    max_eval_samples: Count | None = None
+    """Evaluate at most so many rows during training; at the end all are. Default: all (own key)."""
+    gallery_samples: NonNegative = 24
+    """Held-out pictures shown in the report (own key)."""
+
+
+class OutputKeys(Keys):
+    """What a run leaves behind, and how it goes on."""
+
+    output_dir: str | None = None
+    """The run folder. Default: runs/NAME, by the name of the recipe or the configuration."""
+    overwrite_output_dir: bool = False
+    """Empty a run folder that another run has filled."""
+    resume: str = "no"
+    """no; auto: the newest whole checkpoint, if any; a step; or the path of a checkpoint or a run folder."""
+    load_optimizer: bool = True
+    """Take the optimizer's moments from the checkpoint (MindSpeed-MM: no-load-optim)."""
+    load_random_state: bool = True
+    """Take random state and place in the data from the checkpoint (MindSpeed-MM: no-load-rng)."""
+    save_optimizer: bool = True
+    """Store the optimizer's moments in checkpoints (MindSpeed-MM: no-save-optim)."""
+    save_random_state: bool = True
+    """Store random state in checkpoints (MindSpeed-MM: no-save-rng)."""
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When to write checkpoints; `no`: only the one at the end."""
+    save_steps: Count = 500
+    """Steps between checkpoints with strategy `steps`."""
+    save_total_limit: Count | None = None
+    """Keep the newest so many checkpoints. Default: all."""
+    logging_steps: Count = 10
+    """Steps between lines on the screen; metrics.jsonl has every step (PaddleNLP: 500)."""
+    progress_bar: bool = True
+    """A moving bar when the output is a terminal."""
+    benchmark: bool = False
+    """Measure only: no checkpoint at the end (PaddleMIX)."""
+    skip_memory_metrics: bool = False
+    """Leave memory_bytes out of metrics.jsonl."""
+
+
+class RunKeys(Keys):
+    """Device, seeds and the kind of run."""
+
+    device: str | None = None
+    """Device, as `cpu`, `npu` or `npu:1`. Default: MIX_DEVICE, else the best one that is usable."""
+    simulate: bool = False
+    """Run on a simulated device (own key; also MIX_SIMULATE=1)."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """`reference` switches every fused kernel off (own key)."""
+    seed: NonNegative = 42
+    """Seed of weights, dropout and, without data_seed, the order of the rows."""
+    deterministic: bool = False
+    """Ask the device for kernels that repeat bit for bit; the CPU's always do (own key)."""
+    do_train: bool = True
+    """false: only evaluate."""
