@@ -79,7 +79,7 @@ def family_of_folder(folder: Path) -> ModelFamily:
 
 
 def load_model(folder: Path, *, random_init: bool = False, seed: int = 0) -> tuple[ModelFamily, Any, Any]:
-    """Build the folder's model and fill it with its weights, or with random values -> (family, config, model)."""
+    """Build the folder's model and fill in its weights, or random values -> (family, config, model)."""
     folder = Path(folder)
     source = read_config(folder)
     family = get_family(source["model_type"])

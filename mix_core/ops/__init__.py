@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from mix_core.ops.activations import gelu, swiglu
+from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
-from mix_core.ops.matmul import linear
 from mix_core.ops.head_loss import linear_cross_entropy
+from mix_core.ops.matmul import linear
 from mix_core.ops.norms import group_norm, layer_norm, rms_norm
 from mix_core.ops.rope import rotary, rotary_tables_1d, rotary_tables_2d, rotary_tables_mrope
 
 __all__ = [
     "attention",
+    "attention_decode",
     "attention_packed",
     "gelu",
     "group_norm",

@@ -20,7 +20,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor, form: str = "erf") -> Tensor:
-    """Gaussian error linear unit: form "erf" (exact), "tanh" or "quick" (``x * sigmoid(1.702 x)``, as in CLIP)."""
+    """Gaussian error linear unit: form "erf" (exact), "tanh" or "quick" (CLIP's ``x * sigmoid(1.702 x)``)."""
     kernel = kernel_for("gelu", x.dtype, training=not x.stop_gradient, size_class=form)
     if kernel is not None:
         return kernel(x, form)

@@ -1,8 +1,8 @@
 """Which function serves an operator: one dictionary lookup on the request, the device's hooks only on a miss.
 
-The device plugin is asked once for each request it has not seen; its answer, a kernel or none, is kept for as
-long as the same device is active. With no active device, with ``kernels="reference"`` or without an answer, the
-reference of this package runs.
+The device plugin is asked once for each request it has not seen; its answer, a kernel or none, is kept for
+as long as the same device is active. With no active device, with ``kernels="reference"`` or without an
+answer, the reference of this package runs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ import mix_core.device as device
 _answers: dict[tuple[Any, ...], Callable[..., Any] | None] = {}
 _answers_of: Any = None
 """The activation that gave `_answers`; another one empties them."""
-
-
-def _no_device() -> None:
-    return None
 
 
 def kernel_for(
@@ -34,7 +30,7 @@ def kernel_for(
 ) -> Callable[..., Any] | None:
     """Return the active device's function for this request, or None where the reference has to run."""
     global _answers_of
-    active = getattr(device, "active", _no_device)()
+    active = device.active()
     if active is None:
         return None
     if active is not _answers_of:

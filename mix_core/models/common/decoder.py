@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import paddle
 from paddle import Tensor, nn
 
 from mix_core import ops
+from mix_core.models.common.cache import KVCache
 from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm
+from mix_core.models.common.recompute import recompute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +41,36 @@ class Positions:
     """True = attend; None where causal order says it all (no padding, or padding on the right)."""
     cu_seqlens: np.ndarray | None = None
     """Ends of packed segments; the batch is then one row."""
+    decoding: bool = False
+    """Whether the call is one new token a row, over the cache."""
 
 
 class SelfAttention(nn.Layer):
-    def __init__(self, shape: DecoderShape) -> None:
+    def __init__(self, shape: DecoderShape, index: int) -> None:
         super().__init__()
         self.shape = shape
+        self.index = index
         self.q_proj = Linear(shape.hidden_size, shape.heads * shape.head_dim, shape.qkv_bias)
         self.k_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, shape.qkv_bias)
         self.v_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, shape.qkv_bias)
         self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden_size, False)
 
-    def forward(self, x_BSD: Tensor, positions: Positions) -> Tensor:
+    def attend(self, x_BSD: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
+        """The heads' outputs side by side (B, S, N * H), before the output map."""
         B, S = x_BSD.shape[:2]
         heads, kv_heads, H = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         q_BSNH = self.q_proj(x_BSD).reshape([B, S, heads, H])
         k_BSKH = self.k_proj(x_BSD).reshape([B, S, kv_heads, H])
         v_BSKH = self.v_proj(x_BSD).reshape([B, S, kv_heads, H])
         q_BSNH, k_BSKH = ops.rotary(q_BSNH, k_BSKH, positions.cos_BS1H, positions.sin_BS1H)
+        if positions.decoding:
+            k_BKCH, v_BKCH = cache.append(self.index, k_BSKH[:, 0], v_BSKH[:, 0])
+            out = ops.attention_decode(
+                q_BSNH[:, 0], k_BKCH, v_BKCH, first_B=cache.first_B, length=cache.length
+            )
+            return out.reshape([B, S, heads * H])
+        if cache is not None:
+            cache.fill(self.index, k_BSKH, v_BSKH)
         dropout = self.shape.attention_dropout if self.training else 0.0
         if positions.cu_seqlens is not None:
             out = ops.attention_packed(
@@ -66,30 +81,54 @@ class SelfAttention(nn.Layer):
             out = ops.attention(
                 q_BSNH, k_BSKH, v_BSKH, causal=causal, mask_BNSS=positions.mask_B1SS, dropout=dropout
             )
-        return self.o_proj(out.reshape([B, S, heads * H]))
+        return out.reshape([B, S, heads * H])
 
 
 class DecoderLayer(nn.Layer):
-    def __init__(self, shape: DecoderShape) -> None:
+    def __init__(self, shape: DecoderShape, index: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.eps)
-        self.self_attn = SelfAttention(shape)
+        self.self_attn = SelfAttention(shape, index)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.eps)
         self.mlp = GatedMLP(shape.hidden_size, shape.intermediate_size, bias=False)
 
-    def forward(self, x_BSD: Tensor, positions: Positions) -> Tensor:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), positions)
+    def forward(
+        self, x_BSD: Tensor, positions: Positions, cache: KVCache | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """One layer -> (B, S, D); with `rows` (indices into the B * S tokens) only those, (R, D)."""
+        out = self.self_attn.attend(self.input_layernorm(x_BSD), positions, cache)
+        if rows is not None:
+            # whatever follows the attention works token by token
+            out = paddle.gather(out.reshape([-1, out.shape[-1]]), rows)
+            x_BSD = paddle.gather(x_BSD.reshape([-1, x_BSD.shape[-1]]), rows)
+        x_BSD = x_BSD + self.self_attn.o_proj(out)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
 
 
 class Decoder(nn.Layer):
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
+        self.shape = shape
         self.embed_tokens = Embedding(shape.vocab_size, shape.hidden_size)
-        self.layers = nn.LayerList([DecoderLayer(shape) for _ in range(shape.layers)])
+        self.layers = nn.LayerList([DecoderLayer(shape, index) for index in range(shape.layers)])
         self.norm = RMSNorm(shape.hidden_size, shape.eps)
+        self.recompute = False
+        """Whether training keeps each layer's input only and computes the layer again going back."""
 
-    def forward(self, x_BSD: Tensor, positions: Positions) -> Tensor:
-        for layer in self.layers:
-            x_BSD = layer(x_BSD, positions)
+    def forward(
+        self,
+        x_BSD: Tensor,
+        positions: Positions,
+        cache: KVCache | None = None,
+        rows: np.ndarray | None = None,
+    ) -> Tensor:
+        """Embeddings (B, S, D) -> hidden states after the last norm (B, S, D); with `rows` their (R, D)."""
+        rows = None if rows is None else paddle.to_tensor(rows)
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            arguments = (x_BSD, positions, cache, rows if i == last else None)
+            x_BSD = recompute(layer, *arguments) if self.recompute and self.training else layer(*arguments)
         return self.norm(x_BSD)
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        return KVCache(batch_size, max_length, self.shape.layers, self.shape.kv_heads, self.shape.head_dim)

@@ -1,6 +1,6 @@
 """Blocks that the models share. A layer holds parameters and calls operators; it knows no device.
 
-Shapes: `...` any leading axes, I input features, O output features, D model dim, F feed-forward width, V vocabulary.
+Shapes: `...` any leading axes, I input features, O output features, D model dim, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mix_core import ops
 
 
 class Linear(nn.Layer):
-    """Weight (I, O) as Paddle keeps it; published files hold (O, I), and the weights adapter turns it round."""
+    """Weight (I, O) as Paddle has it; published files hold (O, I), and the weights adapter turns it."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Randomness from a counter: what is drawn depends on what it is drawn for, not on when or where.
 
-Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) keyed by seed, step, sample and layer.
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), keyed by seed, step, sample
+and layer.
 """
 
 from __future__ import annotations

@@ -1,11 +1,108 @@
-"""Weights in and out: safetensors files in the published layout, and random first values."""
+"""Weights between a model and the published files, and random first values.
+
+A model's parameters bear the published names. What differs is layout: files hold a linear map as (out, in),
+Paddle computes with (in, out). A family adds the parameters that are stored in yet another form.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from paddle import nn
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from mix_core.errors import WeightsError
+from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import named_generator
+from mix_core.models.common.tensor_files import StoredTensor, read_folder, write_folder
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter and its published form."""
+
+    parameter: Tensor
+    shape: tuple[int, ...]
+    """Published shape."""
+    linear: bool
+    """Whether the parameter is the transpose of the published matrix (leading axis, all others)."""
+
+    def to_parameter(self, published: np.ndarray) -> np.ndarray:
+        return published.reshape(published.shape[0], -1).T if self.linear else published
+
+    def to_published(self) -> np.ndarray:
+        values = self.parameter.numpy()
+        return (values.T if self.linear else values).reshape(self.shape)
+
+
+def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) -> dict[str, Slot]:
+    """A slot for each parameter; `shapes` are the published ones of linear maps stored with more axes."""
+    linear = {f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, Linear)}
+    slots = {}
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape[::-1] if name in linear else parameter.shape)
+        slots[name] = Slot(parameter, (shapes or {}).get(name, shape), name in linear)
+    return slots
+
+
+def load_folder(
+    slots: dict[str, Slot],
+    folder: Path,
+    rename: Callable[[str], str] = lambda name: name,
+    ignore: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Fill every slot from the folder's files.
+
+    `rename` turns a file's name into the slot's; names that `ignore` accepts are passed over. Raises
+    WeightsError where a weight is missing, of another shape, there twice or not expected.
+    """
+    stored: dict[str, StoredTensor] = {}
+    for name, tensor in read_folder(folder).items():
+        ours = rename(name)
+        if ours in stored:
+            raise WeightsError(f"{folder} holds {ours} twice, under two of its names ({name} and another)")
+        if ours in slots:
+            stored[ours] = tensor
+        elif not ignore(ours):
+            raise WeightsError(
+                f"{folder} holds {name}, for which the model has no place; does config.json fit?"
+            )
+    missing = [name for name in slots if name not in stored]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WeightsError(f"{folder} lacks the weight {missing[0]}{more}; does config.json fit the weights?")
+    for name, slot in slots.items():
+        if stored[name].shape != slot.shape:
+            raise WeightsError(
+                f"{name} has shape {stored[name].shape} in {stored[name].file}, config.json asks for {slot.shape}"
+            )
+    for name, slot in slots.items():
+        _fill(slot, stored[name])
+
+
+def _fill(slot: Slot, stored: StoredTensor) -> None:
+    if slot.parameter.dtype == paddle.bfloat16 and stored.dtype == "BF16":
+        values = stored.read()
+    else:
+        values = stored.read_float32()
+    values = np.ascontiguousarray(slot.to_parameter(values))
+    if values.dtype == np.float32 and slot.parameter.dtype != paddle.float32:
+        slot.parameter.set_value(paddle.to_tensor(values).astype(slot.parameter.dtype))
+    else:
+        slot.parameter.set_value(values)
+
+
+def save_folder(slots: dict[str, Slot], folder: Path, max_shard_bytes: int) -> None:
+    """Write every slot in its published form and the parameter's dtype."""
+    write_folder(folder, _published(slots.items()), max_shard_bytes)
+
+
+def _published(slots: Iterable[tuple[str, Slot]]) -> Iterator[tuple[str, np.ndarray]]:
+    for name, slot in slots:
+        yield name, slot.to_published()
 
 
 def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:

@@ -1,7 +1,7 @@
 """Configuration of Qwen2.5-VL: read from the published flat form or the nested form of transformers 5.
 
-Nothing has a silent default: libraries disagree on them (hidden size, eps, tokens per second), so a value that
-the network needs and the file lacks is an error that names it.
+Nothing has a silent default: libraries disagree on them (hidden size, eps, tokens per second), so a value
+that the network needs and the file lacks is an error that names it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,30 @@ class Qwen2_5_VLConfig:
         _check(self)
 
 
+_TEXT_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+_VISION_SIZES = (
+    "depth",
+    "hidden_size",
+    "intermediate_size",
+    "num_heads",
+    "in_channels",
+    "patch_size",
+    "temporal_patch_size",
+    "spatial_merge_size",
+    "window_size",
+    "out_hidden_size",
+)
+_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+
 def _take(source: dict[str, Any], key: str, where: str, kind: type) -> Any:
     if source.get(key) is None:
         raise BadInputError(f"config.json lacks {where}{key}; Qwen2.5-VL needs it, and no default is assumed")
@@ -114,12 +138,8 @@ def _text(source: dict[str, Any], where: str) -> TextConfig:
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("mrope", "default"):
         raise BadInputError(f"config.json has rope type {kind!r} in {where}rope_scaling, expected 'mrope'")
-    sizes = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-        "max_position_embeddings"
-    ).split()
     return TextConfig(
-        **{key: _take(source, key, where, int) for key in sizes},
+        **{key: _take(source, key, where, int) for key in _TEXT_SIZES},
         rms_norm_eps=_take(source, "rms_norm_eps", where, float),
         rope_theta=_take(theta, "rope_theta", where, float),
         mrope_section=tuple(_take(rope, "mrope_section", f"{where}rope_scaling.", list)),
@@ -133,12 +153,8 @@ def _vision(source: dict[str, Any]) -> VisionConfig:
     where = "vision_config."
     if "in_channels" not in source and "in_chans" in source:
         source = {**source, "in_channels": source["in_chans"]}
-    sizes = (
-        "depth hidden_size intermediate_size num_heads in_channels patch_size temporal_patch_size "
-        "spatial_merge_size window_size out_hidden_size"
-    ).split()
     return VisionConfig(
-        **{key: _take(source, key, where, int) for key in sizes},
+        **{key: _take(source, key, where, int) for key in _VISION_SIZES},
         fullatt_block_indexes=tuple(_take(source, "fullatt_block_indexes", where, list)),
         tokens_per_second=_take(source, "tokens_per_second", where, float),
         hidden_act=_take(source, "hidden_act", where, str),
@@ -152,7 +168,6 @@ def config_from_dict(source: dict[str, Any]) -> Qwen2_5_VLConfig:
     tie = source.get("tie_word_embeddings")
     if tie is None and nested:
         tie = nested.get("tie_word_embeddings")
-    tokens = "image_token_id video_token_id vision_start_token_id vision_end_token_id".split()
     optional = {
         key: source.get(key, (nested or {}).get(key))
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -161,7 +176,7 @@ def config_from_dict(source: dict[str, Any]) -> Qwen2_5_VLConfig:
         text=text,
         vision=_vision(_take(source, "vision_config", "", dict)),
         tie_word_embeddings=_take({"tie_word_embeddings": tie}, "tie_word_embeddings", "", bool),
-        **{key: _take(source, key, "", int) for key in tokens},
+        **{key: _take(source, key, "", int) for key in _TOKENS},
         **optional,
     )
 
@@ -234,8 +249,8 @@ def _check(config: Qwen2_5_VLConfig) -> None:
             raise BadInputError(f"config.json has {what} = {size}, which must be a multiple of {heads}")
     if len(text.mrope_section) != 3 or sum(text.mrope_section) != text.head_dim // 2:
         raise BadInputError(
-            f"config.json has mrope_section {list(text.mrope_section)}: expected three numbers that add up to half "
-            f"the head dim, {text.head_dim // 2}"
+            f"config.json has mrope_section {list(text.mrope_section)}: expected three numbers that add "
+            f"up to half the head dim, {text.head_dim // 2}"
         )
     if vision.head_dim % 4:
         raise BadInputError(f"the vision head dim is {vision.head_dim}; 2-D rotary needs a multiple of 4")

@@ -2,7 +2,7 @@
 
 Shapes: P patches, C cells (merge x merge patches, one token of the decoder each), B batch, S sequence.
 A grid (t, h, w) counts patches; the processor orders the patches of a frame cell by cell.
-The definition is Qwen's own (transformers 4.49 to 4.57, and again from the release with pull request 45400 on).
+The definition is the one Qwen2.5-VL was trained with; transformers 5.3.0 departs from it (see README.md).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _patch_positions(h: int, w: int, merge: int) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def _windows(h_cells: int, w_cells: int, side: int) -> list[np.ndarray]:
-    """Cells of each window of one frame; windows at the right and lower edge are smaller where it is ragged."""
+    """Cells of each window of one frame; those at the right and lower edge may be smaller."""
     cells = np.arange(h_cells * w_cells).reshape(h_cells, w_cells)
     starts = [(i, j) for i in range(0, h_cells, side) for j in range(0, w_cells, side)]
     return [cells[i : i + side, j : j + side].reshape(-1) for i, j in starts]
@@ -136,7 +136,7 @@ def mrope_positions(
         found = int((input_ids_S[start:at] == token).sum())
         if found != block.shape[1]:
             raise DataError(
-                f"{kind} grid {grid} needs {block.shape[1]} {kind} pad tokens in a row, the text has {found} there"
+                f"{kind} grid {grid} needs {block.shape[1]} {kind} pad tokens in a row, found {found}"
             )
         positions[:, start:at] = block + next_position
         next_position += int(block.max()) + 1

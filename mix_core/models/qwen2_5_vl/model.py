@@ -6,6 +6,7 @@ Bai et al., "Qwen2.5-VL Technical Report", 2025.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.errors import DataError
+from mix_core.models.common.cache import KVCache
 from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
 from mix_core.models.common.layers import Embedding
 from mix_core.models.qwen2_5_vl.config import Qwen2_5_VLConfig
@@ -42,8 +44,16 @@ class Qwen2_5_VL(nn.Layer):
             )
         )
         self.lm_head = None if config.tie_word_embeddings else Embedding(text.vocab_size, text.hidden_size)
-        self.recompute = False
         self.random = None
+
+    @property
+    def recompute(self) -> bool:
+        """Whether training keeps each block's input only and computes the block again going back."""
+        return self.model.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        self.model.recompute = self.visual.recompute = value
 
     @property
     def head_weight_VD(self) -> Tensor:
@@ -86,15 +96,53 @@ class Qwen2_5_VL(nn.Layer):
         targets[:, :-1] = labels[:, 1:]
         if batch.get("cu_seqlens") is not None:
             targets[:, _host(batch["cu_seqlens"])[1:] - 1] = -100
-        hidden_BSD = self.hidden_states(batch)
-        hidden_TD = hidden_BSD.reshape([-1, hidden_BSD.shape[-1]])
-        return ops.linear_cross_entropy(hidden_TD, self.head_weight_VD, targets.reshape(-1))
+        targets_T = targets.reshape(-1)
+        rows = np.flatnonzero(targets_T != -100)
+        if len(rows) == 0:
+            return paddle.sum(self.hidden_states(batch)) * 0.0, 0
+        hidden_RD = self.hidden_states(batch, rows)
+        return ops.linear_cross_entropy(hidden_RD, self.head_weight_VD, targets_T[rows])
 
-    def hidden_states(self, batch: dict[str, Any]) -> Tensor:
-        """The decoder's last hidden states after its norm (B, S, D)."""
+    def hidden_states(
+        self, batch: dict[str, Any], rows: np.ndarray | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """The decoder's hidden states after its last norm: (B, S, D), or (R, D) of the tokens at `rows`."""
         batch = {key: _host(value) for key, value in batch.items() if value is not None and key != "labels"}
         x_BSD = self._embed(batch)
-        return self.model(x_BSD, self._positions(batch))
+        positions_3BS = self._position_ids(batch)
+        return self.model(x_BSD, self._positions(batch, positions_3BS), cache, rows)
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for `batch_size` rows of at most `max_length` tokens, prompt and answer together."""
+        return self.model.new_cache(batch_size, max_length)
+
+    @paddle.no_grad()
+    def prefill(self, cache: KVCache, batch: dict[str, Any]) -> Tensor:
+        """Run the prompts, fill the cache, return the logits (B, V) that follow the last token of each row.
+
+        Prompts may be padded on either side; the cache keeps them aligned at the right.
+        """
+        batch = {key: _host(value) for key, value in batch.items() if value is not None}
+        B, S = batch["input_ids"].shape
+        positions_3BS = self._position_ids(batch)
+        mask_BS = np.asarray(batch.get("attention_mask", np.ones((B, S), np.int64))).astype(bool)
+        lengths_B = mask_BS.sum(axis=1)
+        if (lengths_B == 0).any():
+            raise DataError(f"row {int(np.argmin(lengths_B))} of the batch has no token; a prompt needs one")
+        batch |= _aligned_right(batch["input_ids"], mask_BS, positions_3BS)
+        next_position_B = np.where(mask_BS, positions_3BS, -1).max(axis=(0, 2)) + 1
+        cache.begin(S, (S - lengths_B).astype(np.int32), next_position_B)
+        hidden_BD = self.hidden_states(batch, np.arange(1, B + 1) * S - 1, cache)
+        return paddle.matmul(hidden_BD, self.head_weight_VD, transpose_y=True)
+
+    @paddle.no_grad()
+    def decode(self, cache: KVCache, token_ids_B: Any) -> Tensor:
+        """One more token for each row -> the logits (B, V) that follow it."""
+        ids_B1 = _host(token_ids_B).reshape(-1, 1)
+        positions_31B = np.broadcast_to(cache.advance()[:, None], (3, len(ids_B1), 1))
+        x_BSD = self.model.embed_tokens(paddle.to_tensor(ids_B1))
+        hidden_B1D = self.model(x_BSD, replace(self._positions({}, positions_31B), decoding=True), cache)
+        return paddle.matmul(hidden_B1D[:, 0], self.head_weight_VD, transpose_y=True)
 
     def _embed(self, batch: dict[str, np.ndarray]) -> Tensor:
         ids = batch["input_ids"]
@@ -109,8 +157,8 @@ class Qwen2_5_VL(nn.Layer):
             cells = sum(t * h * w for t, h, w in of_kind) // self.config.vision.spatial_merge_size**2
             if len(found) != cells or (name in batch) != bool(of_kind):
                 raise DataError(
-                    f"the text has {len(found)} pad tokens with id {token} and {grid_name} gives {cells} cells; "
-                    f"they must be equal, and {name} must come with {grid_name}"
+                    f"the text has {len(found)} pad tokens with id {token} and {grid_name} gives {cells} "
+                    f"cells; they must be equal, and {name} must come with {grid_name}"
                 )
             if of_kind:
                 pixels.append(batch[name])
@@ -122,35 +170,50 @@ class Qwen2_5_VL(nn.Layer):
         x_TD = x_BSD.reshape([-1, x_BSD.shape[-1]])
         return paddle.scatter(x_TD, paddle.to_tensor(np.concatenate(places)), cells_CD).reshape(x_BSD.shape)
 
-    def _positions(self, batch: dict[str, np.ndarray]) -> Positions:
-        text, vision = self.config.text, self.config.vision
-        ids, mask, cu_seqlens = batch["input_ids"], batch.get("attention_mask"), batch.get("cu_seqlens")
-        positions_3BS = batch.get("position_ids")
-        if positions_3BS is None:
-            positions_3BS = batch_positions(
-                ids,
-                mask,
-                batch.get("image_grid_thw"),
-                batch.get("video_grid_thw"),
-                batch.get("second_per_grid_ts"),
-                cu_seqlens=cu_seqlens,
-                image_token_id=self.config.image_token_id,
-                video_token_id=self.config.video_token_id,
-                merge=vision.spatial_merge_size,
-                tokens_per_second=vision.tokens_per_second,
-            )
+    def _position_ids(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """Rotary positions (3, B, S): the batch's own, or computed from its grids."""
+        if "position_ids" in batch:
+            return batch["position_ids"]
+        return batch_positions(
+            batch["input_ids"],
+            batch.get("attention_mask"),
+            batch.get("image_grid_thw"),
+            batch.get("video_grid_thw"),
+            batch.get("second_per_grid_ts"),
+            cu_seqlens=batch.get("cu_seqlens"),
+            image_token_id=self.config.image_token_id,
+            video_token_id=self.config.video_token_id,
+            merge=self.config.vision.spatial_merge_size,
+            tokens_per_second=self.config.vision.tokens_per_second,
+        )
+
+    def _positions(self, batch: dict[str, np.ndarray], positions_3BS: np.ndarray) -> Positions:
+        text, mask_BS = self.config.text, batch.get("attention_mask")
         cos, sin = ops.rotary_tables_mrope(positions_3BS, text.head_dim, text.rope_theta, text.mrope_section)
         mask_B1SS = None
-        if mask is not None and (np.diff(mask, axis=1) > 0).any():
-            S = ids.shape[1]
-            keep = np.tril(np.ones((S, S), bool))[None] & mask[:, None, :].astype(bool)
-            mask_B1SS = paddle.to_tensor(keep[:, None])
+        if mask_BS is not None and (np.diff(mask_BS.astype(np.int8), axis=1) > 0).any():
+            S = mask_BS.shape[1]
+            keep_BSS = np.tril(np.ones((S, S), bool)) & mask_BS[:, None, :].astype(bool)
+            mask_B1SS = paddle.to_tensor(keep_BSS[:, None])
         return Positions(
             cos_BS1H=paddle.to_tensor(cos[:, :, None]),
             sin_BS1H=paddle.to_tensor(sin[:, :, None]),
             mask_B1SS=mask_B1SS,
-            cu_seqlens=cu_seqlens,
+            cu_seqlens=batch.get("cu_seqlens"),
         )
+
+
+def _aligned_right(
+    ids_BS: np.ndarray, mask_BS: np.ndarray, positions_3BS: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The same rows with all padding on the left."""
+    # a stable sort by the mask keeps the order of the real tokens
+    order_BS = np.argsort(mask_BS, axis=1, kind="stable")
+    return {
+        "input_ids": np.take_along_axis(ids_BS, order_BS, 1),
+        "attention_mask": np.take_along_axis(mask_BS, order_BS, 1),
+        "position_ids": np.take_along_axis(positions_3BS, order_BS[None], 2),
+    }
 
 
 def _host(value: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.layers import GatedMLP, Linear, RMSNorm
+from mix_core.models.common.recompute import recompute
 from mix_core.models.qwen2_5_vl.config import VisionConfig
 from mix_core.models.qwen2_5_vl.geometry import Grid, vision_plan
 
@@ -87,9 +88,10 @@ class VisionTower(nn.Layer):
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.LayerList([VisionBlock(config) for _ in range(config.depth)])
         self.merger = PatchMerger(config)
+        self.recompute = False
 
     def forward(self, pixels_P: Tensor, grids: tuple[Grid, ...]) -> Tensor:
-        """pixels (P, patch width), grids of pictures and videos -> (C, O), in the processor's order of cells."""
+        """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells."""
         merge = self.config.spatial_merge_size
         plan = vision_plan(grids, merge, self.config.window_cells)
         x_PD = self.patch_embed(pixels_P)
@@ -103,7 +105,8 @@ class VisionTower(nn.Layer):
             if windowed != in_windows:
                 x_PD = self._reorder(x_PD, plan.window_order_C if windowed else plan.frame_order_C)
                 in_windows = windowed
-            x_PD = block(x_PD, plan.cu_windows if windowed else plan.cu_frames, tables[windowed])
+            arguments = (x_PD, plan.cu_windows if windowed else plan.cu_frames, tables[windowed])
+            x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
         merged = self.merger(x_PD)
         return paddle.gather(merged, paddle.to_tensor(plan.frame_order_C)) if in_windows else merged
 

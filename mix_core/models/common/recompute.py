@@ -1,0 +1,41 @@
+"""Compute a layer again in the backward pass instead of keeping what it made in the forward one.
+
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Nothing about random state has to be kept:
+what a layer draws comes from a counter (see random.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+
+class _Recompute(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Callable[..., Tensor], rest: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.layer, ctx.rest = layer, rest
+        return layer(x, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (saved,) = ctx.saved_tensor()
+        x = saved.detach()
+        x.stop_gradient = False
+        with paddle.enable_grad():
+            out = ctx.layer(x, *ctx.rest)
+        paddle.autograd.backward([out], [grad])
+        return x.grad
+
+
+def recompute(layer: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+    """``layer(x, *rest)`` that keeps only `x` for the backward pass; x and parameters get gradients."""
+    if x.stop_gradient:
+        # with a frozen input the graph would end here, and the layer's parameters would get no gradient
+        x = x.detach()
+        x.stop_gradient = False
+    return _Recompute.apply(x, layer, rest)

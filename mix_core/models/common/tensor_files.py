@@ -1,0 +1,168 @@
+"""safetensors files: a reader that maps them into memory and checks what their headers promise, a writer.
+
+A folder holds `model.safetensors`, or shards and `model.safetensors.index.json`, which says what is where.
+The format: 8 bytes of header length, a JSON header (dtype, shape and byte range of each name), the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import serialize_file
+
+from mix_core.errors import WeightsError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_NUMPY_OF = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies; its bytes are read only when asked for."""
+
+    file: Path
+    dtype: str
+    """As the format names it: F32, BF16..."""
+    shape: tuple[int, ...]
+    start: int
+    """First byte, counted from the start of the file."""
+
+    def read(self) -> np.ndarray:
+        """Its values; bfloat16 as uint16, since numpy has no such type."""
+        return np.memmap(self.file, _NUMPY_OF[self.dtype], "r", self.start, self.shape or (1,)).reshape(
+            self.shape
+        )
+
+    def read_float32(self) -> np.ndarray:
+        values = self.read()
+        if self.dtype == "BF16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32)
+
+
+def read_folder(folder: Path) -> dict[str, StoredTensor]:
+    """All tensors of a model folder by name. Raises WeightsError."""
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        if not (folder / SINGLE).is_file():
+            raise WeightsError(f"{folder} has neither {SINGLE} nor {INDEX}; expected a folder with weights")
+        return read_header(folder / SINGLE)
+    weight_map = _read_index(folder / INDEX)
+    headers = {name: read_header(_inside(folder, name)) for name in sorted(set(weight_map.values()))}
+    tensors: dict[str, StoredTensor] = {}
+    for name, shard in weight_map.items():
+        if name not in headers[shard]:
+            raise WeightsError(f"{folder / INDEX} says that {name} is in {shard}, but it is not")
+        tensors[name] = headers[shard][name]
+    return tensors
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} is not a weight index: {error!r}; expected JSON with weight_map"
+        ) from None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise WeightsError(f"{path} is not a weight index: weight_map must give a file name for each weight")
+    return weight_map
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The shard's path; an index may name files of its own folder only."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise WeightsError(
+            f"{folder / INDEX} names the file {name!r}; a shard must lie in the index's own folder"
+        )
+    path = folder / name
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing; {INDEX} names it")
+    return path
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of one file, after checking that the file is as long as its header promises."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise WeightsError(
+                f"{path} is truncated or no safetensors file: {size} bytes, header of {length}"
+            )
+        try:
+            header = json.loads(file.read(length))
+            tensors = {
+                name: _stored(path, name, entry, 8 + length, size)
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{path} has a damaged safetensors header: {error!r}") from None
+    return tensors
+
+
+def _stored(path: Path, name: str, entry: dict[str, Any], base: int, size: int) -> StoredTensor:
+    dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
+    start, end = (base + int(offset) for offset in entry["data_offsets"])
+    if dtype not in _NUMPY_OF:
+        raise WeightsError(f"{path}: {name} has dtype {dtype}; expected one of {', '.join(_NUMPY_OF)}")
+    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(_NUMPY_OF[dtype]).itemsize
+    if end > size:
+        raise WeightsError(
+            f"{path} is truncated: {name} ends at byte {end}, the file has {size}; fetch or copy the file again"
+        )
+    if min(shape, default=0) < 0 or start < base or end - start != expected:
+        raise WeightsError(
+            f"{path}: {name} of shape {shape} needs {expected} bytes, its range has {end - start}"
+        )
+    return StoredTensor(path, dtype, shape, start)
+
+
+def write_folder(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int) -> None:
+    """Write tensors (uint16 = bfloat16) as one file, or as shards and an index, which is written last."""
+    folder = Path(folder)
+    shards = list(_shards(tensors, max_shard_bytes))
+    if len(shards) == 1:
+        _write_file(folder / SINGLE, shards[0])
+        return
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards, start=1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(folder / name, shard)
+        weight_map |= dict.fromkeys(shard, name)
+    total = sum(array.nbytes for shard in shards for array in shard.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    shard: dict[str, np.ndarray] = {}
+    held = 0
+    for name, array in tensors:
+        if shard and held + array.nbytes > limit_bytes:
+            yield shard
+            shard, held = {}, 0
+        shard[name] = array
+        held += array.nbytes
+    yield shard
+
+
+def _write_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    entries = {}
+    for name, array in tensors.items():
+        dtype = "bfloat16" if array.dtype == np.uint16 else array.dtype.name
+        entries[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data": np.ascontiguousarray(array).tobytes(),
+        }
+    # transformers refuses a file that does not name the framework whose conventions it follows
+    serialize_file(entries, str(path), {"format": "pt"})
