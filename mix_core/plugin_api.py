@@ -7,6 +7,8 @@ major is refused, a newer minor warns.
 from __future__ import annotations
 
 from mix_core.device.hookspec import MIX_PLUGIN_API, hookimpl
+from mix_core.device.paddle_runtime import PaddleRuntime
+from mix_core.device.probing import device_files, installed_version, version_in_file, visible_count
 from mix_core.device.profile import Capability, Collective, DeviceProfile, Figure, VersionRange
 from mix_core.device.runtime import (
     DeviceRuntime,
@@ -38,11 +40,16 @@ __all__ = [
     "Figure",
     "Kernel",
     "KernelRequest",
+    "PaddleRuntime",
     "Probe",
     "RandomState",
     "VersionRange",
     "Workload",
+    "device_files",
     "hookimpl",
+    "installed_version",
     "pack_generator_state",
     "unpack_generator_state",
+    "version_in_file",
+    "visible_count",
 ]

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pluggy
 
@@ -128,13 +128,8 @@ def activate(
     """
     global _current
     workload = workload or Workload()
-    if simulate is None:
-        simulate = workload.simulate or os.environ.get(SIMULATE_VARIABLE, "") not in ("", "0")
-    if simulate:
-        raise DeviceError(
-            "a simulated device cannot be loaded by this version of mix-core; leave out --simulate "
-            f"(or unset {SIMULATE_VARIABLE}), or see its settings with `mix-core explain DEVICE --simulate`"
-        )
+    if simulate or (simulate is None and simulation_wanted(workload)):
+        refuse_simulation()
     if _current is not None:
         return _again(_current, name, config_device, kernels)
     user = settings.user_environment(_user_side())
@@ -162,6 +157,19 @@ def activate(
     )
     os.register_at_fork(after_in_child=_mark_forked)
     return _current
+
+
+def simulation_wanted(workload: Workload) -> bool:
+    """Whether the workload or MIX_SIMULATE asks for a simulated device."""
+    return workload.simulate or os.environ.get(SIMULATE_VARIABLE, "") not in ("", "0")
+
+
+def refuse_simulation() -> NoReturn:
+    """Raise DeviceError: this version explains simulated devices but cannot load one."""
+    raise DeviceError(
+        "a simulated device cannot be loaded by this version of mix-core; leave out --simulate "
+        f"(or unset {SIMULATE_VARIABLE}), or see its settings with `mix-core explain DEVICE --simulate`"
+    )
 
 
 def ensure_active() -> Activation:

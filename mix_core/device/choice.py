@@ -34,6 +34,8 @@ class Choice:
 
     candidate: Candidate
     index: int
+    index_given: bool
+    """True when the user named the index, so that a whole program may be confined to it."""
     origin: str
     """Who chose: `argument`, `MIX_DEVICE`, `configuration` or `auto`."""
     skipped: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ def choose(
         )
     if needs_device and found.count is not None and index >= found.count:
         raise DeviceError(f"device {wanted} does not exist: {found.count} visible ({found.reason})")
-    return Choice(candidate, index, origin)
+    return Choice(candidate, index, wanted.index is not None, origin)
 
 
 def find_entry(name: str, entries: list[discovery.Entry]) -> discovery.Entry:
@@ -150,4 +152,4 @@ def _choose_auto(entries: list[discovery.Entry], origin: str) -> Choice:
     if not usable:
         raise DeviceError(f"no device is usable: {'; '.join(skipped) or 'no plugin is installed'}")
     best = max(usable, key=lambda candidate: candidate.profile.priority)
-    return Choice(best, 0, origin, tuple(skipped))
+    return Choice(best, 0, False, origin, tuple(skipped))

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import eq, ge, gt, le, lt
+
+_BOUND = re.compile(r"(>=|<=|==|>|<)\s*(\d+(?:\.\d+)*)")
+_COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
+    ">=": ge,
+    "<=": le,
+    "==": eq,
+    ">": gt,
+    "<": lt,
+}
 
 
 class Capability(str, Enum):
@@ -44,6 +55,22 @@ class VersionRange:
 
     bounds: str
     source: str
+
+    def __post_init__(self) -> None:
+        for bound in self.bounds.split(","):
+            if _BOUND.fullmatch(bound.strip()) is None:
+                raise ValueError(f"version bound {bound!r} is not of the form >=1.2 (or >, <=, <, ==)")
+
+    def contains(self, version: str) -> bool:
+        """Whether a version meets all bounds; only its leading numbers count (3.4.0.dev1 is 3.4.0)."""
+        have = _numbers(version)
+        for bound in self.bounds.split(","):
+            operator, limit = _BOUND.fullmatch(bound.strip()).groups()  # type: ignore[union-attr]
+            wanted = _numbers(limit)
+            width = max(len(have), len(wanted))
+            if not _COMPARE[operator](_padded(have, width), _padded(wanted, width)):
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -107,3 +134,13 @@ class DeviceProfile:
     def supports_dtype(self, dtype: str, operator_class: str = "default") -> bool:
         """Whether operators of this class compute in `dtype` (`float32`, `bfloat16`, ...)."""
         return dtype in self.dtypes.get(operator_class, self.dtypes["default"])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 3.3.1.post2 is (3, 3, 1)."""
+    match = re.match(r"\d+(?:\.\d+)*", version.strip())
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def _padded(numbers: tuple[int, ...], width: int) -> tuple[int, ...]:
+    return numbers + (0,) * (width - len(numbers))
