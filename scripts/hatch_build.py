@@ -1,7 +1,7 @@
 """Build hook of the mix-core wheel: puts the C++ sources into it as mix_core/csrc.
 
-A static mapping in pyproject.toml would also copy them into editable installs, where the copy grows stale beside the
-checkout's own.
+A static mapping in pyproject.toml would also copy them into editable installs, where the copy grows stale
+beside the checkout's own.
 """
 
 from __future__ import annotations
