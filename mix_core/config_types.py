@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from mix_core.config_text import parse_yaml
 from mix_core.errors import ConfigError
@@ -110,3 +111,11 @@ def _looks_like(text: str) -> Any:
         return parse_yaml(text, "argument")
     except ConfigError:
         return text
+
+
+def default_text(field: FieldInfo) -> str:
+    """A key's default as one would type it."""
+    default = field.default
+    if isinstance(default, BaseModel) or default is None:
+        return "null"
+    return str(default).lower() if isinstance(default, bool) else str(default)

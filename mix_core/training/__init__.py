@@ -1,0 +1,1 @@
+"""Training: the loop, its optimizer and schedule, checkpoints, evaluation, measurements and the report."""

@@ -1,0 +1,120 @@
+"""The folder of one run: who may use it, what may be removed from it, and its JSON files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mix_core.errors import BadInputError, ConfigError
+from mix_core.training import checkpoint
+
+RECORD = "run.json"
+RESULTS = "results.json"
+METRICS = "metrics.jsonl"
+LOCK = ".lock"
+_OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", "report.html", LOCK)
+"""What runs write, besides checkpoints; overwrite_output_dir removes nothing else."""
+
+
+class RunFolder:
+    """Holds a run folder for this process alone, from `with` to its end.
+
+    Raises:
+        BadInputError: the folder cannot be made or written, or another run is using it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: Any = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / LOCK, "a+", encoding="utf-8")
+        except OSError as error:
+            raise BadInputError(
+                f"output_dir {self.path} cannot be written: {error.strerror}; give another --output_dir"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise BadInputError(
+                f"output_dir {self.path} is in use by a run ({holder}); give another --output_dir, or wait"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}\n")
+        self._lock.flush()
+        checkpoint.clean(self.path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def is_used(self) -> bool:
+        """Whether there is anything in it but the lock."""
+        return any(path.name != LOCK for path in self.path.iterdir())
+
+    def refuse_if_used(self) -> None:
+        """A run that is not resumed wants an empty folder."""
+        if self.is_used():
+            raise ConfigError(
+                f"output_dir {self.path} is not empty; --resume auto goes on with the run in it, "
+                "--overwrite_output_dir true removes that run and starts anew"
+            )
+
+    def empty(self) -> None:
+        """Remove what runs write, and nothing else."""
+        for path in checkpoint.list_checkpoints(self.path):
+            checkpoint.remove(path)
+        for name in _OWN:
+            path = self.path / name
+            if name == LOCK:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def drop_after(self, step: int, *, allowed: bool) -> None:
+        """A run that goes on from `step` cannot share its folder with later checkpoints of another past.
+
+        Raises:
+            ConfigError: there are some and overwrite_output_dir does not allow to remove them.
+        """
+        later = [
+            p for p in checkpoint.list_checkpoints(self.path) if (checkpoint.checkpoint_step(p) or 0) > step
+        ]
+        if later and not allowed:
+            raise ConfigError(
+                f"{self.path} holds {later[-1].name}, after step {step}; --overwrite_output_dir true removes "
+                "checkpoints after the step to resume from, another --output_dir keeps them"
+            )
+        for path in later:
+            checkpoint.remove(path)
+
+    def read_json(self, name: str) -> Any:
+        """The contents of one of the run's JSON files, or None where it is absent or torn."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file so that a reader sees the old one or the new one, never a part."""
+        beside = self.path / f".{name}.new"
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path / name)

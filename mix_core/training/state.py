@@ -1,0 +1,253 @@
+"""Training state in files: sharded safetensors whose pieces know their place in the whole, and a manifest.
+
+A folder `training_state/` holds `NAME-00001-of-00002.safetensors` files and `manifest.json`:
+
+    {"format": "mix_core.training_state", "version": 1, "step": 300,
+     "state": {...plain values: place in the data, seeds, configuration...},
+     "tensors": {"optimizer.mean.visual.merger.mlp.0.weight":
+                   {"dtype": "F32", "shape": [80, 64],
+                    "pieces": [{"file": "state-00001-of-00001.safetensors", "key": "...",
+                                "offset": [0, 0], "shape": [80, 64]}]}},
+     "files": {"../model.safetensors": {"bytes": 1234, "sha256": "..."}}}
+
+`offset` is where a piece starts in the whole tensor, so that pieces written by some number of devices are
+read by any other number. `files` covers every file of the checkpoint but the manifest, which is written last:
+a folder whose manifest fits its files is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mix_core.errors import CheckpointError, WeightsError
+from mix_core.models.common.tensor_files import StoredTensor, read_header
+
+FOLDER = "training_state"
+MANIFEST = "manifest.json"
+FORMAT = "mix_core.training_state"
+VERSION = 1
+MAX_SHARD_BYTES = 4 << 30
+
+_DTYPES = {
+    "float32": "F32",
+    "float64": "F64",
+    "float16": "F16",
+    "uint16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a tensor: the values, and where in the whole they stand."""
+
+    values: np.ndarray
+    offset: tuple[int, ...]
+    whole: tuple[int, ...]
+    """Shape of the whole tensor."""
+
+
+def whole_piece(values: np.ndarray) -> Piece:
+    """A tensor that one device holds entirely."""
+    return Piece(values, (0,) * values.ndim, values.shape)
+
+
+def write_pieces(
+    folder: Path, stem: str, tensors: Iterable[tuple[str, Piece]], *, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> dict[str, Any]:
+    """Write pieces into files of at most `max_shard_bytes` and return the manifest's `tensors`.
+
+    A piece larger than that gets a file of its own.
+    """
+    shards: list[list[tuple[str, Piece]]] = [[]]
+    held = 0
+    for name, piece in tensors:
+        if shards[-1] and held + piece.values.nbytes > max_shard_bytes:
+            shards.append([])
+            held = 0
+        shards[-1].append((name, piece))
+        held += piece.values.nbytes
+    entries: dict[str, Any] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / file, {name: piece.values for name, piece in shard})
+        for name, piece in shard:
+            entries[name] = {
+                "dtype": _DTYPES[piece.values.dtype.name],
+                "shape": list(piece.whole),
+                "pieces": [
+                    {
+                        "file": file,
+                        "key": name,
+                        "offset": list(piece.offset),
+                        "shape": list(piece.values.shape),
+                    }
+                ],
+            }
+    return entries
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays one after another, without a copy of them all in memory."""
+    header: dict[str, Any] = {}
+    position = 0
+    for name, values in tensors.items():
+        end = position + values.nbytes
+        header[name] = {
+            "dtype": _DTYPES[values.dtype.name],
+            "shape": list(values.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for values in tensors.values():
+            file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_manifest(folder: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Write the manifest of a checkpoint whose files are all there; `folder` is its training_state folder."""
+    files = {}
+    for path in sorted(folder.parent.rglob("*")):
+        if path.is_file() and path != folder / MANIFEST:
+            name = os.path.relpath(path, folder)
+            files[name] = {"bytes": path.stat().st_size, "sha256": checksum(path)}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": step,
+        "state": dict(state),
+        "tensors": dict(tensors),
+        "files": files,
+    }
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file)
+        )
+
+
+def _digest(file: Any) -> str:
+    """hashlib.file_digest of Python 3.11, for 3.10."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or another version wrote it.
+    """
+    path = checkpoint / FOLDER / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{checkpoint} has no {FOLDER}/{MANIFEST}: it is no training checkpoint; to start from its "
+            "weights give model_name_or_path"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not the manifest of a training state")
+    if manifest.get("version") != VERSION:
+        raise CheckpointError(f"{path} has version {manifest.get('version')}, this mix-core reads {VERSION}")
+    return manifest
+
+
+def faults(checkpoint: Path, *, checksums: bool = True) -> Iterator[str]:
+    """What keeps a checkpoint from being whole, one sentence each; nothing when it is."""
+    try:
+        manifest = read_manifest(checkpoint)
+        files = dict(manifest["files"])
+    except CheckpointError as error:
+        yield str(error)
+        return
+    except (KeyError, TypeError, ValueError):
+        yield f"{checkpoint / FOLDER / MANIFEST} lists no files"
+        return
+    for name, entry in files.items():
+        path = Path(os.path.normpath(checkpoint / FOLDER / name))
+        if not path.is_relative_to(os.path.normpath(checkpoint)):
+            yield f"the manifest names {name}, outside of {checkpoint}"
+        elif not path.is_file():
+            yield f"{path} is missing"
+        elif path.stat().st_size != entry["bytes"]:
+            yield f"{path} is truncated: {path.stat().st_size} bytes, expected {entry['bytes']}"
+        elif checksums and checksum(path) != entry["sha256"]:
+            yield f"{path} is damaged: its checksum is not the manifest's"
+
+
+class StateReader:
+    """The tensors of a checkpoint's training state, put together from their pieces when asked for."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.folder = checkpoint / FOLDER
+        self.manifest = read_manifest(checkpoint)
+        self._headers: dict[str, dict[str, StoredTensor]] = {}
+
+    def names(self, prefix: str = "") -> list[str]:
+        return [name for name in self.manifest["tensors"] if name.startswith(prefix)]
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole tensor.
+
+        Raises:
+            CheckpointError: it is not there, or its pieces do not cover it.
+        """
+        entry = self.manifest["tensors"].get(name)
+        if entry is None:
+            raise CheckpointError(
+                f"{self.folder} holds no {name}; it was written by another model or optimizer"
+            )
+        shape = tuple(entry["shape"])
+        pieces = [(piece, self._piece(piece)) for piece in entry["pieces"]]
+        if sum(values.size for _, values in pieces) != int(np.prod(shape, dtype=np.int64)):
+            raise CheckpointError(f"{self.folder}: the pieces of {name} do not cover its shape {shape}")
+        if len(pieces) == 1:
+            return np.array(pieces[0][1]).reshape(shape)
+        whole = np.empty(shape, dtype=pieces[0][1].dtype)
+        for piece, values in pieces:
+            whole[tuple(slice(o, o + n) for o, n in zip(piece["offset"], piece["shape"]))] = values
+        return whole
+
+    def _piece(self, piece: Mapping[str, Any]) -> np.ndarray:
+        file = piece["file"]
+        if file not in self._headers:
+            if Path(file).name != file:
+                raise CheckpointError(
+                    f"{self.folder / MANIFEST} names the file {file}, outside of its folder"
+                )
+            try:
+                self._headers[file] = read_header(self.folder / file)
+            except (WeightsError, OSError) as error:
+                raise CheckpointError(f"{self.folder / file} cannot be read: {error}") from None
+        stored = self._headers[file].get(piece["key"])
+        if stored is None or list(stored.shape) != list(piece["shape"]):
+            raise CheckpointError(f"{self.folder / file} lacks {piece['key']} of shape {piece['shape']}")
+        return stored.read()
