@@ -61,6 +61,8 @@ def config_dict(size: Size) -> dict[str, Any]:
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
         "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
         "tie_word_embeddings": True,
         "rope_parameters": rope,
     }
@@ -79,6 +81,7 @@ def config_dict(size: Size) -> dict[str, Any]:
         "in_channels": CHANNELS,
         "hidden_act": "silu",
         "tokens_per_second": 4,
+        "initializer_range": 0.02,
     }
     return {
         "model_type": "qwen2_5_vl",

@@ -35,7 +35,7 @@ def test_golden_holds_the_options_of_the_design(maker):
         "mix-core explain DEVICE required",
         "mix-core explain --simulate",
         "mix-core doctor --json",
-        "mix-core run --device VALUE required",
+        "mix-core run --device VALUE",
         "mix-core data digits --out VALUE required",
         "alias train_batch_size -> per_device_train_batch_size",
     )
