@@ -1,0 +1,49 @@
+"""Which parameters learn under each freezing key."""
+
+from __future__ import annotations
+
+import pytest
+
+from mix_core.config import load_config
+from mix_core.errors import ConfigError
+from mix_core.training.freeze import frozen_names
+
+NAMES = [
+    "visual.patch_embed.proj.weight",
+    "visual.blocks.0.attn.qkv.weight",
+    "visual.merger.mlp.0.weight",
+    "model.embed_tokens.weight",
+    "model.layers.0.self_attn.q_proj.weight",
+    "lm_head.weight",
+]
+TOWER, MERGER, LANGUAGE = NAMES[:3], NAMES[2:3], NAMES[3:]
+
+
+def frozen(**keys: str) -> set[str]:
+    return frozen_names(NAMES, load_config(arguments=keys))
+
+
+def test_each_key_freezes_its_part():
+    assert frozen() == set()
+    assert frozen(freeze_vit="true") == set(TOWER)
+    assert frozen(fix_vit="true") == set(TOWER)
+    assert frozen(freeze_mlp="true") == set(MERGER)
+    assert frozen(freeze_llm="true") == set(LANGUAGE)
+    assert frozen(freeze_include="*attn*") == {NAMES[1], NAMES[4]}
+
+
+def test_exclude_thaws_what_any_key_froze():
+    assert frozen(freeze_include="*visual*", freeze_exclude="*visual.merger*") == set(TOWER) - set(MERGER)
+    assert frozen(freeze_vit="true", freeze_exclude="visual.merger.*") == set(TOWER) - set(MERGER)
+    assert frozen(freeze_exclude="*visual*") == set()
+
+
+def test_a_pattern_without_a_match_and_a_wholly_frozen_model_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"freeze_include '\*vision\*' matches no parameter; the model has lm_head"
+    ):
+        frozen(freeze_include="*vision*")
+    with pytest.raises(ConfigError, match="freeze_exclude 'x' matches no parameter"):
+        frozen(freeze_vit="true", freeze_exclude="x")
+    with pytest.raises(ConfigError, match="every parameter is frozen"):
+        frozen(freeze_vit="true", freeze_llm="true")
