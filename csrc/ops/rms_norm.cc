@@ -1,11 +1,8 @@
 #include "ops/rms_norm.h"
 
-#include <omp.h>
-
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "mix/parallel.h"
 #include "mix/vector.h"
 
 namespace mix {
@@ -47,19 +44,9 @@ void rms_norm_forward(const float* x, const float* weight, float eps, int64_t ro
 
 void rms_norm_backward(const float* x, const float* weight, const float* inv_rms, const float* d_out, int64_t rows,
                        int64_t dim, float* dx, float* d_weight) {
-  // One partial weight gradient a thread, added in thread order: the same result for the same thread count.
-  const int threads = omp_get_max_threads();
-  std::vector<float> partial(static_cast<size_t>(threads) * dim, 0.0f);
-#pragma omp parallel num_threads(threads)
-  {
-    float* own = partial.data() + static_cast<size_t>(omp_get_thread_num()) * dim;
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; ++r)
-      backward_row(x + r * dim, weight, inv_rms[r], d_out + r * dim, dim, dx + r * dim, own);
-  }
-  std::fill_n(d_weight, dim, 0.0f);
-  for (int t = 0; t < threads; ++t)
-    for (int64_t j = 0; j < dim; ++j) d_weight[j] += partial[static_cast<size_t>(t) * dim + j];
+  sum_rows(rows, dim, d_weight, [&](int64_t r, float* sum) {
+    backward_row(x + r * dim, weight, inv_rms[r], d_out + r * dim, dim, dx + r * dim, sum);
+  });
 }
 
 }  // namespace mix

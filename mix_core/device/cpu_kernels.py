@@ -101,9 +101,18 @@ def _turn(x: Any, cos: Any, sin: Any) -> Any:
     return _run("mix_rotary", flat, cos, sin).reshape(x.shape)
 
 
+def linear(x: Any, weight_IO: Any, bias_O: Any) -> Any:
+    if bias_O is None:
+        from paddle import _C_ops
+
+        return _C_ops.matmul(x, weight_IO, False, False)
+    return _run("mix_linear", x, weight_IO, bias_O)
+
+
 _KERNELS = {
     "attention": attention,
     "attention_packed": attention_packed,
+    "linear": linear,
     "rms_norm": rms_norm,
     "rotary": rotary,
     "swiglu": swiglu,

@@ -6,8 +6,12 @@
 // parallel region with a shared counter, or `schedule(static)`, which needs no entry point.
 #pragma once
 
+#include <omp.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 namespace mix {
 
@@ -21,6 +25,23 @@ void parallel_tasks(int64_t count, MakeState make_state, Body body) {
     auto state = make_state();
     for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i, state);
   }
+}
+
+// total[j] = the sum over r of what add(r, sum) adds to sum[j]: one partial sum a thread, added in thread order,
+// so the result is the same for the same number of threads.
+template <typename Add>
+void sum_rows(int64_t rows, int64_t width, float* total, Add add) {
+  const int threads = omp_get_max_threads();
+  std::vector<float> partial(static_cast<size_t>(threads) * width, 0.0f);
+#pragma omp parallel num_threads(threads)
+  {
+    float* own = partial.data() + static_cast<size_t>(omp_get_thread_num()) * width;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) add(r, own);
+  }
+  std::fill_n(total, width, 0.0f);
+  for (int t = 0; t < threads; ++t)
+    for (int64_t j = 0; j < width; ++j) total[j] += partial[static_cast<size_t>(t) * width + j];
 }
 
 }  // namespace mix
