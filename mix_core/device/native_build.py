@@ -1,8 +1,8 @@
 """Build and load the C++ operators of the CPU, once a process.
 
-Two libraries: `mix_kernels` holds the Paddle-free kernels and is linked with every symbol resolved, so that an
-OpenMP entry point the wheel's own runtime lacks fails here and never binds to a second runtime; `mix_ops`
-registers them with Paddle.
+Two libraries: `mix_kernels` holds the Paddle-free kernels and is linked with every symbol resolved, so that
+an OpenMP entry point the wheel's own runtime lacks fails here and never binds to a second runtime;
+`mix_ops` registers them with Paddle.
 """
 
 from __future__ import annotations
