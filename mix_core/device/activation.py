@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
@@ -281,10 +282,11 @@ def _reexecute(target: dict[str, str]) -> None:
 
 
 def _import_paddle(name: str) -> Any:
-    """Import paddle without its two lines about OMP_NUM_THREADS, which is set on purpose."""
+    """Import paddle without its words about OMP_NUM_THREADS, set on purpose, and about a missing ccache."""
     noise = io.StringIO()
     try:
-        with contextlib.redirect_stderr(noise):
+        with contextlib.redirect_stderr(noise), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No ccache found")
             import paddle
     except (ImportError, OSError, RuntimeError) as error:
         raise DeviceError(

@@ -183,7 +183,7 @@ def _probe(entry: discovery.Entry, environ: Mapping[str, str]) -> _Probed:
 def _probe_all(
     entries: list[discovery.Entry], environ: Mapping[str, str]
 ) -> tuple[list[Finding], discovery.Entry | None]:
-    """Probe every plugin: the findings, and what `auto` would take (None when one is broken or none usable)."""
+    """Probe every plugin: the findings, and what `auto` would take, None where it would stop."""
     probed = [_probe(choice.find_entry(entry.name, entries), environ) for entry in entries]
     findings = [item.finding(required=False) for item in probed]
     usable = [item for item in probed if item.state == "usable"]

@@ -1,4 +1,4 @@
-"""Device names as users write them: `npu`, `npu:1`, `auto`. One parser, exact match, nothing by substring."""
+"""Device names as users write them: `NAME`, `NAME:INDEX`, `auto`. One parser, exact match, no substrings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_device(text: str) -> DeviceName:
     if match is None:
         raise BadInputError(
             f"device {text!r} is not of the form NAME or NAME:INDEX "
-            "(small letters, digits and _; for example npu or npu:1)"
+            "(small letters, digits and _; for example cpu or cpu:0)"
         )
     name, index = match.groups()
     if name == AUTO and index is not None:

@@ -1,4 +1,4 @@
-"""What `mix_probe` may look at: device files, installed distributions, version files. No paddle, no device."""
+"""What `mix_probe` may look at: device files, installed distributions and version files."""
 
 from __future__ import annotations
 

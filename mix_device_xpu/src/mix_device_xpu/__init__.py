@@ -1,0 +1,1 @@
+"""The mix-core device plugin for Baidu Kunlun XPUs."""

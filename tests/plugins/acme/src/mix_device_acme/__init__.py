@@ -1,0 +1,1 @@
+"""The imaginary ACME accelerator as a mix-core device."""

@@ -1,0 +1,34 @@
+"""Put plugin distributions of this folder where importlib.metadata finds them, without running an installer.
+
+For each one a `.dist-info` folder with its metadata and entry points is written, as an installer would; the
+code stays in its `src` folder. tests/integration installs the real ones with pip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings tomli
+    import tomli as tomllib
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def install(names: Iterable[str], target: Path) -> list[str]:
+    """Write the metadata of the named folders into `target`; returns what has to be on the import path."""
+    path = [str(target)]
+    for name in names:
+        project = tomllib.loads((FOLDER / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        folder = target / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        folder.mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        (folder / "METADATA").write_text(metadata, encoding="utf-8")
+        lines = []
+        for group, points in project["entry-points"].items():
+            lines += [f"[{group}]", *(f"{point} = {value}" for point, value in points.items())]
+        (folder / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path.append(str(FOLDER / name / "src"))
+    return path

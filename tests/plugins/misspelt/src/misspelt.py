@@ -1,0 +1,27 @@
+"""Implements mix_enviroment, which is a misspelling."""
+
+from __future__ import annotations
+
+from mix_core.plugin_api import DeviceProfile, DeviceRuntime, PaddleRuntime, Probe, hookimpl
+
+MIX_PLUGIN_API = (1, 0)
+
+
+@hookimpl
+def mix_probe() -> Probe:
+    return Probe("usable", 1, "always here")
+
+
+@hookimpl
+def mix_profile() -> DeviceProfile:
+    return DeviceProfile("misspelt", "cpu", "Test", 50, {"default": ("float32",)})
+
+
+@hookimpl
+def mix_runtime(index: int) -> DeviceRuntime:
+    return PaddleRuntime("cpu", index)
+
+
+@hookimpl
+def mix_enviroment(workload: object) -> None:
+    raise AssertionError("nobody may call this")
