@@ -59,10 +59,12 @@ venv: $(PY)
 install: $(VENV)/.installed
 install-tests: $(VENV)/.installed-tests
 
-# -- the main job -----------------------------------------------------------------------------------------------
+# -- the main job: a finished run is shown, an interrupted one goes on, AGAIN=1 starts anew -----------------------
 
 train: $(VENV)/.installed
-	@RUN='$(RUN)' AGAIN='$(AGAIN)' PY='$(PY)' scripts/train_main_job
+	@$(PY) -m mix_core.train --recipe digits --output_dir '$(RUN)' \
+	  $(if $(AGAIN),--overwrite_output_dir true,--resume auto)
+	@echo "report: $(abspath $(RUN))/report.html"
 
 # -- tests and linters ------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +21,8 @@ def script(path: Path, text: str) -> Path:
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
     for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
+        if not (folder / name).exists():
+            shutil.copy(ROOT / name, folder)
     return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=60)
 
 
@@ -50,51 +51,52 @@ def test_a_missing_python_is_named(tmp_path):
 
 
 @pytest.fixture
-def train(tmp_path):
-    """Runs scripts/train_main_job with an interpreter that writes down what it was asked to run."""
-    log = tmp_path / "asked.txt"
-    python = script(
-        tmp_path / "python",
-        f'#!/bin/sh\nif [ "$1" = - ]; then exec {sys.executable} "$@"; fi\necho "$@" >> {log}\n'
-        f"mkdir -p {tmp_path}/run && echo made > {tmp_path}/run/report.html\n",
-    )
-
-    def call(again: str = "") -> tuple[str, str]:
-        environment = {
-            "RUN": str(tmp_path / "run"),
-            "AGAIN": again,
-            "PY": str(python),
-            "PATH": "/usr/bin:/bin",
-        }
-        done = subprocess.run(
-            [ROOT / "scripts" / "train_main_job"], env=environment, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout, log.read_text() if log.exists() else ""
-
-    return call
+def installed(tmp_path):
+    """A folder with everything installed, and an interpreter that writes down what it is to run."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    script(tmp_path / ".venv" / "bin" / "python", '#!/bin/sh\necho "$@" >> asked.txt\n')
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for stamp in (".installed", ".installed-tests"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
 
 
-def finish(run: Path) -> None:
-    run.mkdir(exist_ok=True)
-    (run / "results.json").write_text(json.dumps({"digit_exact": 0.97, "box_iou": 0.5}))
-    (run / "report.html").write_text("<html>")
+def asked(folder: Path) -> list[str]:
+    path = folder / "asked.txt"
+    return path.read_text().splitlines() if path.exists() else []
 
 
-def test_the_first_call_trains_and_an_interrupted_run_goes_on(train, tmp_path):
-    said, asked = train()
-    assert "--recipe digits" in asked and "--resume auto" in asked
-    assert f"report: {tmp_path}/run/report.html" in said
+def test_train_goes_on_with_what_is_there(installed):
+    done = make(installed, "train", "RUN=runs/mine")
+    assert done.returncode == 0, done.stderr
+    assert asked(installed) == ["-m mix_core.train --recipe digits --output_dir runs/mine --resume auto"]
+    assert f"report: {installed}/runs/mine/report.html" in done.stdout
 
 
-def test_a_finished_run_is_shown_and_not_trained(train, tmp_path):
-    finish(tmp_path / "run")
-    said, asked = train()
-    assert asked == ""
-    assert "0.9700" in said and f"report: {tmp_path}/run/report.html" in said and "AGAIN=1" in said
+def test_again_starts_anew(installed):
+    make(installed, "train", "AGAIN=1")
+    assert asked(installed) == [
+        "-m mix_core.train --recipe digits --output_dir runs/digits --overwrite_output_dir true"
+    ]
 
 
-def test_again_trains_a_finished_run_anew(train, tmp_path):
-    finish(tmp_path / "run")
-    _, asked = train(again="1")
-    assert "--resume no --overwrite_output_dir true" in asked
+def test_a_changed_pyproject_installs_again_and_torch_first(installed):
+    assert make(installed, "install-tests").returncode == 0
+    assert asked(installed) == []
+    later = (installed / ".venv" / ".installed").stat().st_mtime + 10
+    os.utime(installed / "pyproject.toml", (later, later))
+    assert make(installed, "install-tests", "TORCH_INDEX=https://wheels.example/cpu").returncode == 0
+    installs = [line.split(" install ")[1] for line in asked(installed)]
+    assert installs == [
+        "--quiet --editable .[cpu]",
+        "--quiet --index-url https://wheels.example/cpu torch==2.13.0",
+        "--quiet transformers==5.3.0 --editable .[cpu,video,test,lint]",
+    ]
+
+
+def test_a_failed_install_is_tried_again(installed):
+    (installed / ".venv" / ".installed").unlink()
+    script(installed / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")
+    assert make(installed, "train").returncode == 2
+    assert not (installed / ".venv" / ".installed").exists()

@@ -33,6 +33,8 @@ def help_lines(tree: ast.AST) -> set[int]:
             add(node.value)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             add(node)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "USAGE":
+            add(node)
     return lines
 
 
