@@ -18,6 +18,8 @@ LAYERS = (
     ("cli", "train", "conformance", "scaffold"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+# One thing seen from two sides: plugin_api is the device layer's face, `python -m mix_core.train` the command's.
+FACES = ({"device", "plugin_api"}, {"cli", "train"})
 TOP = len(LAYERS)  # mix_core/__init__.py: the public face, above all
 
 
@@ -53,6 +55,22 @@ def upward_imports(sources: dict[str, str]) -> list[str]:
     return sorted(found)
 
 
+def mutual_imports(sources: dict[str, str]) -> list[str]:
+    """Pairs of rooms of one layer that import each other, so that neither can be read alone."""
+    edges: dict[tuple[str, str], str] = {}
+    for path, text in sources.items():
+        own = room_of(path.removesuffix(".py").replace("/", "."))
+        for line, module in imported_modules(path, text):
+            target = room_of(module)
+            if own and target and own != target:
+                edges.setdefault((own, target), f"{path}:{line}")
+    return [
+        f"{a} and {b} import each other: {edges[a, b]}, {edges[b, a]}"
+        for a, b in edges
+        if a < b and (b, a) in edges and {a, b} not in FACES
+    ]
+
+
 def rooms_without_a_layer(sources: dict[str, str]) -> list[str]:
     modules = {path.removesuffix(".py").replace("/", ".") for path in sources}
     return sorted(module for module in modules if room_of(module) is None and module != "mix_core.__init__")
@@ -79,6 +97,10 @@ def private_imports_of_plugins(sources: dict[str, str]) -> list[str]:
 
 def test_imports_point_downward(core_sources):
     assert upward_imports(core_sources) == []
+
+
+def test_no_two_rooms_import_each_other(core_sources):
+    assert mutual_imports(core_sources) == []
 
 
 def test_every_room_has_a_layer(core_sources):
@@ -109,6 +131,13 @@ def test_checks_see_wrong_directions():
     assert upward_imports(bad) == [
         "mix_core/data/loader.py:1 (data) imports training, which lies above it",
         "mix_core/ops/attention.py:2 (ops) imports models, which lies above it",
+    ]
+    both = {
+        "mix_core/data/a.py": "from mix_core.models import registry\n",
+        "mix_core/models/b.py": "import mix_core.data.images\n",
+    }
+    assert mutual_imports(both) == [
+        "data and models import each other: mix_core/data/a.py:1, mix_core/models/b.py:1"
     ]
     assert rooms_without_a_layer({"mix_core/helpers/misc.py": ""}) == ["mix_core.helpers.misc"]
     plugin = "from mix_core.device import profile\nfrom mix_core import ops\nimport mix_core.plugin_api\n"
