@@ -51,7 +51,9 @@ def attention(
     window: int | None,
     scale: float | None,
     mask_BNSS: Any = None,
+    dropout: float = 0.0,
 ) -> Any:
+    _no_dropout(dropout)
     B, S, N, H = q_BSNH.shape
     keys, K = k_BSKH.shape[1], k_BSKH.shape[2]
     scale = H**-0.5 if scale is None else scale
@@ -77,10 +79,17 @@ def attention_packed(
     causal: bool,
     window: int | None,
     scale: float | None,
+    dropout: float = 0.0,
 ) -> Any:
+    _no_dropout(dropout)
     scale = q_TNH.shape[-1] ** -0.5 if scale is None else scale
     starts = _segments(tuple(cu_seqlens.tolist()))
     return _run("mix_attention", q_TNH, k_TKH, v_TKH, starts, starts, None, causal, window or 0, float(scale))
+
+
+def _no_dropout(dropout: float) -> None:
+    if dropout:
+        raise ValueError(f"the CPU's attention kernels take no dropout, got {dropout}: use the reference")
 
 
 def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
