@@ -28,11 +28,15 @@ def slow_files() -> list[str]:
     return sorted({line.split("::")[0] for line in listing.stdout.splitlines() if "::" in line})
 
 
+def quarter_of(files: list[str], quarter: int) -> list[str]:
+    return files[quarter::QUARTERS]
+
+
 def main() -> int:
     quarter, extra = int(sys.argv[1]), sys.argv[2:]
     if not 0 <= quarter < QUARTERS:
         sys.exit(f"quarter {quarter} does not exist: give 0 to {QUARTERS - 1}")
-    chosen = slow_files()[quarter::QUARTERS]
+    chosen = quarter_of(slow_files(), quarter)
     print(f"slow tests, quarter {quarter} of 0..{QUARTERS - 1}: {' '.join(chosen) or 'no file'}", flush=True)
     if not chosen:
         return 0

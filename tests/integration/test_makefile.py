@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -100,3 +101,13 @@ def test_a_failed_install_is_tried_again(installed):
     script(installed / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")
     assert make(installed, "train").returncode == 2
     assert not (installed / ".venv" / ".installed").exists()
+
+
+def test_the_four_quarters_hold_every_slow_test_once():
+    spec = importlib.util.spec_from_file_location("slow_quarter", ROOT / "scripts" / "slow_quarter.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    files = script.slow_files()
+    assert "tests/integration/test_packaging_wheels.py" in files
+    dealt = [path for quarter in range(4) for path in script.quarter_of(files, quarter)]
+    assert sorted(dealt) == files

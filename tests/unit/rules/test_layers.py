@@ -18,7 +18,7 @@ LAYERS = (
     ("cli", "train", "conformance", "scaffold"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-# One thing seen from two sides: plugin_api is the device layer's face, `python -m mix_core.train` the command's.
+# One thing seen from two sides: plugin_api is the device layer's face, mix_core.train the command's.
 FACES = ({"device", "plugin_api"}, {"cli", "train"})
 TOP = len(LAYERS)  # mix_core/__init__.py: the public face, above all
 
