@@ -36,7 +36,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     family = get_family("qwen2_5_vl")
     model = family.build(family.config_from_dict(workload.config_dict(size)))
     family.init_weights(model, 0)
-    optimizer = AdamW(model)
+    optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
     batch = workload.batch(size, arguments.seq)
     prompt = {name: array for name, array in batch.items() if name != "labels"}
 

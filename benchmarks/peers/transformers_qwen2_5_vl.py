@@ -27,7 +27,9 @@ def main() -> None:
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(**workload.config_dict(size))
     model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").to(dtype)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=workload.LEARNING_RATE, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=workload.LEARNING_RATE, weight_decay=workload.WEIGHT_DECAY, fused=True
+    )
 
     batch = {name: torch.from_numpy(array) for name, array in workload.batch(size, arguments.seq).items()}
     batch["pixel_values"] = batch["pixel_values"].to(dtype)
