@@ -156,7 +156,7 @@ class Processor:
 
         Keys: input_ids (S,), labels (S,), position_ids (3, S), int64; and those of `VisionInputs.cut`. The
         ids are those that `__call__` gives for the same text. Learned are the assistant's texts with the end
-        token after each (``train_on_prompt``: all but the places of pictures; ``mask_history``: only the last).
+        token after each; ``mask_history``: only the last one; ``train_on_prompt``: all but pictures' places.
         Raises DataError that begins with ``describe``, the sample's place in its data set.
         """
         if on_too_long not in ("error", "skip"):
