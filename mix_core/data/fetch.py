@@ -77,7 +77,10 @@ def _get(
             return response.headers.get("Location", ""), None
         if response.status != 200:
             raise OSError(f"the server answered {response.status} {response.reason}")
-        return "", _read(response, max_bytes)
+        body = _read(response, max_bytes)
+        if time.monotonic() >= deadline:  # the watchdog's end looks like the end of a body of unknown length
+            raise TimeoutError("the transfer was cut off")
+        return "", body
     finally:
         watchdog.cancel()
         connection.close()
