@@ -1,0 +1,1 @@
+"""Data: readers, mixing, packing, pictures and video, batches, and the bundled sample."""
