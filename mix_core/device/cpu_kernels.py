@@ -6,6 +6,8 @@ All take float32. A machine that cannot build csrc runs the references, and says
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from mix_core.device import native_build
 from mix_core.device.values import Kernel, KernelRequest
 
+ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
 REASON = "fused, threaded and without a transposed copy (docs/performance.md)"
 
 
@@ -51,9 +54,7 @@ def attention(
     window: int | None,
     scale: float | None,
     mask_BNSS: Any = None,
-    dropout: float = 0.0,
 ) -> Any:
-    _no_dropout(dropout)
     B, S, N, H = q_BSNH.shape
     keys, K = k_BSKH.shape[1], k_BSKH.shape[2]
     scale = H**-0.5 if scale is None else scale
@@ -79,17 +80,10 @@ def attention_packed(
     causal: bool,
     window: int | None,
     scale: float | None,
-    dropout: float = 0.0,
 ) -> Any:
-    _no_dropout(dropout)
     scale = q_TNH.shape[-1] ** -0.5 if scale is None else scale
     starts = _segments(tuple(cu_seqlens.tolist()))
     return _run("mix_attention", q_TNH, k_TKH, v_TKH, starts, starts, None, causal, window or 0, float(scale))
-
-
-def _no_dropout(dropout: float) -> None:
-    if dropout:
-        raise ValueError(f"the CPU's attention kernels take no dropout, got {dropout}: use the reference")
 
 
 def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
@@ -118,7 +112,35 @@ def linear(x: Any, weight_IO: Any, bias_O: Any) -> Any:
     return _run("mix_linear", x, weight_IO, bias_O)
 
 
+class _AdamWSettings(ctypes.Structure):
+    """MixAdamW of csrc/ops/adamw.h."""
+
+    _fields_ = (*((name, ctypes.c_double) for name in ADAMW_SETTINGS), ("step", ctypes.c_int64))
+
+
+def adamw(
+    parameters: Sequence[Any],
+    gradients: Sequence[Any],
+    means: Sequence[Any],
+    squares: Sequence[Any],
+    *,
+    step: int,
+    **settings: float,
+) -> None:
+    """Update all tensors in place in one call; `settings` are those of ADAMW_SETTINGS."""
+    count = len(parameters)
+    gradients = [gradient.contiguous() for gradient in gradients]
+    pointers = [
+        (ctypes.c_void_p * count)(*(tensor.data_ptr() for tensor in tensors))
+        for tensors in (parameters, gradients, means, squares)
+    ]
+    sizes = (ctypes.c_int64 * count)(*(int(tensor.size) for tensor in parameters))
+    update = _AdamWSettings(**settings, step=step)
+    native_build.load().kernels.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
+
+
 _KERNELS = {
+    "adamw": adamw,
     "attention": attention,
     "attention_packed": attention_packed,
     "linear": linear,

@@ -7,6 +7,7 @@ an OpenMP entry point the wheel's own runtime lacks fails here and never binds t
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class NativeOps:
 
     library: Path | None
     reason: str
+    kernels: ctypes.CDLL | None = None
+    """The Paddle-free library, for kernels that autograd must not see."""
 
 
 @lru_cache(maxsize=1)
@@ -77,7 +80,7 @@ def _build() -> NativeOps:
         *("-l:libpaddle.so", "-l:libphi_core.so", "-l:libcommon.so"),
     )
     library = native.build("libmix_ops", [unit for unit in units if unit.stem.endswith("_op")], bindings)
-    return NativeOps(library, f"sources in {root}")
+    return NativeOps(library, f"sources in {root}", ctypes.CDLL(str(kernels)))
 
 
 def _only_paddles_openmp(libs: Path) -> Path:

@@ -224,3 +224,31 @@ def test_every_instruction_set_passes_the_same_tests(isa: str) -> None:
     environment = {**os.environ, "MIX_CPU_ISA": isa}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_adamw_over_many_tensors_in_place() -> None:
+    rng = np.random.default_rng(8)
+    shapes = [(3,), (1,), (40_000,), (17, 33)]
+    parameters, gradients, means, squares = (tensors(rng, *shapes) for _ in range(4))
+    squares = [paddle.to_tensor(np.abs(x.numpy())) for x in squares]
+    before = [
+        [x.numpy().astype(np.float64) for x in group] for group in (parameters, gradients, means, squares)
+    ]
+    rate, beta1, beta2, epsilon, decay, scale, step = 0.01, 0.9, 0.95, 1e-8, 0.1, 0.25, 3
+    cpu_kernels.adamw(
+        *(parameters, gradients, means, squares),
+        step=step,
+        learning_rate=rate,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        weight_decay=decay,
+        grad_scale=scale,
+    )
+    for i, (p, g, m, v) in enumerate(zip(*before)):
+        g = g * scale
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        change = m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + epsilon)
+        assert_close(parameters[i].numpy(), p * (1 - rate * decay) - rate * change, f"parameter {i}")
+        assert_close(means[i].numpy(), m, f"mean {i}")
+        assert_close(squares[i].numpy(), v, f"square {i}")
