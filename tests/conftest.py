@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
+from plugins.installed import FOLDER as PLUGINS
+from plugins.installed import install
 
 from mix_core.device import choice, composition, settings
 from mix_core.device.values import Workload
@@ -24,3 +29,69 @@ def pytest_configure(config: pytest.Config) -> None:
     candidate = choice.choose("cpu", None, user).candidate
     rows = composition.compose(candidate, Workload(), user).rows
     settings.apply(settings.exported(rows, os.environ), os.environ)
+
+
+@pytest.fixture
+def use_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install distributions of tests/plugins into this process for a test: `use_plugins("acme", "rusty")`."""
+    before = set(sys.modules)
+
+    def use(*names: str) -> None:
+        for entry in reversed(install(names, tmp_path / "site")):
+            monkeypatch.syspath_prepend(entry)
+
+    yield use
+    for name in set(sys.modules) - before:
+        origin = getattr(sys.modules[name], "__file__", None) or ""
+        if Path(origin).is_relative_to(PLUGINS):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def clean_environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a shell that knows nothing of mix-core, for processes that tests start."""
+    environ = settings.user_environment(os.environ)
+    for name in [name for name in environ if name.startswith(("MIX_", "FLAGS_", "OMP_", "MALLOC_", "ACME_"))]:
+        del environ[name]
+    return environ | {"MIX_CACHE": os.environ.get("MIX_CACHE", str(Path.home() / ".cache" / "mix_core"))}
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, clean_environment: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a Python program in a process of its own: `start(["-c", code], plugins=["acme"], NAME="value")`."""
+
+    def run(
+        arguments: Sequence[str], *, plugins: Sequence[str] = (), timeout_s: float = 120.0, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        environ = clean_environment | variables
+        if plugins:
+            path = install(plugins, tmp_path / "site")
+            environ["PYTHONPATH"] = os.pathsep.join(path)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    return run
+
+
+@pytest.fixture
+def acme_cards(tmp_path: Path) -> Callable[[int], str]:
+    """Make a device folder with so many ACME cards, for $ACME_DEV."""
+
+    def make(count: int, *, driver: bool = True) -> str:
+        folder = tmp_path / "dev"
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"acme{number}").touch()
+        if driver:
+            (folder / "acmectl").touch()
+        return str(folder)
+
+    return make

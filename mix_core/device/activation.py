@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from mix_core.errors import DeviceError, MixError
 
 SIMULATE_VARIABLE = "MIX_SIMULATE"
 REEXEC_VARIABLE = "MIX_REEXECUTED"
+"""The process that started itself again; exec keeps the number, and children have others."""
 Kernels = Literal["auto", "reference"]
 
 _PADDLE_NOISE = ("WARNING: OMP_NUM_THREADS set to", "PLEASE USE OMP_NUM_THREADS WISELY")
@@ -233,7 +235,7 @@ def _apply_before_import(
         _run_in_process(rows, initial)
         return
     target = settings.exported(rows, os.environ)
-    if late and allow_reexec and REEXEC_VARIABLE not in os.environ:
+    if late and allow_reexec and os.environ.get(REEXEC_VARIABLE) != str(os.getpid()):
         _reexecute(target)
     if late:
         raise DeviceError(_too_late(choice, late, "they are read when a process starts"))
@@ -264,9 +266,11 @@ def _run_in_process(rows: list[settings.SettingRow], initial: dict[str, str]) ->
 
 
 def _too_late(choice: choosing.Choice, late: list[settings.SettingRow], why: str) -> str:
-    found = _as_imported(late) if "paddle" in sys.modules else dict(os.environ)
-    parts = [f"{row.name} is {found.get(row.name, 'unset')}, wanted {row.value or 'unset'}" for row in late]
-    command = " ".join(sys.orig_argv)
+    seen = _as_imported(late) if "paddle" in sys.modules else dict(os.environ)
+    found = {"process": settings.initial_environment(), "import": seen}
+    parts = [f"{r.name} is {found[r.stage].get(r.name, 'unset')}, wanted {r.value or 'unset'}" for r in late]
+    words = sys.orig_argv
+    command = "CMD..." if any("\n" in word for word in words) else shlex.join(words)  # one line, whatever ran
     return (
         f"device {choice.name}: {why}, and these settings are not in place: {'; '.join(parts)}. Activate "
         "before the first `import paddle`, or start with: "
@@ -277,7 +281,7 @@ def _too_late(choice: choosing.Choice, late: list[settings.SettingRow], why: str
 def _reexecute(target: dict[str, str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    environ = {**target, REEXEC_VARIABLE: "1"}
+    environ = {**target, REEXEC_VARIABLE: str(os.getpid())}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
 
 
@@ -304,9 +308,10 @@ def _start(paddle: Any, choice: choosing.Choice, composed: composition.Compositi
     """Set the device and the runtime settings, and ask the plugin for its runtime."""
     try:
         paddle.set_device(choice.place)
-        flags = {row.name: row.value for row in composed.rows if row.stage == "runtime"}
-        if flags:
-            paddle.set_flags(flags)
+        for row in composed.rows:
+            if row.stage == "runtime" and row.value is not None:
+                known = paddle.get_flags([row.name])[row.name]
+                paddle.set_flags({row.name: settings.flag_value(row.value, known)})
         runtime = composed.manager.hook.mix_runtime(index=choice.index)
     except MixError:
         raise

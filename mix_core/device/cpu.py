@@ -83,7 +83,7 @@ def mix_environment(workload: Workload) -> Mapping[str, Decision]:
     path = mkl_path(read_processor())
     if path is not None:
         decisions[MKL_PATH] = path
-    return decisions | _malloc_decisions()
+    return decisions | malloc_decisions()
 
 
 def mkl_path(processor: Processor) -> Decision | None:
@@ -97,7 +97,8 @@ def mkl_path(processor: Processor) -> Decision | None:
     return None
 
 
-def _malloc_decisions() -> dict[str, Decision]:
+def malloc_decisions() -> dict[str, Decision]:
+    """The thresholds as variables for a process that starts, and as calls for one that runs."""
     if platform.libc_ver()[0] != "glibc":
         return {}
     why = "outputs reuse pages instead of faulting on fresh ones"

@@ -92,7 +92,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "operators", "ok" if status.possible else "warning", built if status.possible else status.reason
     )
-    yield _shared_memory()
+    yield shared_memory()
 
 
 def _paddles() -> list[str]:
@@ -119,7 +119,7 @@ def _paddle() -> Finding:
     return Finding("paddle", "ok", f"{found[0]} ({native.paddle_identity()})")
 
 
-def _shared_memory(path: Path = Path("/dev/shm")) -> Finding:
+def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     try:
         total = shutil.disk_usage(path).total
     except OSError as error:

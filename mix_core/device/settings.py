@@ -22,6 +22,7 @@ STRIDE_KERNEL = "FLAGS_use_stride_kernel"
 ALLOCATOR = "FLAGS_allocator_strategy"
 COMMA_LISTS = frozenset({BLACKLIST})
 PATH_LISTS = frozenset({"PATH", "LD_LIBRARY_PATH", "PYTHONPATH"})
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 LEDGER = "MIX_APPLIED_SETTINGS"
 """Tells child processes which variables are mix-core's, and what the user had there."""
 
@@ -200,16 +201,27 @@ def initial_environment() -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
+def flag_value(text: str, known: object) -> bool | int | float | str:
+    """An exported value as the type of a Paddle flag, whose present value is `known`.
+
+    Raises ValueError when the text is no value of that type.
+    """
+    if isinstance(known, bool):
+        lowered = text.strip().lower()
+        if lowered not in _TRUE + _FALSE:
+            raise ValueError(f"{text!r} is neither true nor false")
+        return lowered in _TRUE
+    if isinstance(known, int | float):
+        return type(known)(text)
+    return text
+
+
 def flag_holds(text: str, actual: object) -> bool:
     """Whether a Paddle flag, as `paddle.get_flags` gives it, has the exported value `text`."""
-    if isinstance(actual, bool):
-        return actual == (text.strip().lower() in ("1", "true", "yes", "on"))
-    if isinstance(actual, int | float):
-        try:
-            return float(text) == float(actual)
-        except ValueError:
-            return False
-    return text == actual
+    try:
+        return flag_value(text, actual) == actual
+    except ValueError:
+        return False
 
 
 def not_held(

@@ -23,7 +23,7 @@ def install(names: Iterable[str], target: Path) -> list[str]:
     for name in names:
         project = tomllib.loads((FOLDER / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         folder = target / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
         (folder / "METADATA").write_text(metadata, encoding="utf-8")
         lines = []

@@ -39,7 +39,7 @@ def mix_probe() -> Probe:
         )
     if count == 0:
         return Probe("absent", 0, f"{VISIBLE} hides all {len(files)} cards")
-    driver = version_in_file(DRIVER_FILE, r"Kernel Module\D*(\d+(?:\.\d+)+)")
+    driver = version_in_file(DRIVER_FILE, r"Kernel Module.*?(\d+(?:\.\d+)+)")
     return Probe("usable", count, f"{count} of {len(files)} cards, {PADDLE} {paddle}, driver {driver}")
 
 
