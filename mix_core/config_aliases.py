@@ -76,7 +76,6 @@ _SAME = {
     "evaluation_strategy": ("eval_strategy",),
     "eval_steps": ("eval_interval",),
     "dataloader_num_workers": ("num_workers",),
-    "image_resolution": ("max_image_size",),
     "image_max_pixels": ("max_pixels",),
     "image_min_pixels": ("min_pixels",),
     "max_samples": ("max_train_samples",),
@@ -242,7 +241,10 @@ _DATA = {
     **_later("padding images to a square", pad2square=(False,)),
     **_settled("the model folder's preprocessor says how pixels are scaled", normalize_type=ANYTHING),
     **_later(
-        "limits on the pixels of a video frame", video_resolution=(), video_max_pixels=(), video_min_pixels=()
+        "a limit on the longer side (image_max_pixels and video_max_pixels limit the area)",
+        image_resolution=(),
+        max_image_size=(),
+        video_resolution=(),
     ),
     **_settled("max_length bounds prompt and answer together", src_length=ANYTHING),
     **_settled("samples are always prepared when they are needed", lazy=ANYTHING, lazy_preprocess=ANYTHING),

@@ -108,8 +108,8 @@ class DataKeys(Keys):
     """Train on at most so many rows of each set. Default: all (MindSpeed-MM)."""
     max_length: Count = 2048
     """Longest sample, in tokens, images included; the length of a packed row."""
-    on_too_long: Literal["error", "skip", "truncate"] = "error"
-    """What to do with a longer sample: stop, leave it out, or cut text off its end (own key)."""
+    on_too_long: Literal["error", "skip"] = "error"
+    """What to do with a longer sample: stop, or leave it out (own key)."""
     packing: bool = False
     """Fill rows of max_length with whole samples that do not see each other."""
     train_on_prompt: bool = False
@@ -120,12 +120,14 @@ class DataKeys(Keys):
     """Largest image, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
     image_min_pixels: NonNegative | None = None
     """Smallest image, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
-    image_resolution: Count | None = None
-    """Longer side of an image is brought down to this, in pixels. Default: no limit (Qwen2.5-VL: 768)."""
-    video_fps: Annotated[float, Gt(0.0)] = 2.0
-    """Frames to take from a second of video (Qwen2.5-VL, MindSpeed-MM)."""
+    video_max_pixels: Count | None = None
+    """Largest video frame, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
+    video_min_pixels: NonNegative | None = None
+    """Smallest video frame, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
+    video_fps: Annotated[float, Gt(0.0)] | None = None
+    """Frames to take from a second of video. Default: the model folder's (Qwen2.5-VL, MindSpeed-MM: 2)."""
     video_maxlen: Count | None = None
-    """Most frames of a video. Default: the processor's."""
+    """Most frames of a video. Default: the model folder's (Qwen2.5-VL: 128, MindSpeed-MM: 64)."""
     allow_private_urls: bool = False
     """Let image addresses point into private networks (own key)."""
     shuffle: bool = True

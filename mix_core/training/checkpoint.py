@@ -133,9 +133,13 @@ def remove(checkpoint: Path) -> None:
     shutil.rmtree(removed)
 
 
+def first_fault(checkpoint: Path, *, checksums: bool = True) -> str | None:
+    """What keeps a checkpoint from being whole; None when all its files are there as they were written."""
+    return next(state.faults(checkpoint, checksums=checksums), None)
+
+
 def is_whole(checkpoint: Path, *, checksums: bool = True) -> bool:
-    """Whether a checkpoint has all its files, of the right length (and contents)."""
-    return next(state.faults(checkpoint, checksums=checksums), None) is None
+    return first_fault(checkpoint, checksums=checksums) is None
 
 
 def newest_whole(run_folder: Path) -> Path | None:
@@ -162,7 +166,7 @@ def find_checkpoint(run_folder: Path, resume: str) -> Path | None:
             )
     else:
         path = _checkpoint_at(Path(resume))
-    fault = next(state.faults(path), None)
+    fault = first_fault(path)
     if fault is not None:
         raise CheckpointError(f"resume: {fault}")
     return path

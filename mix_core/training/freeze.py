@@ -49,9 +49,14 @@ def frozen_names(names: Sequence[str], config: RunConfig) -> set[str]:
     return frozen
 
 
-def _matches(names: Sequence[str], patterns: Iterable[str], key: str) -> set[str]:
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """The names that any of the patterns fits."""
     patterns = tuple(patterns)
-    found = {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def _matches(names: Sequence[str], patterns: Iterable[str], key: str) -> set[str]:
+    found = matching(names, patterns)
     if not found:
         parts = sorted({".".join(name.split(".")[:2]) for name in names})
         raise ConfigError(f"{key} matches no parameter; the model has {', '.join(parts[:8])}...")

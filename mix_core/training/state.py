@@ -56,6 +56,11 @@ class Piece:
     """Shape of the whole tensor."""
 
 
+def storable(values: np.ndarray) -> np.ndarray:
+    """Bytes as int32: the files hold no 8-bit type."""
+    return values.astype(np.int32) if values.dtype == np.uint8 else values
+
+
 def whole_piece(values: np.ndarray) -> Piece:
     """A tensor that one device holds entirely."""
     return Piece(values, (0,) * values.ndim, values.shape)

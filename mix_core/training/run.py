@@ -1,0 +1,121 @@
+"""One training run, from a checked configuration to its results: what happens before paddle is imported.
+
+The order saves time for whoever made a mistake: run folder, checkpoint to resume from, model folder and rows
+are looked at first; then the device is activated, which imports paddle; then the session trains.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import mix_core.device as device
+from mix_core.errors import ConfigError, RunFailedError
+from mix_core.models.common.hub import resolve_model_folder
+from mix_core.models.registry import get_family, read_config
+from mix_core.training import checkpoint, record
+from mix_core.training.rows import read_rows
+from mix_core.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mix_core.config import RunConfig
+    from mix_core.device import Activation
+
+
+def train(config: RunConfig, *, device_name: str | None = None, command: list[str] | None = None) -> None:
+    """Train as the configuration says.
+
+    Args:
+        device_name: the device named by an argument, which wins over MIX_DEVICE and the configuration.
+        command: the words that started this run, for run.json and for the line that says how to go on.
+    Raises:
+        MixError: what went wrong, in one line.
+        SystemExit: with 130, after a signal; the run is saved then.
+    """
+    command = command or ["python", "-m", "mix_core.train"]
+    if config.output_dir is None:
+        raise ConfigError("output_dir is missing; give the folder that the run may fill")
+    with RunFolder(config.output_dir) as folder:
+        results = record.finished_results(folder, config) if config.resume == "auto" else None
+        if results is not None:
+            print(f"{folder.path} is trained already:\n{record.results_table(results)}")
+            print(f"report: {(folder.path / 'report.html').resolve()}")
+            return
+        start = _starting_point(folder, config)
+        try:
+            _train(config, folder, start, device_name, command)
+        except OSError as error:
+            reason = checkpoint.write_failure(error)
+            if reason != "no space left":
+                raise
+            raise RunFailedError(
+                f"{folder.path}: no space left; make room, then go on with --resume auto"
+            ) from error
+
+
+def _train(
+    config: RunConfig, folder: RunFolder, start: Path | None, device_name: str | None, command: list[str]
+) -> None:
+    if config.model_name_or_path is None:
+        raise ConfigError(
+            "model_name_or_path is missing; give a model folder or a hub name, or --recipe NAME"
+        )
+    model_folder = resolve_model_folder(config.model_name_or_path, config.revision)
+    family = get_family(read_config(model_folder)["model_type"])
+    rows = read_rows(config)
+    activation = device.activate(
+        device_name,
+        workload=device.Workload(
+            model=family.name, mode="train", dtype=config.dtype, deterministic=config.deterministic
+        ),
+        simulate=config.simulate or None,
+        config_device=config.device,
+        kernels=config.kernels,
+        allow_reexec=True,
+    )
+    refuse_precision(config, activation)
+    from mix_core.training.session import Session
+
+    with Session(config, folder, model_folder, start, rows, activation, command) as session:
+        session.run()
+
+
+def _starting_point(folder: RunFolder, config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, and a run folder made ready for it."""
+    start = checkpoint.find_checkpoint(folder.path, config.resume)
+    if config.resume == "no":
+        if config.overwrite_output_dir:
+            folder.empty()
+        else:
+            folder.refuse_if_used()
+    if config.resume == "auto":
+        for path in reversed(checkpoint.list_checkpoints(folder.path)):
+            if path == start:
+                break
+            fault = checkpoint.first_fault(path)
+            if fault is not None:
+                print(f"passing over {path.name}: {fault}", file=sys.stderr)
+    elif start is not None and start.resolve().parent == folder.path.resolve():
+        folder.drop_after(checkpoint.checkpoint_step(start) or 0, allowed=config.overwrite_output_dir)
+    elif start is not None:
+        if config.overwrite_output_dir:
+            folder.empty()
+        else:
+            folder.refuse_if_used()
+    return start
+
+
+def refuse_precision(config: RunConfig, activation: Activation) -> None:
+    """Training computes in float32 so far; say what the device could do."""
+    if config.dtype == "float32":
+        return
+    can = ", ".join(activation.profile.dtypes["default"])
+    if not activation.profile.supports_dtype(config.dtype):
+        raise ConfigError(
+            f"dtype is {config.dtype}, but device {activation.name} computes in {can}; give --dtype float32"
+        )
+    raise ConfigError(
+        f"training in {config.dtype} is not built yet; give --dtype float32 (bf16 and fp16 false)"
+    )
