@@ -70,9 +70,7 @@ def mix_environment(workload: Workload) -> Mapping[str, Decision]:
     settings = {
         "ACME_QUEUE": Decision(4, "four queues keep the chip busy"),
         "ACME_HEAP": Decision("big", "the loader reads it at the start", "process"),
-        "ACME_TOOLS": Decision(
-            ("/opt/acme/lib", "/opt/acme/plugins"), "where the compiler looks for libraries"
-        ),
+        "ACME_TOOLS": Decision(("/opt/acme/lib", "/opt/acme/plugins"), "where the compiler looks"),
         "FLAGS_check_nan_inf": Decision(True, "the chip clamps infinities in silence", "runtime"),
     }
     if workload.task == "generation":
