@@ -26,16 +26,16 @@ from mix_core.data import glyphs
 from mix_core.data.draws import Draws
 from mix_core.errors import DataError
 
-# Geometry and counts. Canvases are whole numbers of 8-pixel cells (patch 4, merge 2), so none is rescaled.
+# Geometry and counts. Canvases are whole numbers of 12-pixel cells (patch 6, merge 2), so none is rescaled.
 COUNTS = {
-    "train": {"digit": 6000, "number": 5000, "box": 5000},
-    "eval": {"digit": 360, "number": 200, "box": 200},
+    "train": {"digit": 16000, "number": 10000, "box": 6000},
+    "eval": {"digit": 360, "number": 300, "box": 300},
 }
 GLYPH_PX = (16, 20)  # smallest and largest side of a digit
-DIGIT_CANVAS_PX = 24
+DIGIT_CANVASES_PX = (24, 24, 24, 36, 48)  # drawn from; the glyph grows with the canvas
 NUMBER_SLOTS = 4
 NUMBER_LENGTHS = (2, 4)
-NUMBER_CANVAS_PX = (80, 24)  # width, height
+NUMBER_CANVAS_PX = (84, 24)  # width, height
 BOX_CANVAS_PX = 48
 BOX_DIGITS = 3
 BOX_TARGET = 7
@@ -79,8 +79,10 @@ class Pool:
     def pick(self, draws: Draws, scans: list[int]) -> int:
         return scans[draws.below(len(scans))]
 
-    def ink(self, draws: Draws, scan: int) -> tuple[np.ndarray, int]:
-        return glyphs.draw_ink(self.images[scan], draws.between(*GLYPH_PX))
+    def ink(self, draws: Draws, scan: int, enlarged: tuple[int, int] = (1, 1)) -> tuple[np.ndarray, int]:
+        """A scan as ink at a drawn size, times the fraction `enlarged`."""
+        over, under = enlarged
+        return glyphs.draw_ink(self.images[scan], draws.between(*GLYPH_PX) * over // under)
 
     def in_turn(self, draws: Draws, count: int) -> Iterator[int]:
         """`count` scans, each as often as the others, in a new order each time round."""
@@ -95,9 +97,11 @@ def _paper(draws: Draws, width: int, height: int) -> tuple[np.ndarray, int]:
 
 
 def _make_digit(draws: Draws, pool: Pool, scan: int) -> Picture:
-    canvas_HW, tone = _paper(draws, DIGIT_CANVAS_PX, DIGIT_CANVAS_PX)
-    ink_HW, full = pool.ink(draws, scan)
-    room = DIGIT_CANVAS_PX - len(ink_HW)
+    """One digit, on canvases of several sizes: a picture from elsewhere is scaled into their range."""
+    side = DIGIT_CANVASES_PX[draws.below(len(DIGIT_CANVASES_PX))]
+    canvas_HW, tone = _paper(draws, side, side)
+    ink_HW, full = pool.ink(draws, scan, enlarged=(side, DIGIT_CANVASES_PX[0]))
+    room = side - len(ink_HW)
     glyphs.put_ink(canvas_HW, ink_HW, full, draws.between(0, room), draws.between(0, room), tone)
     return Picture(canvas_HW, str(pool.labels[scan]), [scan])
 

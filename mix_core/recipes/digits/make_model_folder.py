@@ -19,12 +19,12 @@ from mix_core.data.digits import PROMPTS
 
 FOLDER = Path(__file__).parent / "model"
 
-PATCH_PX = 4
+PATCH_PX = 6
 MERGE = 2
 CELL_PX = PATCH_PX * MERGE
 HIDDEN = 128
 HEADS = 4
-MIN_CELLS, MAX_CELLS = 9, 36  # the smallest and the largest picture of the data: 24 x 24 and 48 x 48 pixels
+MIN_CELLS, MAX_CELLS = 4, 16  # the smallest and the largest picture of the data: 24 x 24 and 48 x 48 pixels
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -145,7 +145,7 @@ def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "video_token_id": ids["<|video_pad|>"],
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
-        "initializer_range": 0.02,
+        "initializer_range": 0.06,
         "intermediate_size": 352,
         "max_position_embeddings": 2048,
         "max_window_layers": 4,
