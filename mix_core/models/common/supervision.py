@@ -64,16 +64,22 @@ def _turn_span(
 
 
 def labels_of(
-    input_ids_S: np.ndarray, offsets: list[Span], spans: list[Span], never_learned: tuple[int, ...]
+    input_ids_S: np.ndarray,
+    offsets: list[Span],
+    text: str,
+    spans: list[Span],
+    never_learned: tuple[int, ...],
 ) -> np.ndarray:
     """Labels (S,): the token's id where its characters lie within a span, else IGNORED.
 
-    A token that begins before a span is part of the prompt and is not learned; tokens of ``never_learned``
-    (the places of pictures) are not learned either.
+    A token that also covers blanks before the span is learned (a prompt that ends with a blank may give it to
+    the first word), one that covers other text of the prompt is not; tokens of ``never_learned`` (the places
+    of pictures) never are.
     """
     starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T
     learned = np.zeros(len(input_ids_S), bool)
     for start, end in spans:
-        learned |= (starts >= start) & (ends <= end) & (ends > starts)
+        after_prompt = len(text[:start].rstrip())
+        learned |= (starts >= after_prompt) & (ends > start) & (ends <= end)
     learned &= ~np.isin(input_ids_S, never_learned)
     return np.where(learned, input_ids_S, IGNORED)

@@ -34,10 +34,12 @@ MAX_CPU_S = 5.0
 MAX_ARGUMENT = 4096
 """Largest whole number that a method of a text, or a filter, may be given (widths, counts)."""
 
-_UNSAFE_TEXT_METHODS = {"expandtabs", "translate", "encode", "maketrans", "format_map", "isascii"}
+_UNSAFE_TEXT_METHODS = {"expandtabs", "translate", "maketrans", "encode"}
 _DROPPED_FILTERS = {"center", "format", "pprint", "random", "urlize", "wordwrap", "xmlattr"}
 _DROPPED_GLOBALS = ("lipsum", "cycler")
-_WIDE_FORMAT = re.compile(r"\d{4,}|[%{][^}\s]*\*|\{[^}]*\{")
+# A width of four digits or more, or one that comes from an argument, after % or within braces.
+_WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[-+ #0]*(\d{4,}|\*|\d*\.(\d{4,}|\*))")
+_WIDE_BRACES = re.compile(r"\{[^{}]*(\d{4,}|\{)")
 
 
 class Budget:
@@ -136,7 +138,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for text, times in ((left, right), (right, left)):
                 if isinstance(text, (str, list, tuple)) and isinstance(times, int):
                     _check_chars(len(text) * times)
-        if operator == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
+        if operator == "%" and isinstance(left, str) and _WIDE_PERCENT.search(left):
             raise SecurityError(f"it formats with {left[:40]!r}")
         result = super().call_binop(context, operator, left, right)
         self.measure(result)
@@ -144,11 +146,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Any:
         owner = getattr(value, "__self__", None)
-        if (
-            getattr(value, "__name__", "") == "format"
-            and isinstance(owner, str)
-            and _WIDE_FORMAT.search(owner)
-        ):
+        is_format = isinstance(owner, str) and value.__name__ in ("format", "format_map")
+        if is_format and _WIDE_BRACES.search(owner.replace("{{", "").replace("}}", "")):
             raise SecurityError(f"it formats with {owner[:40]!r}")
         return super().wrap_str_format(value)
 

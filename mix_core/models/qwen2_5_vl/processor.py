@@ -182,7 +182,7 @@ class Processor:
                     f"{max_length}; raise max_length, lower the pixel limits or skip such rows"
                 )
             unlearned = (self.vision.image_token_id, self.vision.video_token_id)
-            labels = labels_of(np.array(ids), offsets, spans, unlearned)
+            labels = labels_of(np.array(ids), offsets, text, spans, unlearned)
             sample["input_ids"] = np.repeat(np.array(ids, np.int64), repeats)
             sample["labels"] = np.repeat(labels, repeats)
             sample["position_ids"] = self._positions(sample)
