@@ -1,4 +1,4 @@
-"""The operators a device may replace: their contract is docs/operators.md, each file holds one reference."""
+"""The operators a device may replace: docs/operators.md is their contract, each file holds a reference."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.matmul import linear
 from mix_core.ops.norms import group_norm, layer_norm, rms_norm
+from mix_core.ops.optimizer_step import adamw
 from mix_core.ops.rope import rotary, rotary_tables_1d, rotary_tables_2d, rotary_tables_mrope
+from mix_core.ops.sample import sampling
 
 __all__ = [
+    "adamw",
     "attention",
     "attention_decode",
     "attention_packed",
@@ -25,5 +28,6 @@ __all__ = [
     "rotary_tables_1d",
     "rotary_tables_2d",
     "rotary_tables_mrope",
+    "sampling",
     "swiglu",
 ]

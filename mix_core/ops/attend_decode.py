@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, _C_ops
 
-from mix_core.ops.attend_dense import MASKED
+from mix_core.ops.attend_plan import MASKED
 from mix_core.ops.dispatch import kernel_for
 
 SPAN = 256
@@ -23,32 +23,30 @@ def attention_decode(
     k_BKCH: Tensor,
     v_BKCH: Tensor,
     *,
-    first_B: np.ndarray,
-    length: int,
+    lengths_B: np.ndarray,
     scale: float | None = None,
 ) -> Tensor:
-    """Attend to the slots ``first <= slot < length`` of each row -> (B, N, H). See docs/operators.md."""
+    """Attend to the first `lengths` slots of each row -> (B, N, H); docs/operators.md has the contract."""
     kernel = kernel_for("attention_decode", q_BNH.dtype, head_dim=q_BNH.shape[-1], causal=True)
-    return (kernel or _reference)(q_BNH, k_BKCH, v_BKCH, first_B=first_B, length=length, scale=scale)
+    return (kernel or _reference)(q_BNH, k_BKCH, v_BKCH, lengths_B=lengths_B, scale=scale)
 
 
 def _reference(
-    q_BNH: Tensor, k_BKCH: Tensor, v_BKCH: Tensor, *, first_B: np.ndarray, length: int, scale: float | None
+    q_BNH: Tensor, k_BKCH: Tensor, v_BKCH: Tensor, *, lengths_B: np.ndarray, scale: float | None
 ) -> Tensor:
     B, N, H = q_BNH.shape
     K, slots = k_BKCH.shape[1:3]
-    span = min(slots, -(-length // SPAN) * SPAN)
+    span = min(slots, -(-int(lengths_B.max()) // SPAN) * SPAN)
     if span < slots:
         k_BKCH, v_BKCH = k_BKCH[:, :, :span], v_BKCH[:, :, :span]
     q_BKGH = (q_BNH * (H**-0.5 if scale is None else scale)).reshape([B, K, N // K, H])
     scores_BKGC = _C_ops.matmul(q_BKGH, k_BKCH, False, True)
-    scores_BKGC = _C_ops.add(scores_BKGC, _bias(tuple(first_B.tolist()), length, span))
+    scores_BKGC = _C_ops.add(scores_BKGC, _bias(tuple(lengths_B.tolist()), span))
     return _C_ops.matmul(_C_ops.softmax(scores_BKGC, -1), v_BKCH, False, False).reshape([B, N, H])
 
 
 @lru_cache(maxsize=4)
-def _bias(first_B: tuple[int, ...], length: int, span: int) -> Tensor:
+def _bias(lengths_B: tuple[int, ...], span: int) -> Tensor:
     """0 where a slot is attended, else MASKED: (B, 1, 1, C). All layers of a step ask for the same."""
-    slot_C = np.arange(span)
-    keep_BC = (slot_C >= np.array(first_B)[:, None]) & (slot_C < length)
+    keep_BC = np.arange(span) < np.array(lengths_B)[:, None]
     return paddle.to_tensor(np.where(keep_BC, 0.0, MASKED).astype(np.float32)[:, None, None])

@@ -1,18 +1,17 @@
 """Dense attention.
 
-Shapes: B batch, S sequence, N query heads, K key/value heads (K divides N), H head dim.
+Shapes: B batch, S queries, M keys, N query heads, K key/value heads (K divides N), H head dim.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
+from mix_core.ops.attend_plan import MASKED
+from mix_core.ops.attend_reference import attend
 from mix_core.ops.dispatch import kernel_for
-
-MASKED = -1e30
-"""Added to a score that must not be attended: exp gives 0, and a row with nothing left stays finite."""
 
 
 def attention(
@@ -25,39 +24,64 @@ def attention(
     scale: float | None = None,
     mask_BNSS: Tensor | None = None,
     dropout: float = 0.0,
+    dropout_keys: np.ndarray | None = None,
 ) -> Tensor:
-    """Softmax attention -> (B, S, N, H). See docs/operators.md."""
-    kernel = kernel_for(
-        "attention",
-        q_BSNH.dtype,
-        head_dim=q_BSNH.shape[-1],
-        causal=causal,
-        windowed=window is not None,
-        training=not q_BSNH.stop_gradient,
-    )
-    arguments = dict(causal=causal, window=window, scale=scale, mask_BNSS=mask_BNSS, dropout=dropout)
-    return (kernel or reference)(q_BSNH, k_BSKH, v_BSKH, **arguments)
-
-
-def reference(q_BSNH, k_BSKH, v_BSKH, *, causal, window, scale, mask_BNSS, dropout):
-    B, S, N, H = q_BSNH.shape
-    K = k_BSKH.shape[2]
-    keys = k_BSKH.shape[1]
-    scale = H**-0.5 if scale is None else scale
-    q = (q_BSNH * scale).reshape([B, S, K, N // K, H]).transpose([0, 2, 3, 1, 4])
-    k = k_BSKH.transpose([0, 2, 1, 3]).unsqueeze(2)
-    v = v_BSKH.transpose([0, 2, 1, 3]).unsqueeze(2)
-    scores = paddle.matmul(q, k, transpose_y=True)
-    if causal or window is not None:
-        ahead = paddle.arange(keys).unsqueeze(0) - (paddle.arange(S).unsqueeze(1) + keys - S)
-        keep = ahead <= 0 if causal else paddle.ones_like(ahead, dtype="bool")
-        if window is not None:
-            keep = keep & (ahead > -window) & (ahead < window)
-        scores = paddle.where(keep, scores, paddle.full_like(scores, MASKED))
+    """Softmax attention -> (B, S, N, H); docs/operators.md has the contract."""
+    if not dropout:
+        kernel = kernel_for(
+            "attention",
+            q_BSNH.dtype,
+            head_dim=q_BSNH.shape[-1],
+            causal=causal,
+            windowed=window is not None,
+            training=not q_BSNH.stop_gradient,
+        )
+        if kernel is not None:
+            return kernel(
+                q_BSNH, k_BSKH, v_BSKH, causal=causal, window=window, scale=scale, mask_BNSS=mask_BNSS
+            )
     if mask_BNSS is not None:
-        scores = paddle.where(mask_BNSS.unsqueeze(1), scores, paddle.full_like(scores, MASKED))
-    weights = F.softmax(scores)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    out = paddle.matmul(weights, v)
-    return out.transpose([0, 3, 1, 2, 4]).reshape([B, S, N, H])
+        if dropout:
+            raise ValueError("attention takes a mask or dropout, not both")
+        return _masked(q_BSNH, k_BSKH, v_BSKH, mask_BNSS, causal, window, scale)
+    B, S, N, H = q_BSNH.shape
+    M, K = k_BSKH.shape[1:3]
+    out_TNH = attend(
+        q_BSNH.reshape([B * S, N, H]),
+        k_BSKH.reshape([B * M, K, H]),
+        v_BSKH.reshape([B * M, K, H]),
+        np.arange(B + 1) * S,
+        np.arange(B + 1) * M,
+        causal=causal,
+        window=window,
+        scale=scale,
+        dropout=dropout,
+        dropout_keys=dropout_keys,
+    )
+    return out_TNH.reshape([B, S, N, H])
+
+
+def _masked(
+    q_BSNH: Tensor,
+    k_BMKH: Tensor,
+    v_BMKH: Tensor,
+    mask_BNSM: Tensor,
+    causal: bool,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
+    """The textbook form, for masks that only the caller knows."""
+    S, N, H = q_BSNH.shape[1:]
+    M, K = k_BMKH.shape[1:3]
+    q_BNSH = q_BSNH.transpose([0, 2, 1, 3]) * (H**-0.5 if scale is None else scale)
+    k_BNMH, v_BNMH = (
+        paddle.repeat_interleave(x, N // K, axis=2).transpose([0, 2, 1, 3]) for x in (k_BMKH, v_BMKH)
+    )
+    ahead_SM = np.arange(M) - (np.arange(S)[:, None] + M - S)
+    keep_SM = ahead_SM <= 0 if causal else np.ones((S, M), bool)
+    if window is not None:
+        keep_SM &= np.abs(ahead_SM) < window
+    keep_BNSM = paddle.logical_and(mask_BNSM, paddle.to_tensor(keep_SM))
+    scores = paddle.matmul(q_BNSH, k_BNMH, transpose_y=True)
+    weights = paddle.nn.functional.softmax(scores + paddle.where(keep_BNSM, 0.0, MASKED), axis=-1)
+    return paddle.matmul(weights, v_BNMH).transpose([0, 2, 1, 3])

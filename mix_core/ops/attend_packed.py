@@ -1,15 +1,15 @@
-"""Attention over packed segments.
+"""Attention over packed segments: tokens of several sequences, pictures or windows in one row.
 
-Shapes: T packed tokens, N query heads, K key/value heads, H head dim.
+Shapes: T packed tokens, N query heads, K key/value heads (K divides N), H head dim.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import paddle
 from paddle import Tensor
 
-from mix_core.ops import attend_dense as dense
+from mix_core.ops.attend_reference import attend
+from mix_core.ops.dispatch import kernel_for
 
 
 def attention_packed(
@@ -22,14 +22,30 @@ def attention_packed(
     window: int | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
+    dropout_keys: np.ndarray | None = None,
 ) -> Tensor:
-    """Attention within each segment of ``cu_seqlens`` -> (T, N, H)."""
-    arguments = dict(causal=causal, window=window, scale=scale, mask_BNSS=None, dropout=dropout)
-    lengths = np.diff(cu_seqlens)
-    if (lengths == lengths[0]).all():
-        fold = lambda x: x.reshape([len(lengths), int(lengths[0]), *x.shape[1:]])
-        return dense.reference(fold(q_TNH), fold(k_TKH), fold(v_TKH), **arguments).reshape(q_TNH.shape)
-    outs = []
-    for a, b in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist()):
-        outs.append(dense.reference(q_TNH[None, a:b], k_TKH[None, a:b], v_TKH[None, a:b], **arguments)[0])
-    return paddle.concat(outs, axis=0)
+    """Attention within each segment of `cu_seqlens` -> (T, N, H); docs/operators.md has the contract."""
+    if not dropout:
+        kernel = kernel_for(
+            "attention_packed",
+            q_TNH.dtype,
+            head_dim=q_TNH.shape[-1],
+            causal=causal,
+            windowed=window is not None,
+            packed=True,
+            training=not q_TNH.stop_gradient,
+        )
+        if kernel is not None:
+            return kernel(q_TNH, k_TKH, v_TKH, cu_seqlens, causal=causal, window=window, scale=scale)
+    return attend(
+        q_TNH,
+        k_TKH,
+        v_TKH,
+        cu_seqlens,
+        cu_seqlens,
+        causal=causal,
+        window=window,
+        scale=scale,
+        dropout=dropout,
+        dropout_keys=dropout_keys,
+    )

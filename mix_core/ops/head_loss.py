@@ -1,25 +1,93 @@
-"""The output head and the cross entropy in one: only rows that carry a label are computed.
+"""The output head and its cross entropy in one, so that the logits of all tokens never exist at once.
 
-Shapes: T tokens, D model dim, V vocabulary.
+Shapes: T tokens, R tokens that carry a label, b rows of a block, D model dim, V vocabulary.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor
+from paddle import Tensor, _C_ops
+from paddle.autograd import PyLayer
+
+from mix_core.ops.dispatch import kernel_for
+
+MAX_LOGITS = 1 << 24
+"""Logits of one block, in numbers; a block has one row at least."""
+
+TINY = 1e-30
+"""A probability below it has lost digits; its logarithm is then taken from the logits."""
 
 
 def linear_cross_entropy(
     hidden_TD: Tensor, weight_VD: Tensor, labels_T: np.ndarray, *, ignore_index: int = -100
 ) -> tuple[Tensor, int]:
-    """Summed cross entropy of ``hidden @ weight.T`` against the labels, and the number of labels."""
+    """Sum of the cross entropies of ``hidden @ weight.T`` with the labels (), and how many labels there are.
+
+    labels_T are host integers; rows that hold `ignore_index` are not computed. Statistics are float32.
+    """
     rows = np.flatnonzero(labels_T != ignore_index)
     if len(rows) == 0:
         return paddle.sum(hidden_TD) * 0.0, 0
+    kernel = kernel_for("linear_cross_entropy", hidden_TD.dtype, training=not hidden_TD.stop_gradient)
+    if kernel is not None:
+        return kernel(hidden_TD, weight_VD, labels_T, ignore_index=ignore_index)
     if len(rows) != len(labels_T):
         hidden_TD = paddle.gather(hidden_TD, paddle.to_tensor(rows))
-    logits = paddle.matmul(hidden_TD, weight_VD, transpose_y=True)
-    loss = F.cross_entropy(logits, paddle.to_tensor(labels_T[rows]), reduction="sum")
-    return loss, len(rows)
+    labels_R = labels_T[rows].astype(np.int64)
+    learning = paddle.is_grad_enabled() and not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
+    weight_fixed = weight_VD.stop_gradient
+    return _HeadLoss.apply(hidden_TD, weight_VD, labels_R, learning, weight_fixed), len(rows)
+
+
+class _HeadLoss(PyLayer):
+    """The gradients are made in the forward pass, while a block's probabilities are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        labels_R: np.ndarray,
+        learning: bool,
+        weight_fixed: bool,
+    ) -> Tensor:
+        R, V = len(labels_R), weight_VD.shape[0]
+        step = max(1, min(R, MAX_LOGITS // V))
+        losses: list[Tensor] = []
+        dhidden: list[Tensor] = []
+        dweight_VD: Tensor | None = None
+        for start in range(0, R, step):
+            hidden_bD = hidden_RD if step == R else hidden_RD[start : start + step]
+            labels_b = paddle.to_tensor(labels_R[start : start + step])
+            probabilities_bV = F.softmax_(_C_ops.matmul(hidden_bD, weight_VD, False, True), axis=-1)
+            losses.append(paddle.sum(_losses(probabilities_bV, hidden_bD, weight_VD, labels_b)))
+            if not learning:
+                continue
+            dlogits_bV = probabilities_bV.put_along_axis_(labels_b.unsqueeze(1), -1.0, 1, reduce="add")
+            dhidden.append(_C_ops.matmul(dlogits_bV, weight_VD, False, False))
+            if not weight_fixed:
+                part_VD = _C_ops.matmul(dlogits_bV, hidden_bD, True, False)
+                dweight_VD = part_VD if dweight_VD is None else dweight_VD.add_(part_VD)
+        if learning:
+            ctx.dhidden = dhidden[0] if len(dhidden) == 1 else paddle.concat(dhidden)
+            ctx.dweight = dweight_VD
+        return losses[0] if len(losses) == 1 else paddle.add_n(losses)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        dweight = None if ctx.dweight is None else ctx.dweight.multiply_(grad)
+        return ctx.dhidden.multiply_(grad), dweight
+
+
+def _losses(probabilities_bV: Tensor, hidden_bD: Tensor, weight_VD: Tensor, labels_b: Tensor) -> Tensor:
+    """Cross entropies (b,), exact also where a label's probability is too small for its type."""
+    of_label_b = paddle.take_along_axis(probabilities_bV, labels_b.unsqueeze(1), 1).squeeze(1)
+    if float(of_label_b.min()) > TINY:
+        return -paddle.log(of_label_b)
+    logits_bV = _C_ops.matmul(hidden_bD, weight_VD, False, True)
+    of_label_b = paddle.take_along_axis(logits_bV, labels_b.unsqueeze(1), 1).squeeze(1)
+    return paddle.logsumexp(logits_bV, axis=1) - of_label_b

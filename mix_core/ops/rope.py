@@ -8,10 +8,13 @@ Su et al., "RoFormer", 2021; the three axes: Wang et al., "Qwen2-VL", 2024.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, _C_ops
+from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
 
@@ -43,7 +46,7 @@ def rotary_tables_2d(positions_T2: np.ndarray, head_dim: int, theta: float) -> t
 def rotary_tables_mrope(
     positions_3BS: np.ndarray, head_dim: int, theta: float, sections: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin (B, S, H): frequencies in section i (time, height, width) turn with axis i's position."""
+    """cos and sin (B, S, H): frequencies of section i (time, height, width) turn with axis i."""
     if sum(sections) != head_dim // 2:
         raise ValueError(f"mrope sections {list(sections)} must add up to half the head dim, {head_dim // 2}")
     axis_of_frequency = np.repeat(np.arange(len(sections)), sections)
@@ -53,14 +56,47 @@ def rotary_tables_mrope(
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn q (..., N, H) and k (..., K, H) by tables (..., 1, H)."""
+    """Turn q (..., N, H) and k (..., K, H) by tables (..., 1, H) that hold one row a token."""
     kernel = kernel_for("rotary", q.dtype, head_dim=q.shape[-1], training=not q.stop_gradient)
     if kernel is not None:
         return kernel(q, k, cos, sin)
-    return _turn(q, cos, sin), _turn(k, cos, sin)
+    return _Turn.apply(q, cos, sin), _Turn.apply(k, cos, sin)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    turned = paddle.concat([-x[..., half:], x[..., :half]], axis=-1)
-    return x * cos + turned * sin
+class _Turn(PyLayer):
+    """Rows of tables and halves of heads are fetched by index: Paddle's broadcasts and strided copies run
+    many times slower on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        heads, H = x.shape[-2:]
+        of_token, swapped = _rows(x.size // (heads * H), heads)
+        cos_RH = _C_ops.gather(cos.reshape([-1, H]), of_token, 0)
+        sin_RH = _C_ops.gather(_signed(sin.reshape([-1, H])), of_token, 0)
+        ctx.save_for_backward(cos_RH, sin_RH, swapped)
+        turned_RH = _C_ops.gather(x.reshape([-1, H // 2]), swapped, 0).reshape([-1, H]).multiply_(sin_RH)
+        return _C_ops.multiply(x.reshape([-1, H]), cos_RH).add_(turned_RH).reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        cos_RH, sin_RH, swapped = ctx.saved_tensor()
+        H = cos_RH.shape[1]
+        grad_RH = grad.reshape([-1, H])
+        back = _C_ops.multiply(grad_RH, sin_RH).reshape([-1, H // 2])
+        turned_RH = _C_ops.gather(back, swapped, 0).reshape([-1, H])
+        return _C_ops.multiply(grad_RH, cos_RH).add_(turned_RH).reshape(grad.shape)
+
+
+def _signed(sin_TH: Tensor) -> Tensor:
+    """The first half turns by minus the sine of the second."""
+    H = sin_TH.shape[1]
+    sign = np.repeat(np.array([-1.0, 1.0], np.float32), H // 2)
+    return sin_TH * paddle.to_tensor(sign).astype(sin_TH.dtype)
+
+
+@lru_cache(maxsize=32)
+def _rows(tokens: int, heads: int) -> tuple[Tensor, Tensor]:
+    """Token of each row (token, head), and the other half's row for each row (token, head, half)."""
+    of_token = np.repeat(np.arange(tokens), heads)
+    swapped = np.arange(2 * tokens * heads) ^ 1
+    return paddle.to_tensor(of_token), paddle.to_tensor(swapped)

@@ -14,6 +14,7 @@ from paddle import Tensor, nn
 from mix_core import ops
 from mix_core.models.common.cache import KVCache
 from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm
+from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
 
 
@@ -33,14 +34,17 @@ class DecoderShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Where the tokens of one call stand, and what each may attend to; the same for all layers."""
+    """Where the tokens of one call stand; the same for all layers.
+
+    Padding stands on the right, where causal order hides it from every token.
+    """
 
     cos_BS1H: Tensor
     sin_BS1H: Tensor
-    mask_B1SS: Tensor | None = None
-    """True = attend; None where causal order says it all (no padding, or padding on the right)."""
     cu_seqlens: np.ndarray | None = None
     """Ends of packed segments; the batch is then one row."""
+    random: SampleRandom | None = None
+    """Draws for attention dropout, where the model has any."""
     decoding: bool = False
     """Whether the call is one new token a row, over the cache."""
 
@@ -65,22 +69,20 @@ class SelfAttention(nn.Layer):
         q_BSNH, k_BSKH = ops.rotary(q_BSNH, k_BSKH, positions.cos_BS1H, positions.sin_BS1H)
         if positions.decoding:
             k_BKCH, v_BKCH = cache.append(self.index, k_BSKH[:, 0], v_BSKH[:, 0])
-            out = ops.attention_decode(
-                q_BSNH[:, 0], k_BKCH, v_BKCH, first_B=cache.first_B, length=cache.length
-            )
+            out = ops.attention_decode(q_BSNH[:, 0], k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
             return out.reshape([B, S, heads * H])
         if cache is not None:
             cache.fill(self.index, k_BSKH, v_BSKH)
-        dropout = self.shape.attention_dropout if self.training else 0.0
+        dropout = {}
+        if self.training and self.shape.attention_dropout:
+            keys = positions.random.keys(self.index)
+            dropout = dict(dropout=self.shape.attention_dropout, dropout_keys=keys)
         if positions.cu_seqlens is not None:
             out = ops.attention_packed(
-                q_BSNH[0], k_BSKH[0], v_BSKH[0], positions.cu_seqlens, causal=True, dropout=dropout
+                q_BSNH[0], k_BSKH[0], v_BSKH[0], positions.cu_seqlens, causal=True, **dropout
             )
         else:
-            causal = positions.mask_B1SS is None
-            out = ops.attention(
-                q_BSNH, k_BSKH, v_BSKH, causal=causal, mask_BNSS=positions.mask_B1SS, dropout=dropout
-            )
+            out = ops.attention(q_BSNH, k_BSKH, v_BSKH, causal=True, **dropout)
         return out.reshape([B, S, heads * H])
 
 

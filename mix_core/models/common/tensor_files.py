@@ -117,7 +117,7 @@ def _stored(path: Path, name: str, entry: dict[str, Any], base: int, size: int) 
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(_NUMPY_OF[dtype]).itemsize
     if end > size:
         raise WeightsError(
-            f"{path} is truncated: {name} ends at byte {end}, the file has {size}; fetch or copy the file again"
+            f"{path} is truncated: {name} ends at byte {end}, the file has {size}; fetch it again"
         )
     if min(shape, default=0) < 0 or start < base or end - start != expected:
         raise WeightsError(

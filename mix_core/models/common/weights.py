@@ -77,7 +77,8 @@ def load_folder(
     for name, slot in slots.items():
         if stored[name].shape != slot.shape:
             raise WeightsError(
-                f"{name} has shape {stored[name].shape} in {stored[name].file}, config.json asks for {slot.shape}"
+                f"{name} has shape {stored[name].shape} in {stored[name].file}, "
+                f"config.json asks for {slot.shape}"
             )
     for name, slot in slots.items():
         _fill(slot, stored[name])

@@ -6,7 +6,6 @@ Bai et al., "Qwen2.5-VL Technical Report", 2025.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from mix_core.errors import DataError
 from mix_core.models.common.cache import KVCache
 from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
 from mix_core.models.common.layers import Embedding
+from mix_core.models.common.random import SampleRandom
 from mix_core.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from mix_core.models.qwen2_5_vl.geometry import as_grids, batch_positions
 from mix_core.models.qwen2_5_vl.vision import VisionTower
@@ -44,7 +44,7 @@ class Qwen2_5_VL(nn.Layer):
             )
         )
         self.lm_head = None if config.tie_word_embeddings else Embedding(text.vocab_size, text.hidden_size)
-        self.random = None
+        self.random = SampleRandom() if text.attention_dropout else None
 
     @property
     def recompute(self) -> bool:
@@ -108,9 +108,21 @@ class Qwen2_5_VL(nn.Layer):
     ) -> Tensor:
         """The decoder's hidden states after its last norm: (B, S, D), or (R, D) of the tokens at `rows`."""
         batch = {key: _host(value) for key, value in batch.items() if value is not None and key != "labels"}
-        x_BSD = self._embed(batch)
-        positions_3BS = self._position_ids(batch)
-        return self.model(x_BSD, self._positions(batch, positions_3BS), cache, rows)
+        batch["position_ids"] = positions_3BS = self._position_ids(batch)
+        order_BS = _tokens_first(batch.get("attention_mask"))
+        if order_BS is not None:
+            B, S = order_BS.shape
+            batch["input_ids"] = np.take_along_axis(batch["input_ids"], order_BS, 1)
+            positions_3BS = np.take_along_axis(positions_3BS, order_BS[None], 2)
+            place_T = (np.argsort(order_BS, axis=1) + np.arange(B)[:, None] * S).reshape(-1)
+            rows = None if rows is None else place_T[rows]
+        if cache is not None:
+            self._begin(cache, batch)
+        positions = self._positions(positions_3BS, cu_seqlens=batch.get("cu_seqlens"), random=self.random)
+        hidden = self.model(self._embed(batch), positions, cache, rows)
+        if order_BS is None or rows is not None:
+            return hidden
+        return paddle.gather(hidden.reshape([B * S, -1]), paddle.to_tensor(place_T)).reshape(hidden.shape)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` tokens, prompt and answer together."""
@@ -120,29 +132,29 @@ class Qwen2_5_VL(nn.Layer):
     def prefill(self, cache: KVCache, batch: dict[str, Any]) -> Tensor:
         """Run the prompts, fill the cache, return the logits (B, V) that follow the last token of each row.
 
-        Prompts may be padded on either side; the cache keeps them aligned at the right.
+        Prompts may be padded on either side.
         """
-        batch = {key: _host(value) for key, value in batch.items() if value is not None}
-        B, S = batch["input_ids"].shape
-        positions_3BS = self._position_ids(batch)
-        mask_BS = np.asarray(batch.get("attention_mask", np.ones((B, S), np.int64))).astype(bool)
-        lengths_B = mask_BS.sum(axis=1)
-        if (lengths_B == 0).any():
-            raise DataError(f"row {int(np.argmin(lengths_B))} of the batch has no token; a prompt needs one")
-        batch |= _aligned_right(batch["input_ids"], mask_BS, positions_3BS)
-        next_position_B = np.where(mask_BS, positions_3BS, -1).max(axis=(0, 2)) + 1
-        cache.begin(S, (S - lengths_B).astype(np.int32), next_position_B)
-        hidden_BD = self.hidden_states(batch, np.arange(1, B + 1) * S - 1, cache)
+        ids_BS = _host(batch["input_ids"])
+        mask_BS = _mask(batch)
+        last_B = mask_BS.shape[1] - 1 - np.argmax(mask_BS[:, ::-1], axis=1)
+        if not mask_BS.any(axis=1).all():
+            raise DataError("a row of the batch has no token; a prompt needs one")
+        hidden_BD = self.hidden_states(batch, np.arange(len(ids_BS)) * ids_BS.shape[1] + last_B, cache)
         return paddle.matmul(hidden_BD, self.head_weight_VD, transpose_y=True)
 
     @paddle.no_grad()
     def decode(self, cache: KVCache, token_ids_B: Any) -> Tensor:
         """One more token for each row -> the logits (B, V) that follow it."""
         ids_B1 = _host(token_ids_B).reshape(-1, 1)
-        positions_31B = np.broadcast_to(cache.advance()[:, None], (3, len(ids_B1), 1))
-        x_BSD = self.model.embed_tokens(paddle.to_tensor(ids_B1))
-        hidden_B1D = self.model(x_BSD, replace(self._positions({}, positions_31B), decoding=True), cache)
+        positions_3B1 = np.broadcast_to(cache.advance()[:, None], (3, len(ids_B1), 1))
+        x_B1D = self.model.embed_tokens(paddle.to_tensor(ids_B1))
+        hidden_B1D = self.model(x_B1D, self._positions(positions_3B1, decoding=True), cache)
         return paddle.matmul(hidden_B1D[:, 0], self.head_weight_VD, transpose_y=True)
+
+    def _begin(self, cache: KVCache, batch: dict[str, np.ndarray]) -> None:
+        mask_BS = _mask(batch)
+        last_B = np.where(mask_BS, batch["position_ids"], -1).max(axis=(0, 2))
+        cache.begin(mask_BS.shape[1], mask_BS.sum(axis=1), last_B + 1)
 
     def _embed(self, batch: dict[str, np.ndarray]) -> Tensor:
         ids = batch["input_ids"]
@@ -187,33 +199,25 @@ class Qwen2_5_VL(nn.Layer):
             tokens_per_second=self.config.vision.tokens_per_second,
         )
 
-    def _positions(self, batch: dict[str, np.ndarray], positions_3BS: np.ndarray) -> Positions:
-        text, mask_BS = self.config.text, batch.get("attention_mask")
+    def _positions(self, positions_3BS: np.ndarray, **rest: Any) -> Positions:
+        text = self.config.text
         cos, sin = ops.rotary_tables_mrope(positions_3BS, text.head_dim, text.rope_theta, text.mrope_section)
-        mask_B1SS = None
-        if mask_BS is not None and (np.diff(mask_BS.astype(np.int8), axis=1) > 0).any():
-            S = mask_BS.shape[1]
-            keep_BSS = np.tril(np.ones((S, S), bool)) & mask_BS[:, None, :].astype(bool)
-            mask_B1SS = paddle.to_tensor(keep_BSS[:, None])
         return Positions(
-            cos_BS1H=paddle.to_tensor(cos[:, :, None]),
-            sin_BS1H=paddle.to_tensor(sin[:, :, None]),
-            mask_B1SS=mask_B1SS,
-            cu_seqlens=batch.get("cu_seqlens"),
+            cos_BS1H=paddle.to_tensor(cos[:, :, None]), sin_BS1H=paddle.to_tensor(sin[:, :, None]), **rest
         )
 
 
-def _aligned_right(
-    ids_BS: np.ndarray, mask_BS: np.ndarray, positions_3BS: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The same rows with all padding on the left."""
-    # a stable sort by the mask keeps the order of the real tokens
-    order_BS = np.argsort(mask_BS, axis=1, kind="stable")
-    return {
-        "input_ids": np.take_along_axis(ids_BS, order_BS, 1),
-        "attention_mask": np.take_along_axis(mask_BS, order_BS, 1),
-        "position_ids": np.take_along_axis(positions_3BS, order_BS[None], 2),
-    }
+def _mask(batch: dict[str, Any]) -> np.ndarray:
+    """True at tokens, False at padding, (B, S)."""
+    mask = batch.get("attention_mask")
+    return np.ones(batch["input_ids"].shape, bool) if mask is None else _host(mask).astype(bool)
+
+
+def _tokens_first(mask_BS: np.ndarray | None) -> np.ndarray | None:
+    """The order of places that brings each row's tokens before its padding; None where they already are."""
+    if mask_BS is None or not (np.diff(mask_BS.astype(np.int8), axis=1) > 0).any():
+        return None
+    return np.argsort(mask_BS == 0, axis=1, kind="stable")
 
 
 def _host(value: Any) -> np.ndarray:
