@@ -32,6 +32,9 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     activation = device.activate(arguments.device, workload=run, kernels=arguments.kernels, allow_reexec=True)
     from mix_core.inference.generation import generate
     from mix_core.training.optimizer import AdamW
+    from mix_core.training.run import refuse_precision
+
+    refuse_precision(arguments, activation)
 
     family = get_family("qwen2_5_vl")
     model = family.build(family.config_from_dict(workload.config_dict(size)))
