@@ -64,7 +64,6 @@ install-tests: $(VENV)/.installed-tests
 train: $(VENV)/.installed
 	@$(PY) -m mix_core.train --recipe digits --output_dir '$(RUN)' \
 	  $(if $(AGAIN),--overwrite_output_dir true,--resume auto)
-	@echo "report: $(abspath $(RUN))/report.html"
 
 # -- tests and linters ------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ LAYERS = (
     ("ops",),
     ("models", "data", "schedulers"),
     ("training", "inference", "config"),
-    ("cli", "train", "conformance", "scaffold"),
+    ("cli", "train", "conformance", "scaffold", "recipes.*"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 # One thing seen from two sides: plugin_api is the device layer's face, mix_core.train the command's.
@@ -40,6 +40,8 @@ def room_of(module: str) -> str | None:
     """`mix_core.models.registry` -> `models`; None for the package itself and for other packages."""
     first, *inner = module.split(".")
     room = "config" if inner and inner[0].startswith("config_") else "".join(inner[:1])
+    if room == "recipes" and len(inner) > 2:
+        room = "recipes.*"  # a script beside a recipe that makes its files
     return room if first == "mix_core" and room in RANK else None
 
 
