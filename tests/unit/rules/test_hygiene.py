@@ -16,7 +16,7 @@ UNSAFE_CALLS = {
     "exec",
 }
 BETWEEN_OWN_PROCESSES = {
-    "mix_core/data/shared_memory.py": "batches over a socket from workers that this process started; never a file",
+    "mix_core/data/shared_memory.py": "batches, over a socket, from workers that this process started",
 }
 BROAD = {"Exception", "BaseException"}
 STUB = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError|NotImplemented\(\))\b")
