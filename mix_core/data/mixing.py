@@ -1,0 +1,92 @@
+"""In which order an epoch visits the rows, decided by seed and epoch alone.
+
+Shapes: N rows, E visits in an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mix_core.data.draws import Draws
+from mix_core.errors import ConfigError
+
+GROUPED_BATCHES = 50
+"""Batches of like lengths are formed within so many batches' worth of rows, so that epochs still differ."""
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """The visits of every epoch; each epoch has the same number."""
+
+    sizes: tuple[int, ...]
+    """Rows of each set; the sets' rows are numbered one set after the other."""
+    seed: int = 0
+    shuffle: bool = True
+    weights: tuple[float, ...] | None = None
+    """Share of an epoch that each set gets. None: every row once. With weights a small set comes round more
+    often than once and a large one takes several epochs, always all of its rows before one comes again."""
+    lengths: Sequence[float] | None = None
+    """Lengths (N,) in any unit: rows of like length come together, `batch_size` at a time."""
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and (
+            len(self.weights) != len(self.sizes) or min(self.weights) < 0 or sum(self.weights) <= 0
+        ):
+            raise ConfigError(
+                f"sampling weights are {list(self.weights)} for {len(self.sizes)} sets; "
+                "expected one for each set, none below 0, one above"
+            )
+
+    @property
+    def visits(self) -> int:
+        """E: the visits of one epoch, as many as there are rows."""
+        return sum(self.sizes)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Row numbers (E,) int64 in the order of visits."""
+        if self.weights is None:
+            rows_E = np.arange(self.visits)
+        else:
+            rows_E = np.concatenate([self._turn(k, count, epoch) for k, count in enumerate(self._counts())])
+        if self.shuffle:
+            rows_E = rows_E[Draws("row order", self.seed, epoch).permutation(self.visits)]
+        return rows_E if self.lengths is None else self._grouped(rows_E, epoch)
+
+    def _counts(self) -> list[int]:
+        """Visits of each set in an epoch: proportional to the weights, rounded to add up."""
+        shares = np.array(self.weights, np.float64) / sum(self.weights or ()) * self.visits
+        shares[np.array(self.sizes) == 0] = 0
+        ends = np.rint(np.cumsum(shares) / max(shares.sum(), 1e-300) * self.visits).astype(np.int64)
+        return [int(count) for count in np.diff(ends, prepend=0)]
+
+    def _turn(self, number: int, count: int, epoch: int) -> np.ndarray:
+        """The visits of one set in an epoch: the next `count` of its endless sequence of rounds."""
+        size, first = self.sizes[number], sum(self.sizes[:number])
+        if count == 0:
+            return np.empty(0, np.int64)
+        begin, end = epoch * count, (epoch + 1) * count
+        rounds = range(begin // size, (end - 1) // size + 1)
+        places = np.concatenate([self._round(number, turn, size) for turn in rounds])
+        start = begin - rounds[0] * size
+        return first + places[start : start + count]
+
+    def _round(self, number: int, turn: int, size: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(size)
+        return Draws("set order", self.seed, number, turn).permutation(size)
+
+    def _grouped(self, rows_E: np.ndarray, epoch: int) -> np.ndarray:
+        """Rows of like length side by side; whole batches in a random order, a rest at the end."""
+        lengths = np.asarray(self.lengths)
+        chunk = GROUPED_BATCHES * self.batch_size
+        parts = [rows_E[start : start + chunk] for start in range(0, len(rows_E), chunk)]
+        ordered = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+        whole = len(ordered) // self.batch_size
+        batches = ordered[: whole * self.batch_size].reshape(whole, self.batch_size)
+        if self.shuffle:
+            batches = batches[Draws("batch order", self.seed, epoch).permutation(whole)]
+        return np.concatenate([batches.reshape(-1), ordered[whole * self.batch_size :]])
