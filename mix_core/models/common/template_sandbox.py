@@ -37,6 +37,7 @@ MAX_ARGUMENT = 4096
 _UNSAFE_TEXT_METHODS = {"expandtabs", "translate", "maketrans", "encode"}
 _DROPPED_FILTERS = {"center", "format", "pprint", "random", "urlize", "wordwrap", "xmlattr"}
 _DROPPED_GLOBALS = ("lipsum", "cycler")
+_TICK, _JOIN, _MEASURE = "mix-core tick", "mix-core join", "mix-core measure"
 # A width of four digits or more, or one that comes from an argument, after % or within braces.
 _WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[-+ #0]*(\d{4,}|\*|\d*\.(\d{4,}|\*))")
 _WIDE_BRACES = re.compile(r"\{[^{}]*(\d{4,}|\{)")
@@ -80,6 +81,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         kept = {name: f for name, f in self.filters.items() if name not in _DROPPED_FILTERS}
         kept["tojson"] = _to_json
         self.filters = {name: self._guarded(name, function) for name, function in kept.items()}
+        self.filters |= {_TICK: self._tick, _JOIN: self._join, _MEASURE: self._measured}
 
     def render(self, source: str, variables: dict[str, Any]) -> str:
         """Render ``source``. Raises jinja2.TemplateError (SecurityError where a limit is passed)."""
@@ -103,22 +105,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     # What the compiled template calls.
 
-    @property
-    def budget(self) -> Budget:
-        return self._running.budget
+    def charge(self, chars: int) -> None:
+        self._running.budget.charge(chars)
 
-    def tick(self, chars: int) -> None:
-        """Charge one turn of a loop or one call of a macro whose body holds ``chars`` fixed characters."""
-        self.budget.charge(chars)
+    def _tick(self, chars: int) -> None:
+        """One turn of a loop or one call of a macro whose body holds ``chars`` fixed characters."""
+        self._running.budget.charge(chars)
 
-    def joined(self, *parts: Any) -> str:
+    def _join(self, *parts: Any) -> str:
         """The ``~`` operator."""
-        text = "".join(map(str, parts))
-        self.budget.charge(0)
-        return text
+        self.measure(*parts)
+        return "".join(map(str, parts))
 
-    def measured(self, value: Any) -> Any:
-        """A list, tuple or dict that the template builds; `call` has measured it."""
+    def _measured(self, value: Any) -> Any:
+        """A list, tuple or dict that the template builds."""
+        self.measure(value)
         return value
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -158,7 +159,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def measure(self, *values: Any, namespaces: bool = False) -> None:
         """Refuse values that are too large, counted through containers; charge the time this takes."""
-        self.budget.charge(0)
+        self._running.budget.charge(0)
         if all(type(value) is str and len(value) < 4096 for value in values):
             return
         stack, parts, chars = list(values), 0, 0
@@ -211,29 +212,33 @@ class _GenerationBlocks(Extension):
 
 
 class _Instrument(NodeTransformer):
-    """Puts `tick` into loops and macros, and `joined` and `measured` around what builds values."""
+    """Puts `_tick` into loops and macros, and `_join` and `_measured` in place of what builds values.
+
+    They are called as filters: those are local variables of the compiled template, and no template can name
+    these.
+    """
 
     def _with_tick(self, node: Any) -> Any:
         chars = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_call("tick", [nodes.Const(chars)])))
+        node.body.insert(0, nodes.ExprStmt(_filter(_TICK, nodes.Const(chars))))
         return node
 
     visit_For = visit_Macro = visit_CallBlock = _with_tick
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return _call("joined", node.nodes)
+        return _filter(_JOIN, *node.nodes)
 
     def _measured(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
-        return node if getattr(node, "ctx", "load") != "load" else _call("measured", [node])
+        return node if getattr(node, "ctx", "load") != "load" else _filter(_MEASURE, node)
 
     visit_List = visit_Tuple = visit_Dict = _measured
 
 
-def _call(method: str, args: list[Any]) -> nodes.Call:
-    return nodes.Call(nodes.EnvironmentAttribute(method), args, [], None, None)
+def _filter(name: str, first: Any, *others: Any) -> nodes.Filter:
+    return nodes.Filter(first, name, list(others), [], None, None)
 
 
 @pass_context
@@ -243,7 +248,7 @@ def _finalize(context: Any, value: Any) -> Any:
     if not isinstance(value, str):
         environment.measure(value)
         value = str(value)
-    environment.budget.charge(len(value))
+    environment.charge(len(value))
     return value
 
 
