@@ -12,6 +12,8 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import in_float32
+from mix_core.ops.gradients import frozen, unless
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -19,6 +21,11 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     kernel = kernel_for("swiglu", gate.dtype, training=not gate.stop_gradient)
     if kernel is not None:
         return kernel(gate, up)
+    return _swiglu(gate, up)
+
+
+@in_float32
+def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return _SwiGLU.apply(gate, up)
 
 
@@ -29,16 +36,17 @@ class _SwiGLU(PyLayer):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         sigmoid = _C_ops.scale(gate, 0.5, 0.0, True).tanh_().scale_(0.5, 0.5)
         ctx.save_for_backward(gate, up, sigmoid)
+        ctx.frozen = frozen(gate, up)
         return _C_ops.multiply(gate, sigmoid).multiply_(up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, sigmoid = ctx.saved_tensor()
         silu = _C_ops.multiply(gate, sigmoid)
         # silu' = sigmoid + silu (1 - sigmoid)
         slope = _C_ops.multiply(silu, sigmoid)
         slope = _C_ops.subtract(silu, slope).add_(sigmoid)
-        return slope.multiply_(up).multiply_(grad), silu.multiply_(grad)
+        return unless(ctx.frozen, slope.multiply_(up).multiply_(grad), silu.multiply_(grad))
 
 
 def gelu(x: Tensor, form: str = "erf") -> Tensor:
@@ -49,6 +57,11 @@ def gelu(x: Tensor, form: str = "erf") -> Tensor:
     kernel = kernel_for("gelu", x.dtype, training=not x.stop_gradient, size_class=form)
     if kernel is not None:
         return kernel(x, form)
+    return _gelu(x, form)
+
+
+@in_float32
+def _gelu(x: Tensor, form: str) -> Tensor:
     if form == "erf":
         return F.gelu(x)
     if form == "tanh":

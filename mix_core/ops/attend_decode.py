@@ -13,6 +13,7 @@ from paddle import Tensor, _C_ops
 
 from mix_core.ops.attend_plan import MASKED
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import in_float32
 
 SPAN = 256
 """The reference reads the cache in multiples of this many slots, so that few shapes occur."""
@@ -31,6 +32,7 @@ def attention_decode(
     return (kernel or _reference)(q_BNH, k_BKCH, v_BKCH, lengths_B=lengths_B, scale=scale)
 
 
+@in_float32
 def _reference(
     q_BNH: Tensor, k_BKCH: Tensor, v_BKCH: Tensor, *, lengths_B: np.ndarray, scale: float | None
 ) -> Tensor:

@@ -12,6 +12,7 @@ from paddle import Tensor
 from mix_core.ops.attend_plan import MASKED
 from mix_core.ops.attend_reference import attend
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import in_float32
 
 
 def attention(
@@ -61,6 +62,7 @@ def attention(
     return out_TNH.reshape([B, S, N, H])
 
 
+@in_float32
 def _masked(
     q_BSNH: Tensor,
     k_BMKH: Tensor,

@@ -14,12 +14,15 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.attend_plan import Job, Plan, make_plan
+from mix_core.ops.dtypes import in_float32
+from mix_core.ops.gradients import frozen, unless
 from mix_core.ops.philox import keep_weights
 
 MAX_KEPT = 1 << 23
 """Attention weights of one call kept for the backward pass, in numbers; more are computed again."""
 
 
+@in_float32
 def attend(
     q_TNH: Tensor,
     k_MKH: Tensor,
@@ -74,12 +77,12 @@ class _Attend(PyLayer):
             saved += [k_bkH, v_bkH] + ([weights] if keep else [])
         out = outs[0] if len(outs) == 1 else _C_ops.concat(outs, 0)
         ctx.save_for_backward(q_rows, *saved)
-        ctx.plan, ctx.scale, ctx.keep = plan, scale, keep
+        ctx.plan, ctx.scale, ctx.keep, ctx.frozen = plan, scale, keep, frozen(q_TNH, k_MKH, v_MKH)
         ctx.dropout, ctx.dropout_keys, ctx.shapes = dropout, dropout_keys, (q_TNH.shape, k_MKH.shape)
         return _C_ops.gather(out, plan.out_rows, 0).reshape(q_TNH.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad_TNH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad_TNH: Tensor) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
         q_rows, *saved = ctx.saved_tensor()
         q_shape, k_shape = ctx.shapes
@@ -99,11 +102,8 @@ class _Attend(PyLayer):
             dq.append(_C_ops.matmul(dscores, k_bkH, False, False).reshape([-1, H]))
             dk.append(_C_ops.matmul(dscores, q_bqH, True, False).reshape([-1, H]).scale_(ctx.scale))
         dq_rows = dq[0] if len(dq) == 1 else _C_ops.concat(dq, 0)
-        return (
-            _C_ops.gather(dq_rows, plan.out_rows, 0).reshape(q_shape),
-            _back(dk, plan, k_shape),
-            _back(dv, plan, k_shape),
-        )
+        dq_TNH = _C_ops.gather(dq_rows, plan.out_rows, 0).reshape(q_shape)
+        return unless(ctx.frozen, dq_TNH, _back(dk, plan, k_shape), _back(dv, plan, k_shape))
 
 
 def _rows(rows: Tensor, job: Job, H: int) -> Tensor:
@@ -115,7 +115,7 @@ def _rows(rows: Tensor, job: Job, H: int) -> Tensor:
 
 
 def _weights(q_bqH: Tensor, k_bkH: Tensor, job: Job) -> Tensor:
-    """Softmax of the scores (b, q, k); its statistics have the dtype of q, at least float32."""
+    """Softmax of the scores, (b, q, k)."""
     scores = _C_ops.matmul(q_bqH, k_bkH, False, True)
     if job.bias is not None:
         scores = scores.reshape([job.batch, -1]).add_(job.bias).reshape([job.batch, job.queries, job.keys])

@@ -14,12 +14,14 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import widened
+from mix_core.ops.gradients import frozen
 
 MAX_LOGITS = 1 << 24
 """Logits of one block, in numbers; a block has one row at least."""
 
-TINY = 1e-30
-"""A probability below it has lost digits; its logarithm is then taken from the logits."""
+TINY = 1e-25
+"""Paddle's softmax on a CPU gives no less than exp(-64); below this the loss is taken from the logits."""
 
 
 def linear_cross_entropy(
@@ -37,10 +39,9 @@ def linear_cross_entropy(
         return kernel(hidden_TD, weight_VD, labels_T, ignore_index=ignore_index)
     if len(rows) != len(labels_T):
         hidden_TD = paddle.gather(hidden_TD, paddle.to_tensor(rows))
+    hidden_TD, weight_VD = widened(hidden_TD), widened(weight_VD)
     labels_R = labels_T[rows].astype(np.int64)
-    learning = paddle.is_grad_enabled() and not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
-    weight_fixed = weight_VD.stop_gradient
-    return _HeadLoss.apply(hidden_TD, weight_VD, labels_R, learning, weight_fixed), len(rows)
+    return _HeadLoss.apply(hidden_TD, weight_VD, labels_R, paddle.is_grad_enabled()), len(rows)
 
 
 class _HeadLoss(PyLayer):
@@ -48,15 +49,11 @@ class _HeadLoss(PyLayer):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_RD: Tensor,
-        weight_VD: Tensor,
-        labels_R: np.ndarray,
-        learning: bool,
-        weight_fixed: bool,
+        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, labels_R: np.ndarray, learning: bool
     ) -> Tensor:
         R, V = len(labels_R), weight_VD.shape[0]
         step = max(1, min(R, MAX_LOGITS // V))
+        hidden_frozen, weight_frozen = frozen(hidden_RD, weight_VD)
         losses: list[Tensor] = []
         dhidden: list[Tensor] = []
         dweight_VD: Tensor | None = None
@@ -65,22 +62,25 @@ class _HeadLoss(PyLayer):
             labels_b = paddle.to_tensor(labels_R[start : start + step])
             probabilities_bV = F.softmax_(_C_ops.matmul(hidden_bD, weight_VD, False, True), axis=-1)
             losses.append(paddle.sum(_losses(probabilities_bV, hidden_bD, weight_VD, labels_b)))
-            if not learning:
+            if not learning or (hidden_frozen and weight_frozen):
                 continue
             dlogits_bV = probabilities_bV.put_along_axis_(labels_b.unsqueeze(1), -1.0, 1, reduce="add")
-            dhidden.append(_C_ops.matmul(dlogits_bV, weight_VD, False, False))
-            if not weight_fixed:
+            if not hidden_frozen:
+                dhidden.append(_C_ops.matmul(dlogits_bV, weight_VD, False, False))
+            if not weight_frozen:
                 part_VD = _C_ops.matmul(dlogits_bV, hidden_bD, True, False)
                 dweight_VD = part_VD if dweight_VD is None else dweight_VD.add_(part_VD)
-        if learning:
-            ctx.dhidden = dhidden[0] if len(dhidden) == 1 else paddle.concat(dhidden)
-            ctx.dweight = dweight_VD
+        ctx.dhidden = paddle.concat(dhidden) if len(dhidden) > 1 else (dhidden or [None])[0]
+        ctx.dweight = dweight_VD
         return losses[0] if len(losses) == 1 else paddle.add_n(losses)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        dweight = None if ctx.dweight is None else ctx.dweight.multiply_(grad)
-        return ctx.dhidden.multiply_(grad), dweight
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dhidden, dweight = ctx.dhidden, ctx.dweight
+        return (
+            None if dhidden is None else dhidden.multiply_(grad),
+            None if dweight is None else dweight.multiply_(grad),
+        )
 
 
 def _losses(probabilities_bV: Tensor, hidden_bD: Tensor, weight_VD: Tensor, labels_b: Tensor) -> Tensor:

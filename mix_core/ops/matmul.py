@@ -12,6 +12,7 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.gradients import frozen
 
 
 def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -21,7 +22,7 @@ def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor
         return kernel(x, weight_IO, bias_O)
     if bias_O is None:
         return _C_ops.matmul(x, weight_IO, False, False)
-    return _Affine.apply(x, weight_IO, bias_O, x.stop_gradient, weight_IO.stop_gradient)
+    return _Affine.apply(x, weight_IO, bias_O)
 
 
 class _Affine(PyLayer):
@@ -29,22 +30,26 @@ class _Affine(PyLayer):
     cost as much as the product itself on a CPU."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight_IO: Tensor, bias_O: Tensor, x_fixed: bool, weight_fixed: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_IO: Tensor, bias_O: Tensor) -> Tensor:
         inputs, outputs = weight_IO.shape
         x_TI = x.reshape([-1, inputs])
         ctx.save_for_backward(x_TI, weight_IO)
-        ctx.shape, ctx.x_fixed, ctx.weight_fixed = x.shape, x_fixed, weight_fixed
+        ctx.shape, ctx.frozen = x.shape, frozen(x, weight_IO, bias_O)
         product_TO = _C_ops.addmm(bias_O.reshape([1, outputs]), x_TI, weight_IO, 1.0, 1.0)
         return product_TO.reshape([*x.shape[:-1], outputs])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, weight_IO = ctx.saved_tensor()
+        x_frozen, weight_frozen, bias_frozen = ctx.frozen
         outputs = weight_IO.shape[1]
         grad_TO = grad.reshape([-1, outputs])
-        ones_1T = paddle.ones([1, grad_TO.shape[0]], grad.dtype)
-        dx = None if ctx.x_fixed else _C_ops.matmul(grad_TO, weight_IO, False, True).reshape(ctx.shape)
-        dweight = None if ctx.weight_fixed else _C_ops.matmul(x_TI, grad_TO, True, False)
-        return dx, dweight, _C_ops.matmul(ones_1T, grad_TO, False, False).reshape([outputs])
+        dx = dweight = dbias = None
+        if not x_frozen:
+            dx = _C_ops.matmul(grad_TO, weight_IO, False, True).reshape(ctx.shape)
+        if not weight_frozen:
+            dweight = _C_ops.matmul(x_TI, grad_TO, True, False)
+        if not bias_frozen:
+            ones_1T = paddle.ones([1, grad_TO.shape[0]], grad.dtype)
+            dbias = _C_ops.matmul(ones_1T, grad_TO, False, False).reshape([outputs])
+        return dx, dweight, dbias

@@ -13,6 +13,8 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import in_float32
+from mix_core.ops.gradients import frozen, unless
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -23,8 +25,11 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     kernel = kernel_for("rms_norm", x.dtype, training=not (x.stop_gradient and weight_D.stop_gradient))
     if kernel is not None:
         return kernel(x, weight_D, eps)
-    if x.dtype in (paddle.bfloat16, paddle.float16):
-        return rms_norm(x.astype("float32"), weight_D.astype("float32"), eps).astype(x.dtype)
+    return _rms_norm(x, weight_D, eps)
+
+
+@in_float32
+def _rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return _RMSNorm.apply(x, weight_D, eps)
 
 
@@ -39,11 +44,11 @@ class _RMSNorm(PyLayer):
         mean_D1 = paddle.full([D, 1], 1.0 / D, x.dtype)
         scale_T1 = _C_ops.matmul(_C_ops.square(x_TD), mean_D1, False, False).add_(_scalar(eps, x)).rsqrt_()
         ctx.save_for_backward(x_TD, weight_1D, scale_T1)
-        ctx.shape = x.shape
+        ctx.shape, ctx.frozen = x.shape, frozen(x, weight_D)
         return _C_ops.matmul(scale_T1, weight_1D, False, False).multiply_(x_TD).reshape(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_1D, scale_T1 = ctx.saved_tensor()
         D = x_TD.shape[1]
         grad_TD = grad.reshape([-1, D])
@@ -55,7 +60,7 @@ class _RMSNorm(PyLayer):
         dx_TD = _C_ops.matmul(scale_T1, weight_1D, False, False).multiply_(grad_TD)
         ones_1D = paddle.ones([1, D], x_TD.dtype)
         dx_TD.subtract_(_C_ops.matmul(factor_T1, ones_1D, False, False).multiply_(x_TD))
-        return dx_TD.reshape(ctx.shape), dweight_D
+        return unless(ctx.frozen, dx_TD.reshape(ctx.shape), dweight_D)
 
 
 def _scalar(value: float, like: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ def layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: f
     kernel = kernel_for("layer_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
         return kernel(x, weight_D, bias_D, eps)
-    return F.layer_norm(x, x.shape[-1], weight_D, bias_D, eps)
+    return in_float32(F.layer_norm)(x, x.shape[-1], weight_D, bias_D, eps)
 
 
 def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor | None, eps: float) -> Tensor:
@@ -81,4 +86,4 @@ def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor |
     kernel = kernel_for("group_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
         return kernel(x, groups, weight_C, bias_C, eps)
-    return F.group_norm(x, groups, eps, weight_C, bias_C)
+    return in_float32(F.group_norm)(x, groups, eps, weight_C, bias_C)

@@ -17,6 +17,7 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import in_float32
 
 
 def inverse_frequencies(width: int, theta: float) -> np.ndarray:
@@ -60,7 +61,12 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     kernel = kernel_for("rotary", q.dtype, head_dim=q.shape[-1], training=not q.stop_gradient)
     if kernel is not None:
         return kernel(q, k, cos, sin)
-    return _Turn.apply(q, cos, sin), _Turn.apply(k, cos, sin)
+    return _turn(q, cos, sin), _turn(k, cos, sin)
+
+
+@in_float32
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return _Turn.apply(x, cos, sin)
 
 
 class _Turn(PyLayer):
@@ -91,7 +97,7 @@ def _signed(sin_TH: Tensor) -> Tensor:
     """The first half turns by minus the sine of the second."""
     H = sin_TH.shape[1]
     sign = np.repeat(np.array([-1.0, 1.0], np.float32), H // 2)
-    return sin_TH * paddle.to_tensor(sign).astype(sin_TH.dtype)
+    return sin_TH * paddle.to_tensor(sign)
 
 
 @lru_cache(maxsize=32)
