@@ -81,5 +81,6 @@ def labels_of(
     for start, end in spans:
         after_prompt = len(text[:start].rstrip())
         learned |= (starts >= after_prompt) & (ends > start) & (ends <= end)
-    learned &= ~np.isin(input_ids_S, never_learned)
+    for token in never_learned:
+        learned &= input_ids_S != token
     return np.where(learned, input_ids_S, IGNORED)
