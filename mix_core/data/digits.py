@@ -11,9 +11,9 @@ with the compressor.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -224,37 +224,33 @@ def _row(split: str, task: str, name: str, picture: Picture) -> dict[str, Any]:
 def ensure_digits(out: Path, *, seed: int = 0) -> Path:
     """Make the digits at `out` unless this version's are there already; returns `out`.
 
-    Whole or not at all: written beside and renamed, so that two runs may start at once and an interrupted one
-    leaves nothing half done.
+    Whole or not at all: written beside and renamed, so an interrupted run leaves nothing half done. Of two
+    runs that start at once the second waits for the first.
     """
+    part, old = (out.with_name(f"{out.name}.{end}") for end in ("part", "old"))
     stamp = out / "made_by"
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == _fingerprint(seed):
-        return out
-    part = out.with_name(f"{out.name}.part-{os.getpid()}")
     try:
-        write_digits(part, seed=seed)
-        (part / "made_by").write_text(_fingerprint(seed), encoding="utf-8")
-        _swap(part, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out.with_name(f"{out.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if stamp.is_file() and stamp.read_text(encoding="utf-8") == _fingerprint(seed):
+                return out
+            for rest in (part, old):  # of a run that was killed
+                shutil.rmtree(rest, ignore_errors=True)
+            try:
+                write_digits(part, seed=seed)
+                (part / stamp.name).write_text(_fingerprint(seed), encoding="utf-8")
+                if out.exists():
+                    out.rename(old)
+                part.rename(out)
+            finally:
+                for rest in (part, old):
+                    shutil.rmtree(rest, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"cannot write the digits to {out}: {error.strerror}; set MIX_CACHE to another folder"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
-
-
-def _swap(part: Path, out: Path) -> None:
-    """Put the folder `part` in the place of `out`, which may be absent, stale or just made by another run."""
-    old = out.with_name(f"{out.name}.old-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    try:
-        part.rename(out)
-    except OSError:
-        if not (out / "made_by").is_file():
-            raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fingerprint(seed: int) -> str:
