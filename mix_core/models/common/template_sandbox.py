@@ -147,8 +147,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Any:
         owner = getattr(value, "__self__", None)
-        is_format = isinstance(owner, str) and value.__name__ in ("format", "format_map")
-        if is_format and _WIDE_BRACES.search(owner.replace("{{", "").replace("}}", "")):
+        if (
+            isinstance(owner, str)
+            and value.__name__ in ("format", "format_map")
+            and _WIDE_BRACES.search(owner.replace("{{", "").replace("}}", ""))
+        ):
             raise SecurityError(f"it formats with {owner[:40]!r}")
         return super().wrap_str_format(value)
 
