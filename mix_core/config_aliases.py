@@ -88,6 +88,7 @@ _SAME_BOOLEAN = {
     "freeze_vit": ("fix_vit", "freeze_backbone"),
     "packing": ("mixtoken",),
     "recompute": ("gradient_checkpointing", "grad_checkpoint"),
+    "group_by_length": ("group_by_modality_length",),
     "lora": ("use_lora",),
 }
 
@@ -236,8 +237,6 @@ _MODEL = {
 _DATA = {
     **_later("another chat template than the model folder's", chat_template=()),
     **_settled("the model folder brings its chat template", conv_style=ANYTHING, template=ANYTHING),
-    **_later("drawing sets by their size", use_data_resampling=(False,)),
-    **_later("batches of like lengths", group_by_length=(False,), group_by_modality_length=(False,)),
     **_later("padding images to a square", pad2square=(False,)),
     **_settled("the model folder's preprocessor says how pixels are scaled", normalize_type=ANYTHING),
     **_later(

@@ -130,6 +130,10 @@ class DataKeys(Keys):
     """Most frames of a video. Default: the model folder's (Qwen2.5-VL: 128, MindSpeed-MM: 64)."""
     allow_private_urls: bool = False
     """Let image addresses point into private networks (own key)."""
+    use_data_resampling: bool = False
+    """Draw from each set in proportion to the square root of its size (Qwen2.5-VL, InternVL2)."""
+    group_by_length: bool = False
+    """Put rows of like length into one batch; lengths are estimated from text and pictures (InternVL2)."""
     shuffle: bool = True
     """A new order each epoch, from `data_seed` (MindSpeed-MM)."""
     data_seed: NonNegative | None = None

@@ -97,7 +97,7 @@ class Stepper:
         place("forward")
         if not (math.isfinite(loss) and math.isfinite(norm)):
             where = first_not_finite(self.optimizer.named_parameters())
-            raise RunFailedError(
+            raise NotFiniteError(
                 f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}; {where}"
             )
         clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0

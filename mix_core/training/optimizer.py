@@ -83,7 +83,7 @@ class AdamW:
 
     @paddle.no_grad()
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
-        """The global norm of all gradients and the value of the scalar `beside`, with one wait for the device."""
+        """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
         squares = [_C_ops.squared_l2_norm(p.grad) for _, p in self._named if p.grad is not None]
         square = paddle.add_n(squares) if squares else paddle.zeros([1])
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mix_core.training.run_folder import RECORD, RESULTS, RunFolder
+from mix_core.training.run_folder import RECORD, REPORT, RESULTS, RunFolder
 from mix_core.training.state import checksum
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
 
-PACKAGES = (
-    "mix-core",
-    "paddlepaddle",
-    "paddlepaddle-gpu",
-    "paddlepaddle-xpu",
-    "numpy",
-    "safetensors",
-    "tokenizers",
-    "pillow",
-    "pydantic",
-)
+PACKAGES = ("numpy", "pillow", "pydantic", "safetensors", "tokenizers")
+"""Packages whose versions a run depends on, besides mix-core's own and every build of Paddle."""
+
 _NO_INFLUENCE = frozenset(
     ("resume", "overwrite_output_dir", "output_dir", "progress_bar", "logging_steps", "cache_dir", "device")
 )
@@ -34,11 +26,10 @@ _NO_INFLUENCE = frozenset(
 def versions() -> dict[str, str]:
     """Python, the system, and the installed packages that a run depends on."""
     found = {"python": platform.python_version(), "system": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    for distribution in distributions():
+        name = distribution.name.lower()
+        if name in PACKAGES or name.startswith(("mix-", "paddle")):
+            found[name] = distribution.version
     return found
 
 
@@ -70,11 +61,13 @@ def now() -> str:
 
 def changed_keys(before: dict[str, Any] | None, config: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Keys in which a recorded configuration differs from this one: key -> (before, now)."""
+    if before is None:
+        return {}
     current = config.model_dump(mode="json")
     return {
-        key: ((before or {}).get(key), value)
+        key: (before.get(key), value)
         for key, value in current.items()
-        if key not in _NO_INFLUENCE and (before or {}).get(key) != value
+        if key not in _NO_INFLUENCE and before.get(key) != value
     }
 
 
@@ -82,9 +75,17 @@ def finished_results(folder: RunFolder, config: RunConfig) -> dict[str, Any] | N
     """The results of the run in this folder, if it is finished and had this configuration."""
     record = folder.read_json(RECORD)
     results = folder.read_json(RESULTS)
-    if not isinstance(record, dict) or not isinstance(results, dict) or record.get("status") != "finished":
+    if not isinstance(record, dict) or not isinstance(results, dict):
+        return None
+    if record.get("status") != "finished" or not (folder.path / REPORT).is_file():
         return None
     return None if changed_keys(record.get("configuration"), config) else results
+
+
+def finished_text(folder: RunFolder, results: dict[str, Any]) -> str:
+    """Results, and where the report is."""
+    lines = [results_table(results)] if results else []
+    return "\n".join([*lines, f"report: {(folder.path / REPORT).resolve()}"])
 
 
 def results_table(results: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import mix_core.device as device
 from mix_core.errors import ConfigError, RunFailedError
 from mix_core.models.common.hub import resolve_model_folder
-from mix_core.models.registry import get_family, read_config
+from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
 from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
@@ -40,8 +40,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
     with RunFolder(config.output_dir) as folder:
         results = record.finished_results(folder, config) if config.resume == "auto" else None
         if results is not None:
-            print(f"{folder.path} is trained already:\n{record.results_table(results)}")
-            print(f"report: {(folder.path / 'report.html').resolve()}")
+            print(f"{folder.path} is trained already:\n{record.finished_text(folder, results)}")
             return
         start = _starting_point(folder, config)
         try:
@@ -58,12 +57,15 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
 def _train(
     config: RunConfig, folder: RunFolder, start: Path | None, device_name: str | None, command: list[str]
 ) -> None:
-    if config.model_name_or_path is None:
+    if start is not None:
+        source = start
+    elif config.model_name_or_path is not None:
+        source = resolve_model_folder(config.model_name_or_path, config.revision)
+    else:
         raise ConfigError(
             "model_name_or_path is missing; give a model folder or a hub name, or --recipe NAME"
         )
-    model_folder = resolve_model_folder(config.model_name_or_path, config.revision)
-    family = get_family(read_config(model_folder)["model_type"])
+    family = family_of_folder(source)
     rows = read_rows(config)
     activation = device.activate(
         device_name,
@@ -78,7 +80,7 @@ def _train(
     refuse_precision(config, activation)
     from mix_core.training.session import Session
 
-    with Session(config, folder, model_folder, start, rows, activation, command) as session:
+    with Session(config, folder, source, start, rows, activation, command) as session:
         session.run()
 
 

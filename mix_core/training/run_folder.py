@@ -16,9 +16,18 @@ from mix_core.training import checkpoint
 RECORD = "run.json"
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
+REPORT = "report.html"
 LOCK = ".lock"
-_OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", "report.html", LOCK)
+_OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", REPORT, LOCK)
 """What runs write, besides checkpoints; overwrite_output_dir removes nothing else."""
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file, or None where it is absent or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 class RunFolder:
@@ -104,10 +113,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """The contents of one of the run's JSON files, or None where it is absent or torn."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        return read_json(self.path / name)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file so that a reader sees the old one or the new one, never a part."""

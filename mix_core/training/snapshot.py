@@ -1,0 +1,82 @@
+"""What a checkpoint of a session holds: a model folder for everyone, and the training state beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mix_core.training import state
+from mix_core.training.faults import place
+from mix_core.training.optimizer import AdamW
+
+if TYPE_CHECKING:
+    from mix_core.config import RunConfig
+    from mix_core.device import DeviceRuntime
+    from mix_core.models.registry import ModelFamily
+
+RANDOM_STATE = "random."
+"""Before the parts of the device generator's state, in checkpoints."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a run has come."""
+
+    step: int
+    position: int
+    """Rows visited."""
+
+
+@dataclass
+class Parts:
+    """The parts of a session that change while it runs, and what is needed to write them down."""
+
+    config: RunConfig
+    family: ModelFamily
+    model_config: Any
+    model: Any
+    processor: Any
+    optimizer: AdamW
+    runtime: DeviceRuntime
+
+    def write(self, folder: Path, reached: Progressed) -> None:
+        """Fill an empty checkpoint folder."""
+        self.family.save_weights(self.model, folder)
+        self.family.write_config(self.model_config, folder)
+        self.processor.save(folder)
+        place("checkpoint-weights")
+        inner = folder / state.FOLDER
+        inner.mkdir()
+        tensors: dict[str, Any] = {}
+        if self.config.save_optimizer:
+            moments = ((name, state.whole_piece(values)) for name, values in self.optimizer.state())
+            tensors |= state.write_pieces(inner, "optimizer", moments)
+        if self.config.save_random_state:
+            parts = self.runtime.get_random_state().items()
+            pieces = ((RANDOM_STATE + name, state.whole_piece(state.storable(v))) for name, v in parts)
+            tensors |= state.write_pieces(inner, "random", pieces)
+        values = {
+            "optimizer_steps": self.optimizer.steps,
+            "position": reached.position,
+            "seed": self.config.seed,
+        }
+        state.write_manifest(inner, reached.step, values, tensors)
+
+    def restore(self, checkpoint: Path) -> Progressed:
+        """Take moments, random state and place from a checkpoint; the model's weights are loaded already.
+
+        Raises:
+            CheckpointError: it does not hold what load_optimizer asks for, or that of another model.
+        """
+        reader = state.StateReader(checkpoint)
+        values = reader.manifest["state"]
+        if self.config.load_optimizer:
+            self.optimizer.load(reader, int(values["optimizer_steps"]))
+        step = int(reader.manifest["step"])
+        if not self.config.load_random_state:
+            return Progressed(step, position=0)
+        names = reader.names(RANDOM_STATE)
+        if names:
+            self.runtime.set_random_state({n.removeprefix(RANDOM_STATE): reader.read(n) for n in names})
+        return Progressed(step, int(values["position"]))

@@ -1,0 +1,131 @@
+"""The batches of each optimizer step: the loader's, gathered into steps that never cross an epoch's end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mix_core.data.loader import BatchLoader, BatchSettings
+from mix_core.data.mixing import RowOrder
+from mix_core.models.registry import family_of_folder
+
+if TYPE_CHECKING:
+    from mix_core.config import RunConfig
+    from mix_core.training.rows import Rows
+
+VISUAL_LENGTH = 1000
+"""Characters that a picture counts for where rows are grouped by length."""
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What one optimizer step sees: a batch for each of its passes."""
+
+    passes: list[dict[str, np.ndarray]]
+    tokens: int
+    """Tokens that are no padding."""
+    epoch: float
+    """Passes over the rows, this step included."""
+    ends_epoch: bool
+
+
+def make_processor(folder: str, options: dict[str, Any]) -> Any:
+    """The processor of a model folder, with the run's options; data workers call it too."""
+    return family_of_folder(Path(folder)).load_processor(Path(folder)).with_options(**options)
+
+
+def processor_options(config: RunConfig) -> dict[str, Any]:
+    """The keys that change what the model folder says about pictures and videos; None leaves it as it is."""
+    return {
+        "image_min_pixels": config.image_min_pixels,
+        "image_max_pixels": config.image_max_pixels,
+        "video_min_pixels": config.video_min_pixels,
+        "video_max_pixels": config.video_max_pixels,
+        "video_fps": config.video_fps,
+        "video_max_frames": config.video_maxlen,
+        "allow_private_urls": config.allow_private_urls or None,
+    }
+
+
+def row_order(rows: Rows, config: RunConfig) -> RowOrder:
+    """In which order epochs visit the rows."""
+    return RowOrder(
+        sizes=tuple(rows.train_sizes),
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        shuffle=config.shuffle,
+        weights=tuple(math.sqrt(size) for size in rows.train_sizes) if config.use_data_resampling else None,
+        lengths=[about_length(row) for row in rows.train] if config.group_by_length else None,
+        batch_size=config.samples_per_step,
+    )
+
+
+def about_length(row: dict[str, Any]) -> float:
+    """A row's length without encoding it: characters, and a round number for each picture or video."""
+    length = 0
+    for message in row["messages"]:
+        content = message["content"]
+        parts = [{"text": content}] if isinstance(content, str) else content
+        length += sum(len(part["text"]) if "text" in part else VISUAL_LENGTH for part in parts)
+    return float(length)
+
+
+class StepStream:
+    """Gives the batches of one step after the other, endlessly.
+
+    `position` counts the rows visited by all steps given so far; a stream that starts there goes on with the
+    same batches.
+    """
+
+    def __init__(
+        self, rows: Rows, processor: Any, folder: Path, config: RunConfig, *, position: int, workers: int
+    ) -> None:
+        self.passes_per_step = config.gradient_accumulation_steps
+        self.position = position
+        self.loader = BatchLoader(
+            rows.train,
+            processor,
+            BatchSettings(
+                batch_size=config.per_device_train_batch_size,
+                max_length=config.max_length,
+                on_too_long=config.on_too_long,
+                packing=config.packing,
+                train_on_prompt=config.train_on_prompt,
+                mask_history=config.mask_history,
+                drop_last=config.drop_last,
+            ),
+            position=position,
+            order=row_order(rows, config),
+            num_workers=workers,
+            make_processor=partial(make_processor, str(folder), processor_options(config)),
+        )
+
+    def steps_in(self, epochs: float) -> int:
+        """Optimizer steps in so many epochs."""
+        per_epoch = math.ceil(self.loader.batches_in_epoch() / self.passes_per_step)
+        return max(1, math.ceil(per_epoch * epochs))
+
+    def next_step(self) -> StepBatches:
+        """The batches of the next step.
+
+        Raises:
+            DataError: a row cannot be made a sample; `position` still stands before this step.
+        """
+        passes: list[dict[str, np.ndarray]] = []
+        while len(passes) < self.passes_per_step and not (passes and self.loader.ends_epoch):
+            passes.append(next(self.loader))
+        self.position = self.loader.position
+        return StepBatches(
+            passes=passes,
+            tokens=sum(int(batch["attention_mask"].sum()) for batch in passes),
+            epoch=self.loader.epoch,
+            ends_epoch=self.loader.ends_epoch,
+        )
+
+    def close(self) -> None:
+        """End the data workers."""
+        self.loader.close()
