@@ -44,9 +44,11 @@ AVX2_FLAGS = frozenset({"avx2", "fma"})
 MKL_TOLERANCE = 1e-5
 """Relative error in norm against float64; 3.3e-7 was measured, a wrong code path is off by orders."""
 
-MMAP_THRESHOLD_BYTES = 1 << 30
-TRIM_THRESHOLD_BYTES = (1 << 31) - 1
-"""Both have to fit the C int that mallopt takes."""
+MMAP_THRESHOLD_BYTES = 256 << 20
+TRIM_THRESHOLD_BYTES = 512 << 20
+"""Measured on a Qwen2.5-VL of 51.6 M parameters, 1,024 tokens a step, 2 Xeon cores: page faults a step fall
+from 154,000 to 16,000, peak memory grows from 1,595 to 1,755 MiB. Larger thresholds gave the same faults and
+keep more memory idle; smaller ones (16 MiB) left most faults. Both have to fit the C int of mallopt."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -101,7 +103,7 @@ def malloc_decisions() -> dict[str, Decision]:
     """The thresholds as variables for a process that starts, and as calls for one that runs."""
     if platform.libc_ver()[0] != "glibc":
         return {}
-    why = "outputs reuse pages instead of faulting on fresh ones"
+    why = "results reuse pages instead of faulting on fresh ones: a tenth of the page faults a step"
     return {
         "MALLOC_MMAP_THRESHOLD_": Decision(
             str(MMAP_THRESHOLD_BYTES),
