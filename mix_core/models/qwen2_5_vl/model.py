@@ -89,14 +89,14 @@ class Qwen2_5_VL(nn.Layer):
         """Summed cross entropy over the batch's labels, and how many there are.
 
         labels (B, S) stand at their own token, -100 where none; the token before each is asked to predict it,
-        never across the segments of a packed row.
+        never across the segments of a packed row and never padding.
         """
-        labels = _host(batch["labels"])
-        targets = np.full_like(labels, -100)
-        targets[:, :-1] = labels[:, 1:]
+        labels_BS = _host(batch["labels"])
+        targets_BS = np.full_like(labels_BS, -100)
+        targets_BS[:, :-1] = np.where(_mask(batch)[:, :-1], labels_BS[:, 1:], -100)
         if batch.get("cu_seqlens") is not None:
-            targets[:, _host(batch["cu_seqlens"])[1:] - 1] = -100
-        targets_T = targets.reshape(-1)
+            targets_BS[:, _host(batch["cu_seqlens"])[1:] - 1] = -100
+        targets_T = targets_BS.reshape(-1)
         rows = np.flatnonzero(targets_T != -100)
         if len(rows) == 0:
             return paddle.sum(self.hidden_states(batch)) * 0.0, 0
