@@ -28,11 +28,11 @@ from mix_core.errors import DataError
 
 # Geometry and counts. Canvases are whole numbers of 12-pixel cells (patch 6, merge 2), so none is rescaled.
 COUNTS = {
-    "train": {"digit": 16000, "number": 10000, "box": 6000},
+    "train": {"digit": 20000, "number": 10000, "box": 6000},
     "eval": {"digit": 360, "number": 300, "box": 300},
 }
 GLYPH_PX = (16, 20)  # smallest and largest side of a digit
-DIGIT_CANVASES_PX = (24, 24, 24, 36, 48)  # drawn from; the glyph grows with the canvas
+DIGIT_CANVASES_PX = (24, 24, 24, 24, 24, 24, 24, 24, 36, 48)  # drawn from; the glyph grows with the canvas
 NUMBER_SLOTS = 4
 NUMBER_LENGTHS = (2, 4)
 NUMBER_CANVAS_PX = (84, 24)  # width, height
