@@ -36,7 +36,7 @@ _MARKUP = re.compile(r"</?(?:ref|box)>|<\|(?:object_ref|box)_(?:start|end)\|>")
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled rectangle: `x1 <= x2`, `y1 <= y2`, all in [0, 1000) of the picture; the label may be empty."""
+    """A labelled rectangle: `x1 <= x2`, `y1 <= y2`, all in [0, 1000). The label may be empty."""
 
     label: str
     x1: int

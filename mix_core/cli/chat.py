@@ -1,0 +1,180 @@
+"""`mix-core chat`: a conversation about pictures, on a terminal or from a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+HELP = """\
+/image PATH   show a picture (a path or an address) with the next message; repeat it for several
+/clear        forget the conversation
+/help         this text
+/exit         leave, as Ctrl-D does
+Ctrl-C stops an answer. <image> in a message marks a picture's place; // begins a message with a slash."""
+
+
+def register(app: typer.Typer) -> None:
+    @app.command("chat")
+    def chat(
+        model: str = typer.Option(..., "--model", help="Model folder, training checkpoint or hub name."),
+        device: str | None = typer.Option(None, "--device", help="Device, for example npu or npu:1."),
+        simulate: bool = typer.Option(False, "--simulate", help="Run on a simulated device."),
+        kernels: Annotated[str, typer.Option(help="auto, or reference: none of the device's own.")] = "auto",
+        dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16."),
+        seed: int = typer.Option(0, "--seed", help="Of the draws at a temperature above 0."),
+        max_new_tokens: int = typer.Option(512, "--max_new_tokens", help="Longest answer, in tokens."),
+        temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
+        top_k: int = typer.Option(0, "--top_k", help="Draw from the k most likely tokens; 0: all."),
+        top_p: float = typer.Option(1.0, "--top_p", help="Draw from the most likely part; 1: all."),
+        stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+    ) -> None:
+        """Talk with a model; answers appear as they are written. From a pipe, each line is a message."""
+        import sys
+
+        from mix_core.cli.infer import kernel_choice
+        from mix_core.inference.engine import load
+
+        chosen = kernel_choice(kernels)
+        engine = load(model, device, dtype, simulate=simulate or None, kernels=chosen, allow_reexec=True)
+        on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+        conversation = Conversation(
+            engine,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=tuple(stop or ()),
+        )
+        if on_terminal:
+            print(f"{model} on {engine.activation.place}, {engine.dtype}. /help lists the commands.")
+        talk(conversation, terminal_lines() if on_terminal else piped_lines(), show, forgiving=on_terminal)
+
+
+class Conversation:
+    """The turns so far, and pictures that wait for the next message."""
+
+    def __init__(self, engine: Any, **generation: Any) -> None:
+        self.engine = engine
+        self.generation = generation
+        self.turns: list[dict[str, Any]] = []
+        self.waiting: list[Any] = []
+
+    def clear(self) -> None:
+        self.turns, self.waiting = [], []
+
+    def show_picture(self, source: str) -> str:
+        """Keep a picture for the next message; return a line about it. Raises DataError."""
+        from mix_core.data.images import load_image
+
+        picture = load_image(source)
+        self.waiting.append(picture)
+        return f"[{source}: {picture.width} x {picture.height}, shown with your next message]"
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Send a message; give the answer in pieces.
+
+        Stopped before its end, what was given out stays as the answer; stopped before that, all is as it was.
+        """
+        from mix_core.inference.conversation import conversation
+
+        asked = conversation(text, self.waiting)
+        pieces: list[str] = []
+        answered = False
+        try:
+            for piece in self.engine.stream(self.turns + asked, **self.generation):
+                pieces.append(piece)
+                answered = True
+                yield piece
+            answered = True
+        finally:
+            if answered:
+                self.waiting = []
+                self.turns += [*asked, {"role": "assistant", "content": "".join(pieces)}]
+
+
+def talk(
+    conversation: Conversation, lines: Iterator[str], write: Callable[[str], None], *, forgiving: bool
+) -> None:
+    """Take lines until they end or say /exit.
+
+    Raises:
+        BadInputError: a wrong command or picture, unless `forgiving`, which shows it and goes on.
+    """
+    from mix_core.errors import BadInputError
+
+    for line in lines:
+        text = line.strip()
+        if text == "/exit":
+            return
+        try:
+            if text.startswith("/") and not text.startswith("//"):
+                write(command(conversation, text) + "\n")
+            elif text:
+                reply(conversation, text.removeprefix("/"), write)
+        except BadInputError as error:
+            if not forgiving:
+                raise
+            write(f"error: {error}\n")
+
+
+def command(conversation: Conversation, text: str) -> str:
+    """Do what a line that begins with a slash says; return what to show."""
+    from mix_core.errors import BadInputError
+
+    name, _, rest = text.partition(" ")
+    rest = rest.strip().strip("'\"")
+    if name == "/image" and rest:
+        return conversation.show_picture(rest)
+    if name == "/clear":
+        conversation.clear()
+        return "[forgotten]"
+    if name == "/help":
+        return HELP
+    if name == "/image":
+        raise BadInputError("/image needs a path or an address")
+    raise BadInputError(f"{name} is no command; there are /image PATH, /clear, /help and /exit")
+
+
+def reply(conversation: Conversation, text: str, write: Callable[[str], None]) -> None:
+    answer = conversation.ask(text)
+    try:
+        for piece in answer:
+            write(piece)
+    except KeyboardInterrupt:
+        answer.close()
+        write(" [stopped]")
+    write("\n")
+
+
+def terminal_lines() -> Iterator[str]:
+    """Lines typed at a prompt, with editing and history where Python has them."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (input() uses it)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+
+
+def piped_lines() -> Iterator[str]:
+    import io
+    import sys
+
+    yield from io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+
+
+def show(text: str) -> None:
+    """Print at once; control characters, with which an answer could steer the terminal, are made visible."""
+    import sys
+
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    sys.stdout.write(shown)
+    sys.stdout.flush()

@@ -1,0 +1,266 @@
+"""`mix_core.load`: a model folder as something to ask. Importing this module imports no paddle.
+
+Shapes: B batch, S sequence, P patches, n pictures, m videos, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+import mix_core.device as device_layer
+from mix_core.errors import BadInputError
+from mix_core.inference.conversation import conversation, is_batch
+from mix_core.inference.streaming import TextStream, check_stop_strings, cut_at
+from mix_core.models.common.hub import resolve_model_folder
+from mix_core.models.registry import family_of_folder, load_model
+
+if TYPE_CHECKING:
+    from mix_core.device import Activation
+    from mix_core.models.registry import ModelFamily
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One conversation's answer."""
+
+    text: str
+    """Without special tokens, and without the stop string that ended it."""
+    prompt_tokens: int
+    """Pictures' tokens included."""
+    new_tokens: int
+    finish: str
+    """`stop` at a stop token or string, `length` at max_new_tokens."""
+
+
+class Engine:
+    """A model, its processor and its device. Made by `load`."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        family: ModelFamily,
+        folder: Path,
+        activation: Activation,
+        dtype: str,
+    ) -> None:
+        self.model = model
+        """The Paddle layer, in `eval()` mode."""
+        self.processor = processor
+        """Messages, pictures and videos to the model's inputs; its `tokenizer` turns tokens into text."""
+        self.family, self.folder, self.activation, self.dtype = family, folder, activation, dtype
+        self.stop_token_ids: tuple[int, ...] = tuple(processor.stop_token_ids)
+
+    def generate(
+        self,
+        messages: Any,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+    ) -> str | list[str]:
+        """Answer a conversation with a text, or a list of conversations, in one batch, with a list of texts.
+
+        Args:
+            messages: a text; or messages, [{"role": "user", "content": text or parts}, ...]; or a list of
+                either. See `mix_core.inference.conversation` for the places of pictures.
+            images: paths, addresses, PIL images or arrays (H, W, 3) uint8; for a batch one list each.
+            videos: paths, or {"video": path, "fps": 2.0}; for a batch one list each.
+            temperature: 0 is greedy; more draws at random, the same for the same seed and conversation,
+                whatever else is in the batch. top_k (0: all) and top_p (1: all) limit what is drawn from.
+            stop: the answer ends before the first of these strings.
+        Raises:
+            BadInputError: pictures and places differ, a picture cannot be read, a value is out of range.
+        """
+        several = is_batch(messages)
+        answers = self.answer(
+            messages if several else [messages],
+            images if several else [images],
+            videos if several else [videos],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+        )
+        return [answer.text for answer in answers] if several else answers[0].text
+
+    def answer(
+        self,
+        conversations: Sequence[Any],
+        images: Sequence[Sequence[Any] | None] | None = None,
+        videos: Sequence[Sequence[Any] | None] | None = None,
+        *,
+        max_new_tokens: int = 512,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> list[Answer]:
+        """As `generate` for a batch, with the counts beside the texts."""
+        from mix_core.inference.generation import generate
+
+        if not conversations:
+            return []
+        stop = check_stop_strings(stop)
+        batch = self._inputs(conversations, images, videos)
+        with self._evaluating():
+            rows = generate(
+                self.model,
+                batch,
+                max_new_tokens=max_new_tokens,
+                stop_token_ids=self.stop_token_ids,
+                stop_strings=stop,
+                decode=self.processor.tokenizer.decode,
+                **sampling,
+            )
+        prompt_tokens_B = batch["attention_mask"].sum(axis=1)
+        answers = []
+        for ids, prompt_tokens in zip(rows, prompt_tokens_B):
+            text, cut = cut_at(self.processor.tokenizer.decode(ids), stop)
+            finish = "stop" if cut or ids[-1] in self.stop_token_ids else "length"
+            answers.append(Answer(text, int(prompt_tokens), len(ids), finish))
+        return answers
+
+    def stream(
+        self,
+        messages: Any,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        *,
+        max_new_tokens: int = 512,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """As `generate` for one conversation, in pieces as they come; joined they are the same text."""
+        from mix_core.inference.generation import token_steps
+
+        stop = check_stop_strings(stop)
+        batch = self._inputs([messages], [images], [videos])
+        text = TextStream(self.processor.tokenizer.decode, stop)
+        with self._evaluating():
+            for (token,) in token_steps(
+                self.model,
+                batch,
+                max_new_tokens=max_new_tokens,
+                stop_token_ids=self.stop_token_ids,
+                **sampling,
+            ):
+                if piece := text.feed(token):
+                    yield piece
+                if text.stopped:
+                    break
+        if piece := text.flush():
+            yield piece
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, **inputs: Any) -> np.ndarray:
+        """Logits (B, S, V) float32 of numpy inputs under transformers' names and shapes.
+
+        Args:
+            input_ids: (B, S) int64, with the pad token of a picture once for each of its cells.
+            attention_mask: (B, S), 1 for tokens, 0 for padding on either side, whose logits mean nothing.
+            inputs: what the family takes beside. Qwen2.5-VL: pixel_values (P, 3 * 2 * patch * patch) float32,
+                image_grid_thw (n, 3) in patches, pixel_values_videos, video_grid_thw (m, 3), and
+                second_per_grid_ts (m,) seconds.
+        Raises:
+            BadInputError: pad tokens and pictures differ.
+        """
+        import paddle
+
+        with self._evaluating(), paddle.no_grad():
+            logits_BSV = self.model(input_ids, attention_mask=attention_mask, **inputs)
+            return logits_BSV.astype("float32").numpy()
+
+    def seen_size(self, image: Any) -> tuple[int, int]:
+        """(width, height) in pixels to which the processor brings a PIL image."""
+        height, width = self.processor.images.target_size(image.height, image.width)
+        return width, height
+
+    def _inputs(
+        self,
+        conversations: Sequence[Any],
+        images: Sequence[Sequence[Any] | None] | None,
+        videos: Sequence[Sequence[Any] | None] | None,
+    ) -> dict[str, np.ndarray]:
+        """The model's inputs, padded on the left."""
+        count = len(conversations)
+        for name, given in (("images", images), ("videos", videos)):
+            if given is not None and len(given) != count:
+                raise BadInputError(
+                    f"{name} has {len(given)} entries for {count} conversations; give one list each"
+                )
+        texts, all_images, all_videos = [], [], []
+        rows = zip(conversations, images or [None] * count, videos or [None] * count)
+        for messages, own_images, own_videos in rows:
+            turns = conversation(messages, own_images or (), own_videos or ())
+            texts.append(self.processor.apply_chat_template(turns, add_generation_prompt=True))
+            found_images, found_videos = self.processor.find_visuals(turns)
+            all_images += found_images
+            all_videos += found_videos
+        return self.processor(text=texts, images=all_images, videos=all_videos, padding_side="left")
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.model.train()
+
+
+def load(
+    path: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    simulate: bool | None = None,
+    kernels: Literal["auto", "reference"] | None = None,
+    revision: str | None = None,
+    allow_reexec: bool = False,
+) -> Engine:
+    """Load a model folder, a training checkpoint or a hub name, ready to answer.
+
+    Args:
+        device: `cpu`, `NAME`, `NAME:INDEX` or `auto`; None keeps the active one, else MIX_DEVICE, else auto.
+        dtype: dtype of the weights, one of DTYPES that the device computes in; None means float32.
+        kernels: `reference` leaves the device's own kernels unused.
+        allow_reexec: for commands only, see `mix_core.device.activate`.
+    Raises:
+        BadInputError: the folder, a file in it or the dtype cannot be used.
+        DeviceError: the device cannot be used, or paddle was imported before its settings were in place.
+    """
+    dtype = dtype or "float32"
+    if dtype not in DTYPES:
+        raise BadInputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    folder = resolve_model_folder(path, revision)
+    family = family_of_folder(folder)
+    processor = family.load_processor(folder)
+    workload = device_layer.Workload(model=family.name, mode="infer", dtype=dtype, simulate=bool(simulate))
+    activation = device_layer.activate(
+        device, workload=workload, simulate=simulate, kernels=kernels, allow_reexec=allow_reexec
+    )
+    if not activation.profile.supports_dtype(dtype):
+        computes = ", ".join(d for d in DTYPES if activation.profile.supports_dtype(d))
+        raise BadInputError(
+            f"dtype is {dtype}, but device {activation.name} computes in {computes}; give one of those"
+        )
+    _, _, model = load_model(folder)
+    if dtype != "float32":
+        model.to(dtype=dtype)
+    model.eval()
+    return Engine(model, processor, family=family, folder=folder, activation=activation, dtype=dtype)
