@@ -292,7 +292,7 @@ def _import_paddle(name: str) -> Any:
         with contextlib.redirect_stderr(noise), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No ccache found")
             import paddle
-    except (ImportError, OSError, RuntimeError) as error:
+    except Exception as error:  # a library that does not load raises ValueError, OSError, RuntimeError...
         raise DeviceError(
             f"device {name!r}: paddle cannot be imported: {describe(error)}; "
             f"`mix-core doctor {name}` shows more"

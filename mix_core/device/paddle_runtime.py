@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class PaddleRuntime:
     """The index-th visible device of a Paddle device type.
 
-    Random state is that of this one device's generator: other devices belong to other processes.
+    Random state is that of this one device's generator (other devices belong to other processes) and of the
+    host's, which serves operators that fall back to the CPU.
     """
 
     def __init__(self, device_type: str, index: int) -> None:
@@ -51,20 +52,27 @@ class PaddleRuntime:
     def get_random_state(self) -> dict[str, np.ndarray]:
         import paddle
 
-        return pack_generator_state(paddle.get_rng_state(self.place)[self.index])
+        device, host = paddle.get_rng_state(self.place)[self.index], paddle.get_rng_state("cpu")[0]
+        states = {"device": pack_generator_state(device), "host": pack_generator_state(host)}
+        return {f"{whose}_{part}": array for whose, state in states.items() for part, array in state.items()}
 
     def set_random_state(self, state: RandomState) -> None:
         import paddle
 
-        states = paddle.get_rng_state(self.place)
-        states[self.index] = unpack_generator_state(state, states[self.index])
-        paddle.set_rng_state(states, self.place)
+        devices, host = paddle.get_rng_state(self.place), paddle.get_rng_state("cpu")
+        devices[self.index] = unpack_generator_state(_part(state, "device"), devices[self.index])
+        paddle.set_rng_state(devices, self.place)
+        paddle.set_rng_state([unpack_generator_state(_part(state, "host"), host[0])], "cpu")
 
     def properties(self) -> dict[str, Any]:
         import paddle
 
-        known = paddle.device.get_device_properties(self.place)
-        return {
-            "name": getattr(known, "name", self.place),
-            "memory_bytes": getattr(known, "total_memory", None),
-        }
+        try:
+            known = paddle.device.get_device_properties(self.place)
+        except (RuntimeError, ValueError):  # Paddle answers for some device types only
+            return {"name": self.place}
+        return {"name": known.name, "memory_bytes": known.total_memory}
+
+
+def _part(state: RandomState, whose: str) -> RandomState:
+    return {name: state[f"{whose}_{name}"] for name in ("header", "engine")}
