@@ -14,6 +14,7 @@ import mix_core.recipes
 from mix_core.data.loader import BatchLoader, BatchSettings
 from mix_core.data.mixing import RowOrder
 from mix_core.data.readers import read_dataset
+from mix_core.errors import DataError
 from mix_core.models.registry import get_family
 
 FOLDER = Path(mix_core.recipes.__file__).parent / "digits" / "model"
@@ -52,7 +53,7 @@ def rows(tmp_path):
 
 
 def batch_of(rows, workers=0, **options):
-    settings = BatchSettings(batch_size=len(rows), max_length=128, **options)
+    settings = BatchSettings(**{"batch_size": len(rows), "max_length": 128, **options})
     order = RowOrder((len(rows),), shuffle=False)
     with BatchLoader(
         rows, make_processor(), settings, order=order, num_workers=workers, make_processor=make_processor
@@ -116,3 +117,20 @@ def test_workers_make_the_same_batch(rows, packing):
     assert here.keys() == there.keys()
     for key in here:
         np.testing.assert_array_equal(here[key], there[key], strict=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_picture_names_its_row(rows, tmp_path, workers):
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"llava\.json row 1: .*a\.png") as caught:
+        batch_of(rows, workers=workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_that_makes_a_row_too_long_is_counted(rows):
+    with pytest.raises(
+        DataError, match=r"row 1: it has \d+ tokens \(\d+ of them added by pictures\), max_length"
+    ):
+        batch_of(rows, max_length=20)
+    batch = batch_of(rows, max_length=20, on_too_long="skip")
+    assert len(batch["input_ids"]) == 1 and "pixel_values" not in batch
