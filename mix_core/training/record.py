@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from importlib.metadata import distributions
 from pathlib import Path
@@ -110,4 +111,5 @@ def command_text(command: list[str], **replaced: str) -> str:
             skip = word.startswith("--") and "=" not in word and i + 1 < len(command)
             continue
         words.append(word)
-    return " ".join([*words, *(f"--{name} {value}" for name, value in replaced.items())])
+    added = [word for name, value in replaced.items() for word in (f"--{name}", value)]
+    return shlex.join([*words, *added])
