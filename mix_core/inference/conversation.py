@@ -46,6 +46,13 @@ def conversation(
     return turns
 
 
+def text_of(message: Message) -> str:
+    """The text parts of a message, joined."""
+    content = message["content"]
+    parts = [{"text": content}] if isinstance(content, str) else content
+    return "".join(part.get("text") or "" for part in parts)
+
+
 def _with_parts(turn: Any, number: int) -> Message:
     """A copy of a message whose content is a list of parts, markers in a user's text taken apart."""
     if not isinstance(turn, dict) or "role" not in turn or not isinstance(turn.get("content"), (str, list)):
