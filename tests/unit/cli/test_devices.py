@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import resource
 
 import pytest
 
@@ -60,9 +60,12 @@ def test_it_imports_no_paddle_and_answers_at_once(start):
 
 @pytest.mark.parametrize("plugins", [[], ["acme", "rusty"]])
 def test_it_answers_in_under_0_4_seconds(start, plugins):
-    def seconds() -> float:
-        begin = time.perf_counter()
-        start(COMMAND, plugins=plugins)
-        return time.perf_counter() - begin
+    """Processor time, so that what else runs on the machine does not count."""
 
-    assert min(seconds() for _ in range(5)) < 0.4
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start(COMMAND, plugins=plugins)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.4
