@@ -1,0 +1,142 @@
+"""The main job as `make train` runs it: in short form always, at full length with the slow tests.
+
+At full length it is what a new user does first: train, open the report, ask the checkpoint about a picture,
+load the same checkpoint with transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SEVEN = ROOT / "docs" / "images" / "seven.png"
+QUESTION = "Which digit is this?"
+SHORT = ("--max_steps", "30", "--max_eval_samples", "24", "--gallery_samples", "6")
+MINIMUM = {"digit_exact": 0.95, "number_exact": 0.80, "box_iou": 0.5}
+LIMIT_S = 300
+
+
+def run(*words: str | Path, environment: dict[str, str], timeout: int = 900) -> str:
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """A cache folder of its own, so that the recipe makes its data."""
+    return os.environ | {"MIX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="module")
+def short_run(environment, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    said = run(
+        *(sys.executable, "-m", "mix_core.train", "--recipe", "digits", "--output_dir", folder, *SHORT),
+        environment=environment,
+    )
+    return folder, said
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def ask(checkpoint: Path, picture: Path, environment: dict[str, str]) -> dict:
+    words = ("infer", "--model", checkpoint, "--image", picture, "--prompt", QUESTION, "--json")
+    said = run(
+        *(sys.executable, "-m", "mix_core.cli.main", *words, "--max_new_tokens", "4"), environment=environment
+    )
+    return json.loads(said)
+
+
+def answer_of_transformers(checkpoint: Path, picture: Path) -> str:
+    """What transformers answers greedily, from the same checkpoint, picture and question."""
+    torch = pytest.importorskip("torch", reason="live parity needs torch")
+    transformers = pytest.importorskip("transformers", reason="live parity needs transformers")
+    from mix_core.models.registry import family_of_folder
+
+    processor = family_of_folder(checkpoint).load_processor(checkpoint)
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": QUESTION}],
+        }
+    ]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    images, _ = processor.find_visuals(messages)
+    batch = {
+        name: torch.from_numpy(np.asarray(a)) for name, a in processor(text=[text], images=images).items()
+    }
+    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=torch.float32
+    ).eval()
+    kinds = (batch["input_ids"] == model.config.image_token_id).long()
+    with torch.no_grad():
+        ids = model.generate(**batch, mm_token_type_ids=kinds, max_new_tokens=4, do_sample=False)
+    new = ids[0, batch["input_ids"].shape[1] :].tolist()
+    return processor.tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_short_form_learns_and_leaves_a_complete_folder(short_run):
+    folder, said = short_run
+    steps = lines_of(folder / "metrics.jsonl")
+    losses = [step["loss"] for step in steps]
+    assert [step["step"] for step in steps] == list(range(1, 31))
+    assert np.mean(losses[-5:]) < 0.75 * losses[0]
+    assert {"learning_rate", "grad_norm", "tokens_per_s", "memory_bytes"} <= set(steps[-1])
+    assert set(MINIMUM) <= set(json.loads((folder / "results.json").read_text()))
+    settings = json.loads((folder / "run.json").read_text())["device"]["settings"]
+    assert settings and all(row["reason"] for row in settings)
+    assert all(name in said for name in MINIMUM)
+    assert str(folder / "report.html") in said
+
+
+def test_the_report_needs_nothing_but_itself(short_run):
+    page = (short_run[0] / "report.html").read_text(encoding="utf-8")
+    outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)([^"']*)""", page)
+    assert outside == []
+    assert len(re.findall(r"data:image/png;base64", page)) >= 6
+    assert QUESTION in page
+
+
+def test_a_second_call_shows_the_finished_run(short_run, environment):
+    folder, _ = short_run
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    words = ("--recipe", "digits", "--output_dir", folder, *SHORT, "--resume", "auto")
+    started = time.perf_counter()
+    said = run(sys.executable, "-m", "mix_core.train", *words, environment=environment)
+    assert time.perf_counter() - started < 10
+    assert "trained already" in said and str(folder / "report.html") in said
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_checkpoint_answers_as_it_does_in_transformers(short_run, environment):
+    checkpoint = short_run[0] / "checkpoint-30"
+    assert ask(checkpoint, SEVEN, environment)["text"] == answer_of_transformers(checkpoint, SEVEN)
+
+
+@pytest.mark.slow
+def test_full_length(tmp_path):
+    folder = tmp_path / "digits"
+    environment = os.environ | {"MIX_CACHE": str(tmp_path / "cache")}  # making the data belongs to the time
+    started = time.perf_counter()
+    words = ("--recipe", "digits", "--output_dir", folder)
+    run(sys.executable, "-m", "mix_core.train", *words, environment=environment)
+    seconds = time.perf_counter() - started
+    results = json.loads((folder / "results.json").read_text())
+    print({name: results[name] for name in MINIMUM}, f"{seconds:.0f} s")
+    assert {name: results[name] for name, least in MINIMUM.items() if results[name] < least} == {}
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert ask(newest, SEVEN, environment)["text"].strip() == "7"
+    assert answer_of_transformers(newest, SEVEN).strip() == "7"
+    assert seconds < LIMIT_S
