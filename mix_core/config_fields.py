@@ -209,7 +209,7 @@ class EvaluationKeys(Keys):
     """Longest answer, in tokens (own key)."""
     max_eval_samples: Count | None = None
     """Evaluate at most so many rows during training; at the end all are. Default: all (own key)."""
-    gallery_samples: NonNegative = 24
+    gallery_samples: NonNegative = 48
     """Held-out pictures shown in the report (own key)."""
 
 

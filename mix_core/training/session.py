@@ -16,6 +16,7 @@ from mix_core.training import checkpoint, record
 from mix_core.training.evaluate import evaluate
 from mix_core.training.faults import place
 from mix_core.training.freeze import PROJECTOR, freeze, matching
+from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
@@ -197,15 +198,21 @@ class Session:
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
         config = self.config
+        rows = self.rows.eval[: config.max_eval_samples] if during else self.rows.eval
+        batch_size = config.per_device_eval_batch_size
         self.model.eval()
-        results = evaluate(
-            self.model,
-            self.processor,
-            self.rows.eval[: config.max_eval_samples] if during else self.rows.eval,
-            batch_size=config.per_device_eval_batch_size,
-            max_new_tokens=config.eval_max_new_tokens,
-            gallery_dir=None if during else self.folder.path,
-        )
+        if config.eval_with_do_generation:
+            results = evaluate(
+                self.model,
+                self.processor,
+                rows,
+                batch_size=batch_size,
+                max_new_tokens=config.eval_max_new_tokens,
+                gallery_dir=None if during or not config.gallery_samples else self.folder.path,
+                gallery_size=config.gallery_samples,
+            )
+        else:
+            results = held_out_loss(self.model, self.processor, rows, batch_size)
         self.model.train()
         if during:
             self.progress.pause()
