@@ -37,24 +37,52 @@ class ModelFamily:
     load_processor: Callable[[Path], Any]
 
 
+@dataclass(frozen=True)
+class _Installed:
+    families: dict[str, ModelFamily]
+    broken: dict[str, str]
+    """Entry points that could not be loaded, with the reason; they do no harm to the others."""
+
+
 @lru_cache(maxsize=1)
-def families() -> dict[str, ModelFamily]:
-    """All installed families by name."""
-    found: dict[str, ModelFamily] = {}
+def _installed() -> _Installed:
+    found = _Installed({}, {})
     for entry in entry_points(group=GROUP):
-        family = entry.load()
-        found[family.name] = family
+        try:
+            family = entry.load()
+        except (ImportError, AttributeError, SyntaxError, TypeError, ValueError, OSError) as error:
+            found.broken[entry.name] = f"{type(error).__name__}: {error}"
+            continue
+        if not isinstance(family, ModelFamily):
+            found.broken[entry.name] = f"{entry.value} is {family!r}, not a ModelFamily"
+            continue
+        for other in found.families.values():
+            shared = {family.name, *family.model_types} & {other.name, *other.model_types}
+            if shared:
+                raise BadInputError(
+                    f"two packages give the model family {min(shared)!r}, {entry.value} is the second; "
+                    "uninstall one"
+                )
+        found.families[family.name] = family
     return found
 
 
+def families() -> dict[str, ModelFamily]:
+    """All installed families by name."""
+    return dict(_installed().families)
+
+
 def get_family(name: str) -> ModelFamily:
-    """Return the family with this name or `model_type`."""
-    for family in families().values():
+    """Return the family with this name or `model_type`. Raises BadInputError."""
+    installed = _installed()
+    for family in installed.families.values():
         if name == family.name or name in family.model_types:
             return family
-    raise BadInputError(
-        f"no model family reads model_type {name!r}; installed: {', '.join(sorted(families()))}"
+    broken = "".join(
+        f"; {entry} could not be loaded ({reason})" for entry, reason in installed.broken.items()
     )
+    known = ", ".join(sorted(installed.families))
+    raise BadInputError(f"no model family reads model_type {name!r}; installed: {known}{broken}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

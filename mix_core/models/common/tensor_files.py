@@ -7,13 +7,12 @@ The format: 8 bytes of header length, a JSON header (dtype, shape and byte range
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import serialize_file
 
 from mix_core.errors import WeightsError
 
@@ -126,43 +125,71 @@ def _stored(path: Path, name: str, entry: dict[str, Any], base: int, size: int) 
     return StoredTensor(path, dtype, shape, start)
 
 
-def write_folder(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int) -> None:
-    """Write tensors (uint16 = bfloat16) as one file, or as shards and an index, which is written last."""
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor to be written; its values are made when its turn has come, so that few exist at once."""
+
+    name: str
+    dtype: str
+    """As the format names it; values are then of the numpy type that the reader gives."""
+    shape: tuple[int, ...]
+    values: Callable[[], np.ndarray]
+
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_NUMPY_OF[self.dtype]).itemsize
+
+
+def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int) -> None:
+    """Write tensors as one file, or as shards and an index, which is written last."""
     folder = Path(folder)
     shards = list(_shards(tensors, max_shard_bytes))
+    (folder / INDEX).unlink(missing_ok=True)
     if len(shards) == 1:
         _write_file(folder / SINGLE, shards[0])
         return
+    (folder / SINGLE).unlink(missing_ok=True)
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         _write_file(folder / name, shard)
-        weight_map |= dict.fromkeys(shard, name)
-    total = sum(array.nbytes for shard in shards for array in shard.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        weight_map |= {tensor.name: name for tensor in shard}
+    index = {
+        "metadata": {"total_size": sum(tensor.size_bytes for tensor in tensors)},
+        "weight_map": weight_map,
+    }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _shards(tensors: Iterable[tuple[str, np.ndarray]], limit_bytes: int) -> Iterator[dict[str, np.ndarray]]:
-    shard: dict[str, np.ndarray] = {}
+def _shards(tensors: Sequence[Outgoing], limit_bytes: int) -> Iterator[list[Outgoing]]:
+    shard: list[Outgoing] = []
     held = 0
-    for name, array in tensors:
-        if shard and held + array.nbytes > limit_bytes:
+    for tensor in tensors:
+        if shard and held + tensor.size_bytes > limit_bytes:
             yield shard
-            shard, held = {}, 0
-        shard[name] = array
-        held += array.nbytes
+            shard, held = [], 0
+        shard.append(tensor)
+        held += tensor.size_bytes
     yield shard
 
 
-def _write_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    entries = {}
-    for name, array in tensors.items():
-        dtype = "bfloat16" if array.dtype == np.uint16 else array.dtype.name
-        entries[name] = {
-            "dtype": dtype,
-            "shape": list(array.shape),
-            "data": np.ascontiguousarray(array).tobytes(),
-        }
+def _write_file(path: Path, tensors: Sequence[Outgoing]) -> None:
     # transformers refuses a file that does not name the framework whose conventions it follows
-    serialize_file(entries, str(path), {"format": "pt"})
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.size_bytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            values = np.ascontiguousarray(tensor.values(), _NUMPY_OF[tensor.dtype])
+            if values.shape != tensor.shape:
+                raise ValueError(f"{tensor.name} has shape {values.shape}, announced was {tensor.shape}")
+            file.write(values.reshape(-1).view(np.uint8))

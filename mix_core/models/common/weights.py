@@ -6,7 +6,7 @@ Paddle computes with (in, out). A family adds the parameters that are stored in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from paddle import Tensor, nn
 from mix_core.errors import WeightsError
 from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import named_generator
-from mix_core.models.common.tensor_files import StoredTensor, read_folder, write_folder
+from mix_core.models.common.tensor_files import Outgoing, StoredTensor, read_folder, write_folder
+
+_STORED_AS = {paddle.float32: "F32", paddle.bfloat16: "BF16", paddle.float16: "F16", paddle.float64: "F64"}
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,11 @@ def _fill(slot: Slot, stored: StoredTensor) -> None:
 
 def save_folder(slots: dict[str, Slot], folder: Path, max_shard_bytes: int) -> None:
     """Write every slot in its published form and the parameter's dtype."""
-    write_folder(folder, _published(slots.items()), max_shard_bytes)
-
-
-def _published(slots: Iterable[tuple[str, Slot]]) -> Iterator[tuple[str, np.ndarray]]:
-    for name, slot in slots:
-        yield name, slot.to_published()
+    outgoing = [
+        Outgoing(name, _STORED_AS[slot.parameter.dtype], slot.shape, slot.to_published)
+        for name, slot in slots.items()
+    ]
+    write_folder(folder, outgoing, max_shard_bytes)
 
 
 def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:

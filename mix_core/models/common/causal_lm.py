@@ -1,0 +1,164 @@
+"""What all models with a causal decoder share: logits, loss, and generation over a cache.
+
+A family says how tokens and pictures become embeddings, where they stand and which rotary tables follow; the
+rest is here. A batch is a dictionary of arrays under transformers' names.
+
+Shapes: B batch, S sequence, T = B * S tokens, R chosen tokens, A axes of positions, D model dim,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from mix_core import ops
+from mix_core.errors import DataError
+from mix_core.models.common.cache import KVCache
+from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
+from mix_core.models.common.layers import Embedding
+from mix_core.models.common.random import SampleRandom
+
+Batch = dict[str, Any]
+
+
+class CausalLM(nn.Layer):
+    """Base of a family's model; `model` is the decoder, `lm_head` its own head or None where it is tied."""
+
+    def __init__(self, shape: DecoderShape, *, tied: bool) -> None:
+        super().__init__()
+        self.model = Decoder(shape)
+        self.lm_head = None if tied else Embedding(shape.vocab_size, shape.hidden_size)
+        self.random = SampleRandom() if shape.attention_dropout else None
+        """Set where training draws: the loop then calls its `start` before each forward pass."""
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings of the batch's tokens (B, S, D), with pictures in their places."""
+        raise TypeError(f"{type(self).__name__} must define embed")
+
+    def place(self, batch: Batch) -> np.ndarray:
+        """Positions of the batch's tokens (A, B, S), int64; what stands at padding does not matter."""
+        raise TypeError(f"{type(self).__name__} must define place")
+
+    def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """cos and sin of positions, (B, S, H) each."""
+        raise TypeError(f"{type(self).__name__} must define tables")
+
+    @property
+    def recompute(self) -> bool:
+        """Whether training keeps each block's input only and computes the block again going back."""
+        return self.model.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for layer in self.sublayers():
+            if hasattr(layer, "recompute"):
+                layer.recompute = value
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits of all tokens (B, S, V)."""
+        return paddle.matmul(self.hidden_states(batch), self.head_weight_VD, transpose_y=True)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """Summed cross entropy over the batch's labels, and how many there are.
+
+        labels (B, S) stand at their own token, -100 where none; the token before each is asked to predict it,
+        never across the segments of a packed row and never padding.
+        """
+        labels_BS = host(batch["labels"])
+        targets_BS = np.full_like(labels_BS, -100)
+        targets_BS[:, :-1] = np.where(_mask(batch)[:, :-1], labels_BS[:, 1:], -100)
+        if batch.get("cu_seqlens") is not None:
+            targets_BS[:, host(batch["cu_seqlens"])[1:] - 1] = -100
+        targets_T = targets_BS.reshape(-1)
+        rows = np.flatnonzero(targets_T != -100)
+        if len(rows) == 0:
+            return paddle.sum(self.hidden_states(batch)) * 0.0, 0
+        hidden_RD = self.hidden_states(batch, rows)
+        return ops.linear_cross_entropy(hidden_RD, self.head_weight_VD, targets_T[rows])
+
+    def hidden_states(
+        self, batch: Batch, rows: np.ndarray | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """The decoder's hidden states after its last norm: (B, S, D), or (R, D) of the tokens at `rows`.
+
+        Rows padded on the left are run with their padding on the right, where causal order hides it, so that
+        no mask is needed; what comes back is in the batch's own order.
+        """
+        batch = {key: host(value) for key, value in batch.items() if value is not None and key != "labels"}
+        positions_ABS = batch["position_ids"] if "position_ids" in batch else self.place(batch)
+        order_BS = _tokens_first(batch.get("attention_mask"))
+        if cache is not None:
+            mask_BS = _mask(batch)
+            last_B = np.where(mask_BS, positions_ABS, -1).max(axis=(0, 2))
+            cache.begin(mask_BS.shape[1], mask_BS.sum(axis=1), last_B + 1)
+        if order_BS is not None:
+            B, S = order_BS.shape
+            batch["input_ids"] = np.take_along_axis(batch["input_ids"], order_BS, 1)
+            positions_ABS = np.take_along_axis(positions_ABS, order_BS[None], 2)
+            place_T = (np.argsort(order_BS, axis=1) + np.arange(B)[:, None] * S).reshape(-1)
+            rows = None if rows is None else place_T[rows]
+        positions = self._positions(positions_ABS, cu_seqlens=batch.get("cu_seqlens"), random=self.random)
+        hidden = self.model(self.embed(batch), positions, cache, rows)
+        if order_BS is None or rows is not None:
+            return hidden
+        return paddle.gather(hidden.reshape([B * S, -1]), paddle.to_tensor(place_T)).reshape(hidden.shape)
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for `batch_size` rows of at most `max_length` tokens, prompt and answer together."""
+        return self.model.new_cache(batch_size, max_length)
+
+    @paddle.no_grad()
+    def prefill(self, cache: KVCache, batch: Batch) -> Tensor:
+        """Run the prompts, fill the cache, return the logits (B, V) that follow the last token of each row.
+
+        Prompts may be padded on either side.
+        """
+        mask_BS = _mask(batch)
+        if not mask_BS.any(axis=1).all():
+            raise DataError("a row of the batch has no token; a prompt needs one")
+        B, S = mask_BS.shape
+        last_B = S - 1 - np.argmax(mask_BS[:, ::-1], axis=1)
+        hidden_BD = self.hidden_states(batch, np.arange(B) * S + last_B, cache)
+        return paddle.matmul(hidden_BD, self.head_weight_VD, transpose_y=True)
+
+    @paddle.no_grad()
+    def decode(self, cache: KVCache, token_ids_B: Any) -> Tensor:
+        """One more token for each row -> the logits (B, V) that follow it."""
+        ids_B1 = host(token_ids_B).reshape(-1, 1)
+        # all axes go on together after the prompt; the tables take as many as the family has
+        positions_1B1 = cache.advance()[None, :, None]
+        x_B1D = self.model.embed_tokens(paddle.to_tensor(ids_B1))
+        hidden_B1D = self.model(x_B1D, self._positions(positions_1B1, decoding=True), cache)
+        return paddle.matmul(hidden_B1D[:, 0], self.head_weight_VD, transpose_y=True)
+
+    def _positions(self, positions_ABS: np.ndarray, **rest: Any) -> Positions:
+        cos, sin = self.tables(positions_ABS)
+        return Positions(
+            cos_BS1H=paddle.to_tensor(cos[:, :, None]), sin_BS1H=paddle.to_tensor(sin[:, :, None]), **rest
+        )
+
+
+def host(value: Any) -> np.ndarray:
+    """The array of a tensor, or of anything numpy takes."""
+    return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _mask(batch: Batch) -> np.ndarray:
+    """True at tokens, False at padding, (B, S)."""
+    mask = batch.get("attention_mask")
+    return np.ones(batch["input_ids"].shape, bool) if mask is None else host(mask).astype(bool)
+
+
+def _tokens_first(mask_BS: np.ndarray | None) -> np.ndarray | None:
+    """The order of places that brings each row's tokens before its padding; None where they already are."""
+    if mask_BS is None or not (np.diff(mask_BS.astype(np.int8), axis=1) > 0).any():
+        return None
+    return np.argsort(mask_BS == 0, axis=1, kind="stable")
