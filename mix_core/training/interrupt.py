@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import types
 from types import FrameType
 from typing import Any
@@ -19,6 +20,8 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python delivers signals to the main thread only
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
         return self

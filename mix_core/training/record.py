@@ -23,6 +23,9 @@ _NO_INFLUENCE = frozenset(
 )
 """Keys that two runs with the same outcome may differ in."""
 
+OF_THE_MODEL = frozenset(("model_name_or_path", "revision", "from_scratch"))
+"""Keys that say where the model comes from; in a run that is resumed the checkpoint does."""
+
 
 def versions() -> dict[str, str]:
     """Python, the system, and the installed packages that a run depends on."""

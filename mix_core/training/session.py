@@ -21,7 +21,7 @@ from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.optimizer import AdamW
-from mix_core.training.progress import Progress
+from mix_core.training.progress import Progress, clock
 from mix_core.training.report import write_report
 from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, read_json
 from mix_core.training.schedule import schedule_of
@@ -71,6 +71,8 @@ class Session:
         self.step = reached.step
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
+        self.tokens, self.seconds = 0, 0.0
+        """What the steps of this process added up to."""
         self.stream: StepStream | None = None
         self.last_step = self.step
         if config.do_train:
@@ -91,9 +93,15 @@ class Session:
     ) -> None:
         if self.stream is not None:
             self.stream.close()
-        if error is not None and self.record["status"] == "running":
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._settle(status, " ".join(str(error).split()))
+        if error is None or self.record["status"] != "running":
+            return
+        stopped = isinstance(error, KeyboardInterrupt)
+        self._settle("interrupted" if stopped else "failed", " ".join(str(error).split()))
+        if stopped:
+            there = [path.name for path in checkpoint.list_checkpoints(self.folder.path)]
+            again = record.command_text(self.command, resume="auto")
+            saved = f"{there[-1]} is the last one saved; go on with: {again}" if there else "nothing is saved"
+            print(f"stopped at once; {saved}", file=sys.stderr)
 
     def run(self) -> None:
         """Take the steps that are left, evaluate, and write results and report."""
@@ -127,6 +135,7 @@ class Session:
                 self._one_step(stepper, stream)
             if self.saved_step != self.step and (stop.asked or not config.benchmark):
                 self._save()
+            self.progress.note(self._throughput())
             if stop.asked:
                 self._stop()
 
@@ -144,6 +153,8 @@ class Session:
             last = f"{kept.name} is the last good checkpoint" if kept else "there is no checkpoint yet"
             raise RunFailedError(f"{error}; {last}; try a lower learning_rate or max_grad_norm") from error
         self.step = result.step
+        self.tokens += result.tokens
+        self.seconds += result.step_ms / 1e3
         self.progress.update(
             result.step,
             loss=result.loss,
@@ -157,6 +168,10 @@ class Session:
         place("step")
         if self._is_due(self.config.save_strategy, self.config.save_steps, result):
             self._save()
+
+    def _throughput(self) -> str:
+        seconds = max(self.seconds, 1e-9)
+        return f"{self.tokens:,} tokens in {clock(seconds)}: {self.tokens / seconds:,.0f} tokens/s"
 
     def _measured(self, result: StepResult) -> dict[str, Any]:
         """A step's line in metrics.jsonl."""
@@ -243,7 +258,8 @@ class Session:
             before = read_json(start.parent / RECORD)
             configuration = before.get("configuration") if isinstance(before, dict) else None
             for key, (old, new) in record.changed_keys(configuration, self.config).items():
-                print(f"going on with another {key}: {new}, was {old}", file=sys.stderr)
+                how = "not read, the checkpoint has" if key in record.OF_THE_MODEL else "was"
+                print(f"going on with another {key}: {new}, {how} {old}", file=sys.stderr)
         self.folder.write_json(RECORD, self.record)
 
     def _settle(self, status: str, message: str | None = None) -> None:

@@ -67,6 +67,7 @@ def test_a_second_signal_stops_at_once(config, tmp_path):
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err, err
+    assert "stopped at once; nothing is saved" in err
     assert list_checkpoints(run) == [] and not list(run.glob(".checkpoint-*"))
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
