@@ -71,7 +71,7 @@ def test_packed_segments_start_again() -> None:
     [
         ([1, IMAGE, IMAGE, 2], [[1, 4, 6]], "needs 6 image pad tokens in a row, found 2"),
         ([1, IMAGE, 2, IMAGE], [[1, 2, 4]], "needs 2 image pad tokens in a row, found 1"),
-        ([1, IMAGE], None, "more image pad tokens"),
+        ([1, IMAGE], None, "token 1 of the text is a pad token for images"),
         ([1, 2], [[1, 2, 2]], "1 image and 0 video grids have no pad tokens"),
     ],
 )

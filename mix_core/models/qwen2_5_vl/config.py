@@ -240,12 +240,16 @@ def _whole(value: float) -> float | int:
 def _check(config: Qwen2_5_VLConfig) -> None:
     """Refuse sizes that do not fit each other, with the values."""
     text, vision = config.text, config.vision
+    for what, part, sizes in (("", text, _TEXT_SIZES), ("vision_config.", vision, _VISION_SIZES)):
+        for key in sizes:
+            if getattr(part, key) < 1:
+                raise BadInputError(f"config.json has {what}{key} = {getattr(part, key)}, expected 1 or more")
     for what, size, heads in (
         ("hidden_size", text.hidden_size, text.num_attention_heads),
         ("vision_config.hidden_size", vision.hidden_size, vision.num_heads),
         ("num_attention_heads", text.num_attention_heads, text.num_key_value_heads),
     ):
-        if heads < 1 or size % heads:
+        if size % heads:
             raise BadInputError(f"config.json has {what} = {size}, which must be a multiple of {heads}")
     if len(text.mrope_section) != 3 or sum(text.mrope_section) != text.head_dim // 2:
         raise BadInputError(

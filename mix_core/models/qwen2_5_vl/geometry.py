@@ -128,7 +128,9 @@ def mrope_positions(
         token = int(input_ids_S[start])
         kind, grids = ("image", images) if token == image_token_id else ("video", videos)
         if not grids:
-            raise DataError(f"the text holds more {kind} pad tokens than the {kind} grids given account for")
+            raise DataError(
+                f"token {start} of the text is a pad token for {kind}s, but no {kind} grid is left for it"
+            )
         grid = grids.pop(0)
         seconds = seconds_per_step.pop(0) if kind == "video" and seconds_per_step else 1.0
         block = _vision_block(grid, merge, float(seconds), float(tokens_per_second))
