@@ -225,4 +225,12 @@ def _verify_matmul() -> str:
 
 @hookimpl
 def mix_checks() -> list[Check]:
-    return [Check("matmul against float64", _verify_matmul)]
+    return [Check("matmul against float64", _verify_matmul), Check("C++ operators", _operators)]
+
+
+def _operators() -> str:
+    """Build and load them; where that is not possible, the reference operators run, which is no failure."""
+    from mix_core.device import native_build
+
+    found = native_build.load()
+    return str(found.library) if found.library else f"none, the reference operators run: {found.reason}"

@@ -7,7 +7,7 @@ All take float32. A machine that cannot build csrc runs the references, and says
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -136,10 +136,12 @@ def adamw(
     ]
     sizes = (ctypes.c_int64 * count)(*(int(tensor.size) for tensor in parameters))
     update = _AdamWSettings(**settings, step=step)
-    native_build.load().kernels.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
+    library = native_build.load().kernels
+    assert library is not None, "select() offers this kernel only where it was built"
+    library.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
 
 
-_KERNELS = {
+_KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
     "attention": attention,
     "attention_packed": attention_packed,
