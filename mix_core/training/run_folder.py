@@ -40,8 +40,10 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: Any = None
+        self._made = False
 
     def __enter__(self) -> RunFolder:
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / LOCK, "a+", encoding="utf-8")
@@ -67,6 +69,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._made and not self.is_used():
+            (self.path / LOCK).unlink()  # bad input, found before anything was written: leave no empty folder
+            self.path.rmdir()
         self._lock.close()
 
     def is_used(self) -> bool:

@@ -13,9 +13,9 @@ import paddle
 from mix_core.errors import EXIT_INTERRUPTED, DataError, RunFailedError
 from mix_core.models.registry import load_model
 from mix_core.training import checkpoint, record
-from mix_core.training.evaluate import evaluate
+from mix_core.training.evaluate import evaluate, question_of
 from mix_core.training.faults import place
-from mix_core.training.freeze import PROJECTOR, freeze, matching
+from mix_core.training.freeze import freeze, rate_factors
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
@@ -62,11 +62,14 @@ class Session:
             beta2=config.adam_beta2,
             epsilon=config.adam_epsilon,
             weight_decay=config.weight_decay,
-            rate_factors=_rate_factors(learning, config),
+            rate_factors=rate_factors(learning, config),
         )
         self.parts = Parts(
             config, family, model_config, self.model, self.processor, self.optimizer, activation.runtime
         )
+        if config.eval_with_do_generation:
+            for row in rows.eval:
+                question_of(row)  # a row that cannot be asked is found now, not after the last step
         reached = self.parts.restore(start) if start is not None else Progressed(0, 0)
         self.step = reached.step
         """Steps taken, those before a resume included."""
@@ -277,11 +280,3 @@ class PlainStream:
 
     def flush(self) -> None:
         sys.stderr.flush()
-
-
-def _rate_factors(learning: list[str], config: RunConfig) -> dict[str, float]:
-    """mm_projector_lr as multiples of learning_rate, so that one schedule serves both."""
-    if config.mm_projector_lr is None or config.learning_rate == 0:
-        return {}
-    factor = config.mm_projector_lr / config.learning_rate
-    return dict.fromkeys(matching(learning, PROJECTOR), factor)

@@ -122,6 +122,7 @@ def test_data_sets(inputs, tmp_path, text, says):
     if text is not None:
         path.write_text(text)
     assert_refused(train(spoilt(inputs, tmp_path, dataset=str(path))), 2, *says)
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_data_set_and_no_model(inputs, tmp_path):
