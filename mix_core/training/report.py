@@ -1,0 +1,242 @@
+"""`report.html`: one file that shows a run, made from the files of its folder. Opens anywhere, also offline.
+
+It holds its style, its script and its pictures; the page's own policy forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mix_core.errors import RunFailedError
+from mix_core.training.report_charts import charts_html
+from mix_core.training.report_gallery import gallery_html
+from mix_core.training.report_view import RunView, count, duration, is_number, number, read_run, share
+
+NAME = "report.html"
+STYLE, SCRIPT = "report.css", "report.js"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+MEANINGS = {"exact": "answers that are exactly the truth", "iou": "mean overlap with the true box (IoU)"}
+STATUSES = {"finished": "good", "running": "neutral", "interrupted": "warn", "failed": "bad"}
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write report.html into the run folder and return its path.
+
+    Raises:
+        BadInputError: there is no such folder.
+        RunFailedError: the file cannot be written.
+    """
+    run = read_run(run_dir)
+    path = run.folder / NAME
+    beside = run.folder / f".{NAME}.new"
+    try:
+        beside.write_text(page(run), encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise RunFailedError(
+            f"cannot write {path}: {error.strerror}; make room and write it again"
+        ) from error
+    return path
+
+
+def page(run: RunView) -> str:
+    """The whole page."""
+    here = Path(__file__).parent
+    style, script = ((here / name).read_text(encoding="utf-8") for name in (STYLE, SCRIPT))
+    sections = [
+        ("results", "Results", results_html(run)),
+        ("curves", "Curves", charts_html(run) or _none("No step was measured.")),
+        ("pictures", "Held-out pictures", gallery_html(run)),
+        ("device", "Device", device_html(run)),
+        ("run", "Configuration and versions", configuration_html(run)),
+    ]
+    body = "".join(
+        f'<section id="{anchor}"><h2>{title}</h2>{content}</section>'
+        for anchor, title, content in sections
+        if content
+    )
+    title = escape(run_name(run))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{title} · mix-core</title>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{header_html(run)}\n{body}\n</main>\n"
+        f"{footer_html(run)}\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def run_name(run: RunView) -> str:
+    return run.folder.resolve().name
+
+
+def header_html(run: RunView) -> str:
+    """Name, state, and the facts that one asks for first."""
+    record, model, device = run.record, run.section("model"), run.section("device")
+    status = str(record.get("status") or "no record")
+    facts = [
+        ("Model", _joined(model.get("family"), _counted(model.get("parameters"), "parameters"))),
+        ("Device", _joined(device.get("place") or device.get("name"), device.get("vendor"))),
+        ("Data", _joined(_rows_of(run, "train"), _rows_of(run, "eval"))),
+        ("Steps", _steps(run)),
+        ("Duration", duration(run.seconds) if run.seconds is not None else ""),
+        ("Started", str(record.get("started") or "").replace("T", " ")),
+    ]
+    listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value)
+    message = record.get("message")
+    note = f'<p class="message">{escape(str(message))}</p>' if message else ""
+    return (
+        f'<header><p class="eyebrow">mix-core run</p><h1>{escape(run_name(run))}'
+        f'<span class="status {STATUSES.get(status, "neutral")}">{escape(status)}</span></h1>'
+        f'{note}<dl class="facts">{listed}</dl></header>'
+    )
+
+
+def results_html(run: RunView) -> str:
+    """The table of results, with a bar for each share."""
+    rows = []
+    for name, value in run.results.items():
+        task, _, kind = name.rpartition("_")
+        if kind in MEANINGS and is_number(value):
+            bar = f'<div class="bar"><i style="width:{100 * min(max(value, 0), 1):.1f}%"></i></div>'
+            shown, meaning = share(value) if kind == "exact" else f"{value:.3f}", MEANINGS[kind]
+            label = task or "all"
+        else:
+            bar, label = "", name
+            shown = number(value) if is_number(value) else str(value)
+            meaning = "mean over the label tokens of the held-out rows" if name == "loss" else ""
+        rows.append(
+            f'<tr><th scope="row">{escape(label)}<code>{escape(name)}</code></th>'
+            f'<td class="value">{escape(shown)}</td><td class="wide">{bar}<span class="hint">{meaning}</span></td></tr>'
+        )
+    if not rows:
+        return _none("The run was not evaluated, or has not come that far.")
+    return f'<table class="results"><tbody>{"".join(rows)}</tbody></table>'
+
+
+def device_html(run: RunView) -> str:
+    """Every setting with its reason, and which kernel served which operator."""
+    device = run.section("device")
+    if not device:
+        return ""
+    chosen = _joined(
+        f"{device.get('place')} by {device.get('origin')}",
+        device.get("distribution"),
+        f"kernels {device.get('kernels_choice')}",
+    )
+    settings = [
+        (row.get("name"), row.get("value"), row.get("reason"), row.get("source"), row.get("stage"))
+        for row in _dicts(device.get("settings"))
+    ]
+    used = {
+        (row.get("op"), row.get("dtype"), row.get("kernel"), row.get("reason")): None
+        for row in _dicts(device.get("kernels"))
+    }
+    return (
+        f'<p class="lead">{escape(chosen)}</p><h3>Settings</h3>'
+        + _table(("name", "value", "reason", "source", "stage"), settings, code=(0, 1))
+        + "<h3>Operators</h3>"
+        + _table(("operator", "dtype", "kernel", "reason"), used, code=(0, 2))
+    )
+
+
+def configuration_html(run: RunView) -> str:
+    """The keys that differ from the defaults, all keys, the versions, the data files, the command."""
+    from mix_core.config import RunConfig
+
+    keys = run.section("configuration")
+    if not run.record:
+        return ""
+    defaults = {
+        name: field.get_default(call_default_factory=True) for name, field in RunConfig.model_fields.items()
+    }
+    set_here = [(name, _value(value)) for name, value in keys.items() if value != defaults.get(name)]
+    parts = []
+    command = run.record.get("command")
+    if isinstance(command, list):
+        parts.append(f"<h3>Command</h3><pre>{escape(shlex.join(map(str, command)))}</pre>")
+    if set_here:
+        parts.append("<h3>Set for this run</h3>" + _pairs(set_here))
+    if keys:
+        everything = _pairs((name, _value(value)) for name, value in keys.items())
+        parts.append(f"<details><summary>All {len(keys)} keys</summary>{everything}</details>")
+    if run.section("versions"):
+        parts.append("<h3>Versions</h3>" + _pairs((n, _value(v)) for n, v in run.section("versions").items()))
+    files = [
+        (part, path, str(checksum)[:16], _counted(run.section("data", part).get("rows"), "rows"))
+        for part in run.section("data")
+        for path, checksum in run.section("data", part, "files").items()
+    ]
+    if files:
+        parts.append("<h3>Data</h3>" + _table(("part", "file", "sha256", "rows"), files, code=(1, 2)))
+    return "".join(parts)
+
+
+def footer_html(run: RunView) -> str:
+    version = run.section("versions").get("mix-core")
+    ended = str(run.record.get("ended") or "").replace("T", " ")
+    return f"<footer>{escape(_joined(f'mix-core {version}' if version else 'mix-core', ended))}</footer>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], code: Sequence[int] = ()) -> str:
+    body = []
+    for row in rows:
+        cells = []
+        for i, (head, cell) in enumerate(zip(heads, row)):
+            text = escape("unset" if cell is None else str(cell))
+            cells.append(
+                f'<td data-head="{head}">{f"<code>{text}</code>" if i in code and text else text}</td>'
+            )
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    if not body:
+        return _none("None.")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return f'<table class="list"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
+    return f'<dl class="pairs">{items}</dl>'
+
+
+def _value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _rows_of(run: RunView, part: str) -> str:
+    rows = run.section("data", part).get("rows")
+    return _counted(rows, {"train": "rows", "eval": "held out"}[part]) if rows else ""
+
+
+def _steps(run: RunView) -> str:
+    last, total = run.record.get("last_step"), run.record.get("steps")
+    if last is None and run.metrics:
+        last = run.metrics[-1].get("step")
+    if not is_number(total):
+        return str(last or "")
+    return f"{total:,}" if last == total else f"{last or 0:,} of {total:,}"
+
+
+def _counted(value: Any, unit: str) -> str:
+    return f"{count(value)} {unit}" if is_number(value) else ""
+
+
+def _joined(*parts: Any) -> str:
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _none(text: str) -> str:
+    return f'<p class="none">{text}</p>'

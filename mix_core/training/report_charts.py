@@ -1,0 +1,120 @@
+"""Which curves the report shows, and in which units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from mix_core.training.report_chart import Line, Point, chart, smoothed
+from mix_core.training.report_view import RunView, memory_unit, number, share
+
+SMOOTH_PART = 60
+"""A smoothed line forgets half within this part of the run."""
+SIZES = {"wide": (1120, 320), "narrow": (400, 250)}
+"""Width and height in pixels; a chart of full width has a second form for small screens."""
+EVAL_STYLES = ("series-1", "series-2", "series-3", "series-4")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title."""
+
+    title: str
+    unit: str
+    lines: Sequence[Line]
+    form: Callable[[float], str]
+    from_zero: bool = False
+    may_be_log: bool = False
+    full_width: bool = False
+
+
+def charts_html(run: RunView) -> str:
+    """All curves that the run has values for; "" for none."""
+    figures = [figure for figure in _figures(run) if any(line.points for line in figure.lines)]
+    return f'<div class="charts">{"".join(map(_figure_html, figures))}</div>' if figures else ""
+
+
+def _figures(run: RunView) -> list[Figure]:
+    loss, memory = run.points("loss"), run.points("memory_bytes")
+    unit_bytes, unit = memory_unit(max((value for _, value in memory), default=0.0))
+    speed = run.points("tokens_per_s")
+    figures = [
+        Figure(
+            "Loss", "per label token", _with_smooth("loss", loss), number, may_be_log=True, full_width=True
+        ),
+        Figure(
+            "Learning rate",
+            "per step",
+            [Line("learning rate", run.points("learning_rate"), "main")],
+            number,
+            True,
+        ),
+        Figure("Speed", "tokens/s", _with_smooth("tokens/s", speed), _short, True),
+        Figure(
+            "Memory",
+            unit,
+            [Line("memory", [(step, value / unit_bytes) for step, value in memory], "main")],
+            number,
+            True,
+        ),
+        Figure(
+            "Gradient norm",
+            "before clipping",
+            _with_smooth("norm", run.points("grad_norm")),
+            number,
+            may_be_log=True,
+        ),
+    ]
+    names = run.names("eval_")
+    shares = [name for name in names if name.endswith(("exact", "iou"))]
+    lines = [
+        Line(name.removeprefix("eval_"), run.points(name), style) for name, style in zip(shares, EVAL_STYLES)
+    ]
+    figures.append(Figure("Held-out scores", "share, or IoU", lines, share, True))
+    figures.append(
+        Figure("Held-out loss", "per label token", [Line("loss", run.points("eval_loss"), "main")], number)
+    )
+    return figures
+
+
+def _with_smooth(name: str, points: list[Point]) -> list[Line]:
+    """The line as measured, faint, and a smooth one over it."""
+    if len(points) < 10:
+        return [Line(name, points, "main")]
+    return [Line(name, points, "raw"), Line("smoothed", smoothed(points, len(points) / SMOOTH_PART), "main")]
+
+
+def _figure_html(figure: Figure) -> str:
+    lines = [line for line in figure.lines if line.points]
+    first, last = lines[-1].points[0], lines[-1].points[-1]
+    label = (
+        f"{figure.title}, {figure.unit}: from {figure.form(first[1])} at step {first[0]:.0f} "
+        f"to {figure.form(last[1])} at step {last[0]:.0f}"
+    )
+    sizes = ("wide", "narrow") if figure.full_width else ("narrow",)
+    drawn = "".join(
+        chart(
+            lines,
+            label=label,
+            width=SIZES[size][0],
+            height=SIZES[size][1],
+            form=figure.form,
+            from_zero=figure.from_zero,
+            may_be_log=figure.may_be_log,
+            css_class=size if figure.full_width else "",
+        )
+        for size in sizes
+    )
+    keys = "".join(f'<span class="key {line.style}"></span>{escape(line.name)}' for line in lines)
+    legend = f'<span class="legend">{keys}</span>' if len(lines) > 1 else ""
+    return (
+        f'<figure class="chart{" full" if figure.full_width else ""}"><figcaption>'
+        f'<b>{escape(figure.title)}</b> <span class="unit">{escape(figure.unit)}</span>{legend}'
+        f"<output></output></figcaption>{drawn}</figure>"
+    )
+
+
+def _short(value: float) -> str:
+    """12,345 -> 12.3k."""
+    return f"{value / 1000:.3g}k" if abs(value) >= 10_000 else number(value)
