@@ -96,7 +96,7 @@ class Stepper:
         loss, norm = total / label_tokens, norm_of_sums / label_tokens
         place("forward")
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            where = first_not_finite(self.optimizer.named_parameters())
+            where = first_not_finite(list(self.model.named_parameters()))
             raise NotFiniteError(
                 f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}; {where}"
             )
