@@ -15,6 +15,9 @@ from plugins.installed import install
 from mix_core.device import choice, composition, settings
 from mix_core.device.values import Workload
 
+KNOWN_PREFIXES = ("MIX_", "FLAGS_", "OMP_", "KMP_", "MKL_", "MALLOC_", "CUSTOM_DEVICE_", "ACME_")
+"""Variables that mix-core's settings or an imported paddle may have left in the environment."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compose the CPU's settings as activation would, without importing paddle.
@@ -51,7 +54,7 @@ def use_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 def clean_environment(tmp_path: Path) -> dict[str, str]:
     """The environment of a shell that knows nothing of mix-core, for processes that tests start."""
     environ = settings.user_environment(os.environ)
-    for name in [name for name in environ if name.startswith(("MIX_", "FLAGS_", "OMP_", "MALLOC_", "ACME_"))]:
+    for name in [name for name in environ if name.startswith(KNOWN_PREFIXES)]:
         del environ[name]
     return environ | {"MIX_CACHE": os.environ.get("MIX_CACHE", str(Path.home() / ".cache" / "mix_core"))}
 

@@ -27,6 +27,8 @@ REEXEC_VARIABLE = "MIX_REEXECUTED"
 """The process that started itself again; exec keeps the number, and children have others."""
 Kernels = Literal["auto", "reference"]
 
+_PADDLE_WRITES = {"OMP_NUM_THREADS": ("1",), "CUSTOM_DEVICE_ROOT": ("", "paddle_custom_device")}
+"""What `import paddle` puts into the environment where nothing was set; of a path the last part."""
 _PADDLE_NOISE = ("WARNING: OMP_NUM_THREADS set to", "PLEASE USE OMP_NUM_THREADS WISELY")
 
 
@@ -216,9 +218,11 @@ def _refuse_in_child(current: Activation) -> None:
 def _user_side() -> dict[str, str]:
     """os.environ, less what `import paddle` wrote there itself."""
     environ = dict(os.environ)
-    by_paddle = "paddle" in sys.modules and "OMP_NUM_THREADS" not in settings.initial_environment()
-    if by_paddle and environ.get("OMP_NUM_THREADS") == "1":  # paddle writes 1 where nothing was set
-        del environ["OMP_NUM_THREADS"]
+    if "paddle" in sys.modules:
+        initial = settings.initial_environment()
+        for name, written in _PADDLE_WRITES.items():
+            if name not in initial and os.path.basename(environ.get(name, "")) in written:
+                environ.pop(name, None)
     return environ
 
 
@@ -288,6 +292,7 @@ def _reexecute(target: dict[str, str]) -> None:
 def _import_paddle(name: str) -> Any:
     """Import paddle without its words about OMP_NUM_THREADS, set on purpose, and about a missing ccache."""
     noise = io.StringIO()
+    before = dict(os.environ)
     try:
         with contextlib.redirect_stderr(noise), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No ccache found")
@@ -301,6 +306,7 @@ def _import_paddle(name: str) -> Any:
         for line in noise.getvalue().splitlines():
             if not line.startswith(_PADDLE_NOISE):
                 print(line, file=sys.stderr)
+    settings.note_writes(before, os.environ)
     return paddle
 
 

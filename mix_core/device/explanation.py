@@ -51,4 +51,6 @@ def explain_device(
     notes = [*chosen.skipped, *composed.warnings]
     if probe.state != "usable" and not workload.simulate:
         notes.append(f"device {chosen.name} is {probe.state} here: {probe.reason}")
+    if not composed.rows:
+        notes.append(f"the plugin of {chosen.name} makes no settings: Paddle's defaults apply")
     return Explained(chosen, composed.rows, tuple(notes))

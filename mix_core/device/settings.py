@@ -185,6 +185,16 @@ def exported(rows: Iterable[SettingRow], environ: Mapping[str, str]) -> dict[str
     return result
 
 
+def note_writes(before: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
+    """Enter what `import paddle` wrote into the ledger, or a child process would take it for the user's."""
+    ledger = read_ledger(environ)
+    for name, value in environ.items():
+        if name != LEDGER and before.get(name) != value:
+            ledger[name] = (value, ledger.get(name, (None, before.get(name)))[1])
+    if ledger:
+        environ[LEDGER] = json.dumps(ledger)
+
+
 def apply(target: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
     """Make `environ` equal to `target`, touching only what differs."""
     for name in [name for name in environ if name not in target]:
@@ -195,8 +205,14 @@ def apply(target: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
 
 
 def initial_environment() -> dict[str, str]:
-    """The environment with which this process was started (what the C library and the loader have seen)."""
-    raw = Path("/proc/self/environ").read_bytes()
+    """The environment with which this process was started (what the C library and the loader have seen).
+
+    Where the system does not tell, the present one.
+    """
+    try:
+        raw = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return dict(os.environ)
     pairs = (item.partition(b"=") for item in raw.split(b"\0") if b"=" in item)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 

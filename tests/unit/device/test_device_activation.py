@@ -211,3 +211,16 @@ def test_reference_kernels_can_be_forced(start):
         "print(a.kernel('rms_norm', d.KernelRequest('float32')), a.to_json()['kernels'][0]['kernel'])"
     )
     assert start(["-c", code]).stdout.split() == ["None", "reference"]
+
+
+def test_what_paddle_writes_is_not_taken_for_the_user_s(start):
+    code = """
+import os
+import mix_core.device as d
+from mix_core.device import settings
+before = dict(os.environ)
+d.activate("cpu")
+assert "CUSTOM_DEVICE_ROOT" in os.environ, "paddle writes it where it is missing"
+print(settings.user_environment(os.environ) == before)
+"""
+    assert start(["-c", code]).stdout.strip() == "True"
