@@ -5,6 +5,7 @@ Shapes: T rows, D model dim, C channels, `...` any leading axes.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import paddle
@@ -40,31 +41,33 @@ class _RMSNorm(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         D = x.shape[-1]
-        x_TD, weight_1D = x.reshape([-1, D]), weight_D.reshape([1, D])
-        mean_D1 = paddle.full([D, 1], 1.0 / D, x.dtype)
-        scale_T1 = _C_ops.matmul(_C_ops.square(x_TD), mean_D1, False, False).add_(_scalar(eps, x)).rsqrt_()
+        x_TD, weight_1D = _C_ops.reshape(x, [-1, D]), _C_ops.reshape(weight_D, [1, D])
+        mean_T1 = _C_ops.matmul(_C_ops.square(x_TD), _column(D, 1.0 / D, x.dtype), False, False)
+        scale_T1 = mean_T1.scale_(1.0, eps).rsqrt_()
         ctx.save_for_backward(x_TD, weight_1D, scale_T1)
         ctx.shape, ctx.frozen = x.shape, frozen(x, weight_D)
-        return _C_ops.matmul(scale_T1, weight_1D, False, False).multiply_(x_TD).reshape(x.shape)
+        factors_TD = _C_ops.matmul(scale_T1, weight_1D, False, False)
+        return _C_ops.reshape(factors_TD.multiply_(x_TD), x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_1D, scale_T1 = ctx.saved_tensor()
         D = x_TD.shape[1]
-        grad_TD = grad.reshape([-1, D])
+        grad_TD = _C_ops.reshape(grad, [-1, D])
         product_TD = _C_ops.multiply(grad_TD, x_TD)
         dweight_D = _C_ops.matmul(scale_T1, product_TD, True, False).reshape([D])
         # d(scale)/dx = -scale^3 x / D, so the second term is x times a factor of the row
         dot_T1 = _C_ops.matmul(product_TD, weight_1D, False, True)
         factor_T1 = (scale_T1 * scale_T1 * scale_T1 * dot_T1).scale_(1.0 / D)
         dx_TD = _C_ops.matmul(scale_T1, weight_1D, False, False).multiply_(grad_TD)
-        ones_1D = paddle.ones([1, D], x_TD.dtype)
-        dx_TD.subtract_(_C_ops.matmul(factor_T1, ones_1D, False, False).multiply_(x_TD))
+        ones_D1 = _column(D, 1.0, x_TD.dtype)
+        dx_TD.subtract_(_C_ops.matmul(factor_T1, ones_D1, False, True).multiply_(x_TD))
         return unless(ctx.frozen, dx_TD.reshape(ctx.shape), dweight_D)
 
 
-def _scalar(value: float, like: Tensor) -> Tensor:
-    return paddle.full([1], value, like.dtype)
+@lru_cache(maxsize=64)
+def _column(length: int, value: float, dtype: Any) -> Tensor:
+    return paddle.full([length, 1], value, dtype)
 
 
 def layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: float) -> Tensor:

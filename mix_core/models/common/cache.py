@@ -43,11 +43,11 @@ class KVCache:
         token_BC = np.arange(B)[:, None] * length + np.minimum(np.arange(C), length - 1)
         self._rows = paddle.to_tensor((token_BC[:, None] * K + np.arange(K)[:, None]).reshape(-1))
 
-    def fill(self, layer: int, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
-        """Keep the prompt's keys and values of one layer."""
+    def fill(self, layer: int, k_TKH: Tensor, v_TKH: Tensor) -> None:
+        """Keep the prompt's keys and values of one layer, T = B * S of them."""
         H = self._shape[3]
-        self._keys[layer] = paddle.gather(k_BSKH.reshape([-1, H]), self._rows)
-        self._values[layer] = paddle.gather(v_BSKH.reshape([-1, H]), self._rows)
+        self._keys[layer] = paddle.gather(k_TKH.reshape([-1, H]), self._rows)
+        self._values[layer] = paddle.gather(v_TKH.reshape([-1, H]), self._rows)
 
     def advance(self) -> np.ndarray:
         """Open the next slot of each row; return the rotary positions of the tokens in them, (B,)."""

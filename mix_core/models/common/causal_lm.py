@@ -36,7 +36,7 @@ class CausalLM(nn.Layer):
         """Set where training draws: the loop then calls its `start` before each forward pass."""
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embeddings of the batch's tokens (B, S, D), with pictures in their places."""
+        """Embeddings of the batch's tokens (T, D), with pictures in their places."""
         raise TypeError(f"{type(self).__name__} must define embed")
 
     def place(self, batch: Batch) -> np.ndarray:
@@ -64,7 +64,9 @@ class CausalLM(nn.Layer):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits of all tokens (B, S, V)."""
-        return paddle.matmul(self.hidden_states(batch), self.head_weight_VD, transpose_y=True)
+        hidden_TD = self.hidden_states(batch)
+        logits_TV = paddle.matmul(hidden_TD, self.head_weight_VD, transpose_y=True)
+        return logits_TV.reshape([*batch["input_ids"].shape, -1])
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Summed cross entropy over the batch's labels, and how many there are.
@@ -78,16 +80,16 @@ class CausalLM(nn.Layer):
         if batch.get("cu_seqlens") is not None:
             targets_BS[:, host(batch["cu_seqlens"])[1:] - 1] = -100
         targets_T = targets_BS.reshape(-1)
-        rows = np.flatnonzero(targets_T != -100)
-        if len(rows) == 0:
+        chosen = np.flatnonzero(targets_T != -100)
+        if len(chosen) == 0:
             return paddle.sum(self.hidden_states(batch)) * 0.0, 0
-        hidden_RD = self.hidden_states(batch, rows)
-        return ops.linear_cross_entropy(hidden_RD, self.head_weight_VD, targets_T[rows])
+        hidden_RD = self.hidden_states(batch, chosen)
+        return ops.linear_cross_entropy(hidden_RD, self.head_weight_VD, targets_T[chosen])
 
     def hidden_states(
-        self, batch: Batch, rows: np.ndarray | None = None, cache: KVCache | None = None
+        self, batch: Batch, chosen: np.ndarray | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """The decoder's hidden states after its last norm: (B, S, D), or (R, D) of the tokens at `rows`.
+        """The decoder's hidden states after its last norm: (T, D), or (R, D) of the `chosen` tokens.
 
         Rows padded on the left are run with their padding on the right, where causal order hides it, so that
         no mask is needed; what comes back is in the batch's own order.
@@ -104,12 +106,9 @@ class CausalLM(nn.Layer):
             batch["input_ids"] = np.take_along_axis(batch["input_ids"], order_BS, 1)
             positions_ABS = np.take_along_axis(positions_ABS, order_BS[None], 2)
             place_T = (np.argsort(order_BS, axis=1) + np.arange(B)[:, None] * S).reshape(-1)
-            rows = None if rows is None else place_T[rows]
+            chosen = place_T if chosen is None else place_T[chosen]
         positions = self._positions(positions_ABS, cu_seqlens=batch.get("cu_seqlens"), random=self.random)
-        hidden = self.model(self.embed(batch), positions, cache, rows)
-        if order_BS is None or rows is not None:
-            return hidden
-        return paddle.gather(hidden.reshape([B * S, -1]), paddle.to_tensor(place_T)).reshape(hidden.shape)
+        return self.model(self.embed(batch), positions, cache, chosen)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` tokens, prompt and answer together."""
@@ -132,18 +131,18 @@ class CausalLM(nn.Layer):
     @paddle.no_grad()
     def decode(self, cache: KVCache, token_ids_B: Any) -> Tensor:
         """One more token for each row -> the logits (B, V) that follow it."""
-        ids_B1 = host(token_ids_B).reshape(-1, 1)
+        ids_B = host(token_ids_B).reshape(-1)
         # all axes go on together after the prompt; the tables take as many as the family has
         positions_1B1 = cache.advance()[None, :, None]
-        x_B1D = self.model.embed_tokens(paddle.to_tensor(ids_B1))
-        hidden_B1D = self.model(x_B1D, self._positions(positions_1B1, decoding=True), cache)
-        return paddle.matmul(hidden_B1D[:, 0], self.head_weight_VD, transpose_y=True)
+        x_BD = self.model.embed_tokens(paddle.to_tensor(ids_B))
+        hidden_BD = self.model(x_BD, self._positions(positions_1B1, decoding=True), cache)
+        return paddle.matmul(hidden_BD, self.head_weight_VD, transpose_y=True)
 
     def _positions(self, positions_ABS: np.ndarray, **rest: Any) -> Positions:
-        cos, sin = self.tables(positions_ABS)
-        return Positions(
-            cos_BS1H=paddle.to_tensor(cos[:, :, None]), sin_BS1H=paddle.to_tensor(sin[:, :, None]), **rest
+        cos_T1H, sin_T1H = (
+            paddle.to_tensor(table.reshape(-1, 1, table.shape[-1])) for table in self.tables(positions_ABS)
         )
+        return Positions(rows=positions_ABS.shape[1], cos_T1H=cos_T1H, sin_T1H=sin_T1H, **rest)
 
 
 def host(value: Any) -> np.ndarray:

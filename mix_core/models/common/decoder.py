@@ -1,6 +1,7 @@
 """A causal decoder with grouped-query attention and rotary positions: the text half of the models.
 
-Shapes: B batch, S sequence, D model dim, N query heads, K key/value heads, H head dim.
+Shapes: B rows, T tokens of all rows, R chosen ones, C cache slots, D model dim, N query heads, K key/value
+heads, H head dim.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ class Positions:
     Padding stands on the right, where causal order hides it from every token.
     """
 
-    cos_BS1H: Tensor
-    sin_BS1H: Tensor
+    rows: int
+    """B: the tokens are those of B rows of equal length, row after row."""
+    cos_T1H: Tensor
+    sin_T1H: Tensor
     cu_seqlens: np.ndarray | None = None
     """Ends of packed segments; the batch is then one row."""
     random: SampleRandom | None = None
@@ -59,31 +62,35 @@ class SelfAttention(nn.Layer):
         self.v_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, shape.qkv_bias)
         self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden_size, False)
 
-    def attend(self, x_BSD: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
-        """The heads' outputs side by side (B, S, N * H), before the output map."""
-        B, S = x_BSD.shape[:2]
+    def attend(self, x_TD: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
+        """The heads' outputs side by side (T, N * H), before the output map."""
         heads, kv_heads, H = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
-        q_BSNH = self.q_proj(x_BSD).reshape([B, S, heads, H])
-        k_BSKH = self.k_proj(x_BSD).reshape([B, S, kv_heads, H])
-        v_BSKH = self.v_proj(x_BSD).reshape([B, S, kv_heads, H])
-        q_BSNH, k_BSKH = ops.rotary(q_BSNH, k_BSKH, positions.cos_BS1H, positions.sin_BS1H)
+        q_TNH = self.q_proj(x_TD).reshape([-1, heads, H])
+        k_TKH = self.k_proj(x_TD).reshape([-1, kv_heads, H])
+        v_TKH = self.v_proj(x_TD).reshape([-1, kv_heads, H])
+        q_TNH, k_TKH = ops.rotary(q_TNH, k_TKH, positions.cos_T1H, positions.sin_T1H)
         if positions.decoding:
-            k_BKCH, v_BKCH = cache.append(self.index, k_BSKH[:, 0], v_BSKH[:, 0])
-            out = ops.attention_decode(q_BSNH[:, 0], k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
-            return out.reshape([B, S, heads * H])
+            k_BKCH, v_BKCH = cache.append(self.index, k_TKH, v_TKH)
+            out = ops.attention_decode(q_TNH, k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
+            return out.reshape([-1, heads * H])
         if cache is not None:
-            cache.fill(self.index, k_BSKH, v_BSKH)
+            cache.fill(self.index, k_TKH, v_TKH)
         dropout = {}
         if self.training and self.shape.attention_dropout:
             keys = positions.random.keys(self.index)
             dropout = dict(dropout=self.shape.attention_dropout, dropout_keys=keys)
         if positions.cu_seqlens is not None:
-            out = ops.attention_packed(
-                q_BSNH[0], k_BSKH[0], v_BSKH[0], positions.cu_seqlens, causal=True, **dropout
-            )
+            out = ops.attention_packed(q_TNH, k_TKH, v_TKH, positions.cu_seqlens, causal=True, **dropout)
         else:
-            out = ops.attention(q_BSNH, k_BSKH, v_BSKH, causal=True, **dropout)
-        return out.reshape([B, S, heads * H])
+            B = positions.rows
+            out = ops.attention(
+                q_TNH.reshape([B, -1, heads, H]),
+                k_TKH.reshape([B, -1, kv_heads, H]),
+                v_TKH.reshape([B, -1, kv_heads, H]),
+                causal=True,
+                **dropout,
+            )
+        return out.reshape([-1, heads * H])
 
 
 class DecoderLayer(nn.Layer):
@@ -95,16 +102,15 @@ class DecoderLayer(nn.Layer):
         self.mlp = GatedMLP(shape.hidden_size, shape.intermediate_size, bias=False)
 
     def forward(
-        self, x_BSD: Tensor, positions: Positions, cache: KVCache | None = None, rows: Tensor | None = None
+        self, x_TD: Tensor, positions: Positions, cache: KVCache | None = None, chosen: Tensor | None = None
     ) -> Tensor:
-        """One layer -> (B, S, D); with `rows` (indices into the B * S tokens) only those, (R, D)."""
-        out = self.self_attn.attend(self.input_layernorm(x_BSD), positions, cache)
-        if rows is not None:
+        """One layer -> (T, D); with `chosen` (indices of tokens) those only, (R, D)."""
+        out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache)
+        if chosen is not None:
             # whatever follows the attention works token by token
-            out = paddle.gather(out.reshape([-1, out.shape[-1]]), rows)
-            x_BSD = paddle.gather(x_BSD.reshape([-1, x_BSD.shape[-1]]), rows)
-        x_BSD = x_BSD + self.self_attn.o_proj(out)
-        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+            out, x_TD = paddle.gather(out, chosen), paddle.gather(x_TD, chosen)
+        x_TD = x_TD + self.self_attn.o_proj(out)
+        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
 
 
 class Decoder(nn.Layer):
@@ -119,18 +125,18 @@ class Decoder(nn.Layer):
 
     def forward(
         self,
-        x_BSD: Tensor,
+        x_TD: Tensor,
         positions: Positions,
         cache: KVCache | None = None,
-        rows: np.ndarray | None = None,
+        chosen: np.ndarray | None = None,
     ) -> Tensor:
-        """Embeddings (B, S, D) -> hidden states after the last norm (B, S, D); with `rows` their (R, D)."""
-        rows = None if rows is None else paddle.to_tensor(rows)
+        """Embeddings (T, D) -> hidden states after the last norm (T, D), or of `chosen` tokens (R, D)."""
+        chosen = None if chosen is None else paddle.to_tensor(chosen)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            arguments = (x_BSD, positions, cache, rows if i == last else None)
-            x_BSD = recompute(layer, *arguments) if self.recompute and self.training else layer(*arguments)
-        return self.norm(x_BSD)
+            arguments = (x_TD, positions, cache, chosen if i == last else None)
+            x_TD = recompute(layer, *arguments) if self.recompute and self.training else layer(*arguments)
+        return self.norm(x_TD)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         return KVCache(batch_size, max_length, self.shape.layers, self.shape.kv_heads, self.shape.head_dim)

@@ -73,9 +73,9 @@ class Qwen2_5_VL(CausalLM):
         return self.logits(given)
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embeddings (B, S, D): a row of the matrix for each token, a cell of the tower for a pad token."""
+        """Embeddings (T, D): a row of the matrix for each token, a cell of the tower for a pad token."""
         ids_BS = batch["input_ids"]
-        x_BSD = self.model.embed_tokens(paddle.to_tensor(ids_BS))
+        x_TD = self.model.embed_tokens(paddle.to_tensor(ids_BS.reshape(-1)))
         pixels, grids, places = [], [], []
         for name, grid_name, token in (
             ("pixel_values", "image_grid_thw", self.config.image_token_id),
@@ -94,10 +94,9 @@ class Qwen2_5_VL(CausalLM):
                 grids += of_kind
                 places.append(pads)
         if not grids:
-            return x_BSD
+            return x_TD
         cells_CD = self.visual(paddle.to_tensor(np.concatenate(pixels)), tuple(grids))
-        x_TD = x_BSD.reshape([-1, x_BSD.shape[-1]])
-        return paddle.scatter(x_TD, paddle.to_tensor(np.concatenate(places)), cells_CD).reshape(x_BSD.shape)
+        return paddle.scatter(x_TD, paddle.to_tensor(np.concatenate(places)), cells_CD)
 
     def _checked_pixels(self, pixels: np.ndarray, name: str, grids: list[tuple[int, int, int]]) -> np.ndarray:
         expected = (sum(t * h * w for t, h, w in grids), self.config.vision.patch_width)

@@ -39,7 +39,7 @@ class Plain(CausalLM):
         return self.logits(dict(input_ids=input_ids, attention_mask=attention_mask))
 
     def embed(self, batch: Batch) -> Tensor:
-        return self.model.embed_tokens(paddle.to_tensor(batch["input_ids"]))
+        return self.model.embed_tokens(paddle.to_tensor(batch["input_ids"].reshape(-1)))
 
     def place(self, batch: Batch) -> np.ndarray:
         ids_BS = batch["input_ids"]
