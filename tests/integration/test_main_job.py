@@ -60,7 +60,11 @@ def ask(checkpoint: Path, picture: Path, environment: dict[str, str]) -> dict:
 
 
 def answer_of_transformers(checkpoint: Path, picture: Path) -> str:
-    """What transformers answers greedily, from the same checkpoint, picture and question."""
+    """What transformers answers greedily, from the same checkpoint, picture and question.
+
+    It works out its own positions, as it does for its users. transformers 5.3.0 multiplies a picture's place
+    by tokens_per_second (its issue 45325), so the recipe's model, which sees no video, has 1 there.
+    """
     torch = pytest.importorskip("torch", reason="live parity needs torch")
     transformers = pytest.importorskip("transformers", reason="live parity needs transformers")
     from mix_core.models.registry import family_of_folder
@@ -105,7 +109,9 @@ def test_the_report_needs_nothing_but_itself(short_run):
     page = (short_run[0] / "report.html").read_text(encoding="utf-8")
     outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)([^"']*)""", page)
     assert outside == []
-    assert len(re.findall(r"data:image/png;base64", page)) >= 6
+    gallery = json.loads((short_run[0] / "gallery.json").read_text())
+    assert {entry["task"] for entry in gallery} == {"digit", "number", "box"}
+    assert len(re.findall(r"data:image/png;base64", page)) >= len(gallery)
     assert QUESTION in page
 
 
