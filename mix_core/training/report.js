@@ -4,27 +4,25 @@ for (const svg of document.querySelectorAll("svg[data-hover]")) {
   const cursor = svg.querySelector(".cursor"), rule = cursor.querySelector("line");
   const out = svg.closest("figure").querySelector("output");
   const dots = lines.map(() => cursor.appendChild(document.createElementNS(svg.namespaceURI, "circle")));
-  dots.forEach(dot => dot.setAttribute("r", 3.5));
+  const nearest = (places, x) =>
+    places.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(places[best] - x) ? i : best), 0);
   svg.addEventListener("pointermove", event => {
-    const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
-    const texts = lines.map((line, n) => {
-      let best = 0;
-      line.x.forEach((at, i) => { if (Math.abs(at - x) < Math.abs(line.x[best] - x)) best = i; });
-      dots[n].setAttribute("cx", line.x[best]);
-      dots[n].setAttribute("cy", line.y[best]);
-      if (n === 0) {
-        rule.setAttribute("x1", line.x[best]);
-        rule.setAttribute("x2", line.x[best]);
-        return `step ${line.step[best].toLocaleString("en")}   ${line.name} ${line.text[best]}`;
-      }
-      return `${line.name} ${line.text[best]}`;
+    const area = svg.getBoundingClientRect();
+    const x = 100 * (event.clientX - area.left) / area.width;
+    const found = lines.map(line => nearest(line.x, x));
+    lines.forEach((line, n) => {
+      dots[n].setAttribute("r", 3.5);
+      dots[n].setAttribute("cx", `${line.x[found[n]]}%`);
+      dots[n].setAttribute("cy", `${line.y[found[n]]}%`);
     });
-    out.textContent = texts.join("   ");
-    cursor.removeAttribute("hidden");
+    for (const end of ["x1", "x2"]) rule.setAttribute(end, `${lines[0].x[found[0]]}%`);
+    const values = lines.map((line, n) => `${line.name} ${line.text[found[n]]}`);
+    out.textContent = [`step ${lines[0].step[found[0]].toLocaleString("en")}`, ...values].join("   ");
+    cursor.classList.add("on");
   });
   svg.addEventListener("pointerleave", () => {
     out.textContent = "";
-    cursor.setAttribute("hidden", "");
+    cursor.classList.remove("on");
   });
 }
 
@@ -43,5 +41,7 @@ if (filters) {
     }
     for (const card of document.querySelectorAll(".card"))
       card.hidden = (task && card.dataset.task !== task) || (wrongOnly && !card.classList.contains("wrong"));
+    for (const picks of document.querySelectorAll(".picks"))
+      picks.hidden = !picks.querySelector(".card:not([hidden])");
   });
 }

@@ -52,7 +52,7 @@ def page(run: RunView) -> str:
     sections = [
         ("results", "Results", results_html(run)),
         ("curves", "Curves", charts_html(run) or _none("No step was measured.")),
-        ("pictures", "Held-out pictures", gallery_html(run)),
+        ("pictures", "Held-out pictures", gallery_html(run) + attribution_html(run)),
         ("device", "Device", device_html(run)),
         ("run", "Configuration and versions", configuration_html(run)),
     ]
@@ -85,15 +85,14 @@ def header_html(run: RunView) -> str:
         ("Model", _joined(model.get("family"), _counted(model.get("parameters"), "parameters"))),
         ("Device", _joined(device.get("place") or device.get("name"), device.get("vendor"))),
         ("Data", _joined(_rows_of(run, "train"), _rows_of(run, "eval"))),
-        ("Steps", _steps(run)),
-        ("Duration", duration(run.seconds) if run.seconds is not None else ""),
-        ("Started", str(record.get("started") or "").replace("T", " ")),
+        ("Duration", _joined(duration(run.seconds) if run.seconds is not None else "", _steps(run))),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value)
     message = record.get("message")
     note = f'<p class="message">{escape(str(message))}</p>' if message else ""
+    eyebrow = _joined("mix-core run", _clock(record.get("started")))
     return (
-        f'<header><p class="eyebrow">mix-core run</p><h1>{escape(run_name(run))}'
+        f'<header><p class="eyebrow">{escape(eyebrow)}</p><h1>{escape(run_name(run))}'
         f'<span class="status {STATUSES.get(status, "neutral")}">{escape(status)}</span></h1>'
         f'{note}<dl class="facts">{listed}</dl></header>'
     )
@@ -107,18 +106,33 @@ def results_html(run: RunView) -> str:
         if kind in MEANINGS and is_number(value):
             bar = f'<div class="bar"><i style="width:{100 * min(max(value, 0), 1):.1f}%"></i></div>'
             shown, meaning = share(value) if kind == "exact" else f"{value:.3f}", MEANINGS[kind]
-            label = task or "all"
+            label = task or "all rows"
         else:
-            bar, label = "", name
+            bar, label = "", "held-out loss" if name == "loss" else name
             shown = number(value) if is_number(value) else str(value)
             meaning = "mean over the label tokens of the held-out rows" if name == "loss" else ""
         rows.append(
             f'<tr><th scope="row">{escape(label)}<code>{escape(name)}</code></th>'
-            f'<td class="value">{escape(shown)}</td><td class="wide">{bar}<span class="hint">{meaning}</span></td></tr>'
+            f'<td class="value">{escape(shown)}</td>'
+            f'<td class="meaning">{bar}<span class="hint">{meaning}</span></td></tr>'
         )
     if not rows:
         return _none("The run was not evaluated, or has not come that far.")
     return f'<table class="results"><tbody>{"".join(rows)}</tbody></table>'
+
+
+def attribution_html(run: RunView) -> str:
+    """What ATTRIBUTION beside the data says: the report shows its pictures, and their licence asks for it."""
+    if not run.gallery:
+        return ""
+    files = [path for part in run.section("data") for path in run.section("data", part, "files")]
+    notes = []
+    for folder in dict.fromkeys(Path(path).parent for path in files):
+        try:
+            notes.append(" ".join((folder / "ATTRIBUTION").read_text(encoding="utf-8").split()))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return "".join(f'<p class="hint attribution">{escape(note)}</p>' for note in notes)
 
 
 def device_html(run: RunView) -> str:
@@ -127,7 +141,7 @@ def device_html(run: RunView) -> str:
     if not device:
         return ""
     chosen = _joined(
-        f"{device.get('place')} by {device.get('origin')}",
+        f"{device.get('place')}, chosen by {device.get('origin')}",
         device.get("distribution"),
         f"kernels {device.get('kernels_choice')}",
     )
@@ -181,8 +195,8 @@ def configuration_html(run: RunView) -> str:
 
 def footer_html(run: RunView) -> str:
     version = run.section("versions").get("mix-core")
-    ended = str(run.record.get("ended") or "").replace("T", " ")
-    return f"<footer>{escape(_joined(f'mix-core {version}' if version else 'mix-core', ended))}</footer>"
+    made = _joined(f"mix-core {version}" if version else "mix-core", _clock(run.record.get("ended")))
+    return f"<footer>{escape(made)}</footer>"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], code: Sequence[int] = ()) -> str:
@@ -222,8 +236,13 @@ def _steps(run: RunView) -> str:
     if last is None and run.metrics:
         last = run.metrics[-1].get("step")
     if not is_number(total):
-        return str(last or "")
-    return f"{total:,}" if last == total else f"{last or 0:,} of {total:,}"
+        return f"{last:,} steps" if is_number(last) else ""
+    return f"{total:,} steps" if last == total else f"{last or 0:,} of {total:,} steps"
+
+
+def _clock(time: Any) -> str:
+    """2026-11-21T10:05:43+0000 -> 2026-11-21 10:05 +0000."""
+    return f"{time[:10]} {time[11:16]} {time[19:]}".strip() if isinstance(time, str) else ""
 
 
 def _counted(value: Any, unit: str) -> str:

@@ -1,6 +1,7 @@
-"""Line charts as SVG text: axes with units and ticks, a raw and a smoothed line, values to hover over.
+"""Line charts as SVG text: axes with ticks, a raw and a smoothed line, values to hover over.
 
-No plotting library: the text is small, sharp at any size and takes its colours from the page.
+No plotting library: the text is small, sharp at any size and takes its colours from the page. Places are
+percentages of the plot, so that one chart fits every screen while its text keeps its size.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ HOVER_POINTS = 300
 LOG_SPAN = 30
 """Values that span more than this factor are drawn on a logarithmic axis, where the chart allows it."""
 
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 52, 12, 10, 30
+LABEL_PERCENT = 13
+"""Room for the word under the beginning of the horizontal axis."""
+SIDE = 1000
+"""Lines are drawn in a square of this side, which the page stretches over the plot."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +38,39 @@ class Line:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values to pixels."""
+    """Values to percentages of an axis."""
 
     low: float
     high: float
-    start_px: float
-    end_px: float
     log: bool = False
+    down: bool = False
+    """Whether the highest value is at 0 %, as on a page."""
 
     def __call__(self, value: float) -> float:
-        low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        value = math.log10(max(value, self.low)) if self.log else value
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, self.low))
         share = (value - low) / (high - low) if high > low else 0.5
-        return self.start_px + share * (self.end_px - self.start_px)
+        return 100 * (1 - share if self.down else share)
 
 
 def smoothed(points: Sequence[Point], half_life: float) -> list[Point]:
-    """Exponential moving average, unbiased at its start; after `half_life` points a value counts half."""
+    """An exponential moving average in both directions, which does not lag behind the values.
+
+    Farther than `half_life` points away a value counts less than half.
+    """
+    forward = _average([value for _, value in points], half_life)
+    both = _average(forward[::-1], half_life)[::-1]
+    return [(step, value) for (step, _), value in zip(points, both)]
+
+
+def _average(values: list[float], half_life: float) -> list[float]:
     keep = 0.5 ** (1 / max(half_life, 1e-9))
     total = weight = 0.0
     out = []
-    for step, value in points:
+    for value in values:
         total, weight = total * keep + value, weight * keep + 1
-        out.append((step, total / weight))
+        out.append(total / weight)
     return out
 
 
@@ -97,67 +111,58 @@ def chart(
     lines: Sequence[Line],
     *,
     label: str,
-    width: int,
-    height: int,
     form: Callable[[float], str],
     from_zero: bool = False,
-    may_be_log: bool = False,
-    css_class: str = "",
+    log: bool = False,
 ) -> str:
-    """An SVG element.
+    """A plot that fills the width it is given.
 
     Args:
         label: what a screen reader says.
         form: value -> text of a tick or a hovered value.
         from_zero: whether the axis begins at 0.
+        log: whether the axis is logarithmic; see `wants_log`.
     """
     points = [point for line in lines for point in line.points]
-    if not points:
-        return ""
     values = [value for _, value in points]
     low, high = min(values), max(values)
-    log = may_be_log and low > 0 and high / low > LOG_SPAN
     ticks = log_ticks(low, high) if log else linear_ticks(0.0 if from_zero and low > 0 else low, high, 5)
-    y = Scale(ticks[0], ticks[-1], height - MARGIN_BOTTOM, MARGIN_TOP, log)
-    steps = [step for step, _ in points]
-    x = Scale(min(steps), max(steps), MARGIN_LEFT, width - MARGIN_RIGHT)
-    parts = [
-        f'<svg class="{escape(css_class)}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(label)}" data-hover="{escape(_hover(lines, x, y, form))}">'
-    ]
+    y = Scale(ticks[0], ticks[-1], log, down=True)
+    x = Scale(min(step for step, _ in points), max(step for step, _ in points))
+    parts = []
     for tick in ticks:
-        at = y(tick)
-        parts.append(
-            f'<line class="grid" x1="{MARGIN_LEFT}" x2="{width - MARGIN_RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        )
-        parts.append(
-            f'<text class="tick" x="{MARGIN_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">'
-            f"{escape(form(tick))}</text>"
-        )
-    for tick in linear_ticks(x.low, x.high, max(3, width // 110)):
-        if x.low <= tick <= x.high and tick == int(tick):
-            anchor = "end" if x(tick) > width - MARGIN_RIGHT - 16 else "middle"
-            parts.append(
-                f'<text class="tick" x="{x(tick):.1f}" y="{height - 10}" text-anchor="{anchor}">'
-                f"{int(tick):,}</text>"
-            )
-    parts += [_path(line, x, y) for line in lines]
-    parts.append(
-        f'<g class="cursor" hidden><line y1="{MARGIN_TOP}" y2="{height - MARGIN_BOTTOM}"/></g></svg>'
+        parts.append(f'<line class="grid" x2="100%" y1="{y(tick):.2f}%" y2="{y(tick):.2f}%"/>')
+        parts.append(f'<text class="y" x="-10" y="{y(tick):.2f}%" dy="4">{escape(form(tick))}</text>')
+    parts.append('<text class="x first" y="100%" dy="20">step</text>')
+    for tick in linear_ticks(x.low, x.high, 7):
+        if LABEL_PERCENT <= x(tick) <= 100 and tick == int(tick):
+            parts.append(f'<text class="x" x="{x(tick):.2f}%" y="100%" dy="20">{int(tick):,}</text>')
+    drawn = "".join(_path(line, x, y) for line in lines)
+    return (
+        f'<div class="plot"><svg role="img" aria-label="{escape(label)}" '
+        f'data-hover="{escape(_hover(lines, x, y, form))}">{"".join(parts)}'
+        f'<svg class="lines" viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none">{drawn}</svg>'
+        '<g class="cursor"><line y2="100%"/></g></svg></div>'
     )
-    return "".join(parts)
+
+
+def wants_log(lines: Sequence[Line]) -> bool:
+    """Whether the values span so much that a linear axis would hide the smaller ones."""
+    values = [value for line in lines for _, value in line.points]
+    return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_SPAN
 
 
 def _path(line: Line, x: Scale, y: Scale) -> str:
-    drawn = [f"{x(step):.1f},{y(value):.1f}" for step, value in reduced(line.points)]
-    if len(drawn) == 1:
-        cx, cy = drawn[0].split(",")
-        return f'<circle class="dot {line.style}" cx="{cx}" cy="{cy}" r="3"/>'
-    return f'<path class="line {line.style}" d="M{"L".join(drawn)}"/>'
+    places = [
+        f"{x(step) * SIDE / 100:.1f} {y(value) * SIDE / 100:.1f}" for step, value in reduced(line.points)
+    ]
+    if len(places) == 1:
+        places *= 2  # a line to where it begins is a dot
+    return f'<path class="{line.style}" d="M{"L".join(places)}"/>' if places else ""
 
 
 def _hover(lines: Sequence[Line], x: Scale, y: Scale, form: Callable[[float], str]) -> str:
-    """What the page's script needs: pixel places and texts of at most HOVER_POINTS steps of each line."""
+    """What the page's script needs: places and texts of at most HOVER_POINTS steps of each line."""
     found = []
     for line in lines:
         stride = max(1, math.ceil(len(line.points) / HOVER_POINTS))
@@ -167,9 +172,8 @@ def _hover(lines: Sequence[Line], x: Scale, y: Scale, form: Callable[[float], st
         found.append(
             {
                 "name": line.name,
-                "style": line.style,
-                "x": [round(x(step), 1) for step, _ in kept],
-                "y": [round(y(value), 1) for _, value in kept],
+                "x": [round(x(step), 2) for step, _ in kept],
+                "y": [round(y(value), 2) for _, value in kept],
                 "step": [int(step) for step, _ in kept],
                 "text": [form(value) for _, value in kept],
             }

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from mix_core.training.report_chart import Line, Point, chart, smoothed
+from mix_core.training.report_chart import Line, Point, chart, smoothed, wants_log
 from mix_core.training.report_view import RunView, memory_unit, number, share
 
-SMOOTH_PART = 60
+SMOOTH_PART = 100
 """A smoothed line forgets half within this part of the run."""
-SIZES = {"wide": (1120, 320), "narrow": (400, 250)}
-"""Width and height in pixels; a chart of full width has a second form for small screens."""
 EVAL_STYLES = ("series-1", "series-2", "series-3", "series-4")
 
 
@@ -26,7 +24,7 @@ class Figure:
     form: Callable[[float], str]
     from_zero: bool = False
     may_be_log: bool = False
-    full_width: bool = False
+    is_wide: bool = False
 
 
 def charts_html(run: RunView) -> str:
@@ -40,9 +38,7 @@ def _figures(run: RunView) -> list[Figure]:
     unit_bytes, unit = memory_unit(max((value for _, value in memory), default=0.0))
     speed = run.points("tokens_per_s")
     figures = [
-        Figure(
-            "Loss", "per label token", _with_smooth("loss", loss), number, may_be_log=True, full_width=True
-        ),
+        Figure("Loss", "per label token", _with_smooth(loss), number, may_be_log=True, is_wide=True),
         Figure(
             "Learning rate",
             "per step",
@@ -50,7 +46,7 @@ def _figures(run: RunView) -> list[Figure]:
             number,
             True,
         ),
-        Figure("Speed", "tokens/s", _with_smooth("tokens/s", speed), _short, True),
+        Figure("Speed", "tokens/s", _with_smooth(speed), _short, True),
         Figure(
             "Memory",
             unit,
@@ -61,7 +57,7 @@ def _figures(run: RunView) -> list[Figure]:
         Figure(
             "Gradient norm",
             "before clipping",
-            _with_smooth("norm", run.points("grad_norm")),
+            _with_smooth(run.points("grad_norm")),
             number,
             may_be_log=True,
         ),
@@ -78,43 +74,34 @@ def _figures(run: RunView) -> list[Figure]:
     return figures
 
 
-def _with_smooth(name: str, points: list[Point]) -> list[Line]:
+def _with_smooth(points: list[Point]) -> list[Line]:
     """The line as measured, faint, and a smooth one over it."""
     if len(points) < 10:
-        return [Line(name, points, "main")]
-    return [Line(name, points, "raw"), Line("smoothed", smoothed(points, len(points) / SMOOTH_PART), "main")]
+        return [Line("measured", points, "main")]
+    return [
+        Line("measured", points, "raw"),
+        Line("smoothed", smoothed(points, len(points) / SMOOTH_PART), "main"),
+    ]
 
 
 def _figure_html(figure: Figure) -> str:
     lines = [line for line in figure.lines if line.points]
-    first, last = lines[-1].points[0], lines[-1].points[-1]
+    log = figure.may_be_log and wants_log(lines)
+    (first_step, first), (last_step, last) = lines[-1].points[0], lines[-1].points[-1]
     label = (
-        f"{figure.title}, {figure.unit}: from {figure.form(first[1])} at step {first[0]:.0f} "
-        f"to {figure.form(last[1])} at step {last[0]:.0f}"
-    )
-    sizes = ("wide", "narrow") if figure.full_width else ("narrow",)
-    drawn = "".join(
-        chart(
-            lines,
-            label=label,
-            width=SIZES[size][0],
-            height=SIZES[size][1],
-            form=figure.form,
-            from_zero=figure.from_zero,
-            may_be_log=figure.may_be_log,
-            css_class=size if figure.full_width else "",
-        )
-        for size in sizes
+        f"{figure.title}, {figure.unit}: from {figure.form(first)} at step {first_step:.0f} "
+        f"to {figure.form(last)} at step {last_step:.0f}"
     )
     keys = "".join(f'<span class="key {line.style}"></span>{escape(line.name)}' for line in lines)
     legend = f'<span class="legend">{keys}</span>' if len(lines) > 1 else ""
+    unit = f"{figure.unit}, logarithmic" if log else figure.unit
+    plot = chart(lines, label=label, form=figure.form, from_zero=figure.from_zero, log=log)
     return (
-        f'<figure class="chart{" full" if figure.full_width else ""}"><figcaption>'
-        f'<b>{escape(figure.title)}</b> <span class="unit">{escape(figure.unit)}</span>{legend}'
-        f"<output></output></figcaption>{drawn}</figure>"
+        f'<figure class="chart{" wide" if figure.is_wide else ""}"><figcaption><b>{escape(figure.title)}</b>'
+        f'<span class="unit">{escape(unit)}</span>{legend}<output></output></figcaption>{plot}</figure>'
     )
 
 
 def _short(value: float) -> str:
     """12,345 -> 12.3k."""
-    return f"{value / 1000:.3g}k" if abs(value) >= 10_000 else number(value)
+    return f"{value / 1000:.3g}k" if abs(value) >= 1000 else number(value)

@@ -64,7 +64,7 @@ def _card(folder: Path, entry: dict[str, Any]) -> str:
     score = float(entry["score"]) if is_number(entry.get("score")) else 0.0
     has_boxes = bool(entry.get("boxes_truth"))
     good = score >= GOOD_IOU if has_boxes else score >= 1
-    word = "right" if good else "wrong"
+    word, sign = ("right", "✓") if good else ("wrong", "✗")
     text = f"IoU {score:.2f}" if has_boxes else word
     answer, truth = str(entry.get("answer", "")), str(entry.get("truth", ""))
     rows = [("answer", answer or "(nothing)")]
@@ -75,7 +75,7 @@ def _card(folder: Path, entry: dict[str, Any]) -> str:
         f'<article class="card {word}" data-task="{escape(str(entry.get("task") or ""))}">'
         f"{_picture(folder, entry)}"
         f'<div class="words"><p class="question">{escape(str(entry.get("question", "")))}</p>'
-        f'<dl>{facts}</dl><p class="mark {word}"><span aria-hidden="true">{"✓" if good else "✗"}</span> {text}</p>'
+        f'<dl>{facts}</dl><p class="mark {word}"><span aria-hidden="true">{sign}</span> {text}</p>'
         "</div></article>"
     )
 
