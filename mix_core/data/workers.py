@@ -106,7 +106,8 @@ class WorkerPool:
     def _receive(self, worker: _Worker) -> list[tuple[int, Sample | Failure | None]]:
         try:
             if worker.ready:
-                return list(zip(worker.tasks.popleft(), receive_answer(worker.channel)))
+                answers = receive_answer(worker.channel)  # first: a worker without a task may have died, too
+                return list(zip(worker.tasks.popleft(), answers))
             failure, _ = worker.channel.receive()
         except (EOFError, ConnectionResetError):
             raise self._death(worker) from None

@@ -18,6 +18,7 @@ from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mix_core.config import RunConfig
@@ -42,9 +43,9 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
         if results is not None:
             print(f"{folder.path} is trained already:\n{record.finished_text(folder, results)}")
             return
-        start = _starting_point(folder, config)
+        start, make_room = _starting_point(folder, config)
         try:
-            _train(config, folder, start, device_name, command)
+            _train(config, folder, start, make_room, device_name, command)
         except OSError as error:
             reason = checkpoint.write_failure(error)
             if reason != "no space left":
@@ -55,7 +56,12 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
 
 
 def _train(
-    config: RunConfig, folder: RunFolder, start: Path | None, device_name: str | None, command: list[str]
+    config: RunConfig,
+    folder: RunFolder,
+    start: Path | None,
+    make_room: Callable[[], None],
+    device_name: str | None,
+    command: list[str],
 ) -> None:
     if start is not None:
         source = start
@@ -81,32 +87,31 @@ def _train(
     from mix_core.training.session import Session
 
     with Session(config, folder, source, start, rows, activation, command) as session:
+        make_room()
         session.run()
 
 
-def _starting_point(folder: RunFolder, config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, and a run folder made ready for it."""
+def _starting_point(folder: RunFolder, config: RunConfig) -> tuple[Path | None, Callable[[], None]]:
+    """The checkpoint to go on from, and what makes room in the run folder once all else is right."""
     start = checkpoint.find_checkpoint(folder.path, config.resume)
-    if config.resume == "no":
-        if config.overwrite_output_dir:
-            folder.empty()
-        else:
-            folder.refuse_if_used()
     if config.resume == "auto":
-        for path in reversed(checkpoint.list_checkpoints(folder.path)):
-            if path == start:
-                break
-            fault = checkpoint.first_fault(path)
-            if fault is not None:
-                print(f"passing over {path.name}: {fault}", file=sys.stderr)
-    elif start is not None and start.resolve().parent == folder.path.resolve():
-        folder.drop_after(checkpoint.checkpoint_step(start) or 0, allowed=config.overwrite_output_dir)
-    elif start is not None:
-        if config.overwrite_output_dir:
-            folder.empty()
-        else:
-            folder.refuse_if_used()
-    return start
+        _tell_what_is_passed_over(folder, start)
+        return start, lambda: None
+    if start is not None and start.resolve().parent == folder.path.resolve():
+        step = checkpoint.checkpoint_step(start) or 0
+        folder.refuse_later(step, allowed=config.overwrite_output_dir)
+        return start, lambda: folder.drop_later(step)
+    if config.overwrite_output_dir:
+        return start, folder.empty
+    folder.refuse_if_used()
+    return start, lambda: None
+
+
+def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
+    for path in reversed(checkpoint.list_checkpoints(folder.path)):
+        if path == start:
+            return
+        print(f"passing over {path.name}: {checkpoint.first_fault(path)}", file=sys.stderr)
 
 
 def refuse_precision(config: RunConfig, activation: Activation) -> None:

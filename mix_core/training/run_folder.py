@@ -99,21 +99,26 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def drop_after(self, step: int, *, allowed: bool) -> None:
+    def later_than(self, step: int) -> list[Path]:
+        """Checkpoints after a step."""
+        paths = checkpoint.list_checkpoints(self.path)
+        return [path for path in paths if (checkpoint.checkpoint_step(path) or 0) > step]
+
+    def refuse_later(self, step: int, *, allowed: bool) -> None:
         """A run that goes on from `step` cannot share its folder with later checkpoints of another past.
 
         Raises:
             ConfigError: there are some and overwrite_output_dir does not allow to remove them.
         """
-        later = [
-            p for p in checkpoint.list_checkpoints(self.path) if (checkpoint.checkpoint_step(p) or 0) > step
-        ]
+        later = self.later_than(step)
         if later and not allowed:
             raise ConfigError(
                 f"{self.path} holds {later[-1].name}, after step {step}; --overwrite_output_dir true removes "
                 "checkpoints after the step to resume from, another --output_dir keeps them"
             )
-        for path in later:
+
+    def drop_later(self, step: int) -> None:
+        for path in self.later_than(step):
             checkpoint.remove(path)
 
     def read_json(self, name: str) -> Any:

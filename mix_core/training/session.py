@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from mix_core.errors import EXIT_INTERRUPTED, DataError, RunFailedError
+from mix_core.errors import EXIT_INTERRUPTED, MixError, RunFailedError
 from mix_core.models.registry import load_model
 from mix_core.training import checkpoint, record
 from mix_core.training.evaluate import evaluate, question_of
@@ -86,7 +86,7 @@ class Session:
             self.last_step = (
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
-        self._write_record(family.name, start)
+        self._start_record(family.name, start)
 
     def __enter__(self) -> Session:
         return self
@@ -108,6 +108,7 @@ class Session:
 
     def run(self) -> None:
         """Take the steps that are left, evaluate, and write results and report."""
+        self.folder.write_json(RECORD, self.record)
         place("start")
         if self.stream is not None and self.step < self.last_step:
             self._train(self.stream)
@@ -146,7 +147,7 @@ class Session:
         started = time.perf_counter()
         try:
             batches = stream.next_step()
-        except DataError as error:
+        except MixError as error:
             raise self._rescued(error) from error
         waited_s = time.perf_counter() - started
         try:
@@ -199,13 +200,13 @@ class Session:
         checkpoint.rotate(self.folder.path, self.config.save_total_limit)
         self.progress.pause()
 
-    def _rescued(self, error: DataError) -> DataError:
-        """A row is bad: keep what was learned before it, and say so."""
+    def _rescued(self, error: MixError) -> MixError:
+        """A row is bad, or a data worker died: keep what was learned before it, and say so."""
         if self.step == 0:
             return error
         if self.saved_step != self.step:
             self._save()
-        return DataError(f"{error}; step {self.step} is saved: mend the row, then go on with --resume auto")
+        return type(error)(f"{error}; step {self.step} is saved: mend that, then go on with --resume auto")
 
     def _stop(self) -> None:
         self.progress.close()
@@ -246,7 +247,7 @@ class Session:
         write_report(self.folder.path)
         print(record.finished_text(self.folder, results))
 
-    def _write_record(self, family: str, start: Path | None) -> None:
+    def _start_record(self, family: str, start: Path | None) -> None:
         self.record = record.start_record(
             self.config, self.command, self.activation.to_json(), self.rows.to_json()
         )
@@ -263,7 +264,6 @@ class Session:
             for key, (old, new) in record.changed_keys(configuration, self.config).items():
                 how = "not read, the checkpoint has" if key in record.OF_THE_MODEL else "was"
                 print(f"going on with another {key}: {new}, {how} {old}", file=sys.stderr)
-        self.folder.write_json(RECORD, self.record)
 
     def _settle(self, status: str, message: str | None = None) -> None:
         """Write down how the run ended, and the kernels that it came to use."""

@@ -72,6 +72,22 @@ def test_a_second_signal_stops_at_once(config, tmp_path):
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
 
+def test_a_data_worker_that_dies_loses_nothing(config, tmp_path):
+    run = tmp_path / "run"
+    words = (config, "--output_dir", run, "--dataloader_num_workers", 1)
+    process = started(*words, until="step   5/400")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGSTOP)
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("all samples were cached before the worker was asked again")
+    assert process.returncode == 3 and "Traceback" not in err and "is saved" in err, err
+    assert first_fault(list_checkpoints(run)[-1]) is None
+
+
 def test_two_runs_do_not_share_a_folder(config, tmp_path):
     run = tmp_path / "run"
     process = started(config, "--output_dir", run, until="step   1/400")
@@ -102,6 +118,21 @@ def test_a_loss_that_is_not_finite_names_step_and_tensor_and_keeps_the_checkpoin
     assert digests(run / "checkpoint-4") == before and first_fault(run / "checkpoint-4") is None
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4, 5]
+
+
+def test_a_mistake_with_overwrite_removes_nothing(config, tmp_path):
+    run = tmp_path / "run"
+    assert train(config, "--output_dir", run, "--max_steps", 2).returncode == 0
+    before = sorted(path.name for path in run.iterdir())
+    for mistake in (
+        ["--dataset", tmp_path / "gone.json"],
+        ["--device", "nosuch"],
+        ["--freeze_include", "nosuch"],
+    ):
+        done = train(config, "--output_dir", run, "--overwrite_output_dir", *mistake)
+        assert done.returncode in (1, 2), done.stderr
+        assert sorted(path.name for path in run.iterdir()) == before
+        assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
 def limited() -> None:

@@ -171,8 +171,9 @@ def test_later_checkpoints_stand_in_the_way_of_an_earlier_step(tmp_path):
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, write)
     with RunFolder(tmp_path) as folder:
-        folder.drop_after(3, allowed=False)
+        folder.refuse_later(3, allowed=False)
         with pytest.raises(ConfigError, match="holds checkpoint-3, after step 1"):
-            folder.drop_after(1, allowed=False)
-        folder.drop_after(1, allowed=True)
+            folder.refuse_later(1, allowed=False)
+        folder.refuse_later(1, allowed=True)
+        folder.drop_later(1)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1"]
