@@ -171,9 +171,9 @@ def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "patch_size": PATCH_PX,
             "spatial_merge_size": MERGE,
             "spatial_patch_size": PATCH_PX,
-            "window_size": 3 * CELL_PX,
+            "window_size": 4 * CELL_PX,
             "fullatt_block_indexes": [1, 3],
-            "tokens_per_second": 2,
+            "tokens_per_second": 1,  # no video; and transformers 5.3.0 would scale places by it
             "temporal_patch_size": 2,
         },
         "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
