@@ -68,10 +68,10 @@ train: $(VENV)/.installed
 # -- tests and linters ------------------------------------------------------------------------------------------
 
 test: $(VENV)/.installed-tests
-	$(PYTEST) -m 'not slow' tests
+	$(PYTEST) -m 'not slow' --durations=15 tests
 
 test-all: $(VENV)/.installed-tests
-	$(PYTEST) tests
+	$(PYTEST) --durations=25 tests
 
 # One quarter of the slow tests (QUARTER=0..3): .ci/run takes them in turn.
 test-quarter: $(VENV)/.installed-tests

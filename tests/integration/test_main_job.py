@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -113,6 +114,18 @@ def test_the_report_needs_nothing_but_itself(short_run):
     assert {entry["task"] for entry in gallery} == {"digit", "number", "box"}
     assert len(re.findall(r"data:image/png;base64", page)) >= len(gallery)
     assert QUESTION in page
+
+
+def test_a_browser_shows_the_report_without_a_complaint(short_run):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium on this machine: the report was not opened in a browser")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
+    page = (short_run[0] / "report.html").as_uri()
+    done = subprocess.run([browser, *options, page], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert done.stdout.count("<svg") >= 4, "loss, learning rate, tokens/s and memory each have a curve"
 
 
 def test_a_second_call_shows_the_finished_run(short_run, environment):
