@@ -64,11 +64,13 @@ class _HeadLoss(PyLayer):
             losses.append(paddle.sum(_losses(probabilities_bV, hidden_bD, weight_VD, labels_b)))
             if not learning or (hidden_frozen and weight_frozen):
                 continue
-            dlogits_bV = probabilities_bV.put_along_axis_(labels_b.unsqueeze(1), -1.0, 1, reduce="add")
+            # the labels' own -1 is a row of each product, so the block need not be walked for it
             if not hidden_frozen:
-                dhidden.append(_C_ops.matmul(dlogits_bV, weight_VD, False, False))
+                part_bD = _C_ops.matmul(probabilities_bV, weight_VD, False, False)
+                dhidden.append(part_bD.subtract_(_C_ops.gather(weight_VD, labels_b, 0)))
             if not weight_frozen:
-                part_VD = _C_ops.matmul(dlogits_bV, hidden_bD, True, False)
+                part_VD = _C_ops.matmul(probabilities_bV, hidden_bD, True, False)
+                part_VD = _C_ops.index_add_(part_VD, labels_b, _C_ops.scale(hidden_bD, -1.0, 0.0, True), 0)
                 dweight_VD = part_VD if dweight_VD is None else dweight_VD.add_(part_VD)
         ctx.dhidden = paddle.concat(dhidden) if len(dhidden) > 1 else (dhidden or [None])[0]
         ctx.dweight = dweight_VD
@@ -76,11 +78,11 @@ class _HeadLoss(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dhidden, dweight = ctx.dhidden, ctx.dweight
-        return (
-            None if dhidden is None else dhidden.multiply_(grad),
-            None if dweight is None else dweight.multiply_(grad),
-        )
+        factor = float(grad)
+        gradients = (ctx.dhidden, ctx.dweight)
+        if factor != 1.0:
+            gradients = tuple(None if part is None else part.scale_(factor) for part in gradients)
+        return gradients
 
 
 def _losses(probabilities_bV: Tensor, hidden_bD: Tensor, weight_VD: Tensor, labels_b: Tensor) -> Tensor:
