@@ -1,47 +1,60 @@
-// Values under the pointer, and the gallery's filters. Without script the page lacks nothing else.
-for (const svg of document.querySelectorAll("svg[data-hover]")) {
-  const lines = JSON.parse(svg.dataset.hover);
-  const cursor = svg.querySelector(".cursor"), rule = cursor.querySelector("line");
-  const out = svg.closest("figure").querySelector("output");
-  const dots = lines.map(() => cursor.appendChild(document.createElementNS(svg.namespaceURI, "circle")));
-  const nearest = (places, x) =>
-    places.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(places[best] - x) ? i : best), 0);
+// Values under the pointer, in all charts at once, and the gallery's filter. Without script nothing else is missing.
+const charts = [...document.querySelectorAll("svg[data-hover]")].map(svg => {
+  const lines = JSON.parse(svg.dataset.hover), cursor = svg.querySelector(".cursor");
+  const dots = lines.map(line => {
+    const dot = document.createElementNS(svg.namespaceURI, "circle");
+    dot.setAttribute("r", 3.5);
+    dot.setAttribute("class", line.style);
+    return cursor.appendChild(dot);
+  });
+  return { svg, lines, cursor, dots, out: svg.closest("figure").querySelector("output") };
+});
+
+function nearest(steps, step) {
+  let low = 0, high = steps.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (steps[middle] < step) low = middle + 1; else high = middle;
+  }
+  return low > 0 && step - steps[low - 1] < steps[low] - step ? low - 1 : low;
+}
+
+function show({ lines, cursor, dots, out }, step) {
+  const rule = cursor.querySelector("line");
+  const texts = lines.map((line, n) => {
+    const at = nearest(line.step, step);
+    dots[n].setAttribute("cx", line.x[at] + "%");
+    dots[n].setAttribute("cy", line.y[at] + "%");
+    for (const name of n ? [] : ["x1", "x2"]) rule.setAttribute(name, line.x[at] + "%");
+    return (n ? "" : `step ${line.step[at].toLocaleString("en")}   `) + `${line.name} ${line.text[at]}`;
+  });
+  out.textContent = texts.join("   ");
+  cursor.classList.add("on");
+}
+
+for (const { svg, lines } of charts) {
   svg.addEventListener("pointermove", event => {
-    const area = svg.getBoundingClientRect();
-    const x = 100 * (event.clientX - area.left) / area.width;
-    const found = lines.map(line => nearest(line.x, x));
-    lines.forEach((line, n) => {
-      dots[n].setAttribute("r", 3.5);
-      dots[n].setAttribute("cx", `${line.x[found[n]]}%`);
-      dots[n].setAttribute("cy", `${line.y[found[n]]}%`);
-    });
-    for (const end of ["x1", "x2"]) rule.setAttribute(end, `${lines[0].x[found[0]]}%`);
-    const values = lines.map((line, n) => `${line.name} ${line.text[found[n]]}`);
-    out.textContent = [`step ${lines[0].step[found[0]].toLocaleString("en")}`, ...values].join("   ");
-    cursor.classList.add("on");
+    const box = svg.getBoundingClientRect();
+    const [{ x, step }] = lines, end = x.length - 1;
+    const share = (100 * (event.clientX - box.left) / box.width - x[0]) / (x[end] - x[0] || 1);
+    const at = step[0] + Math.min(1, Math.max(0, share)) * (step[end] - step[0]);
+    charts.forEach(chart => show(chart, at));
   });
   svg.addEventListener("pointerleave", () => {
-    out.textContent = "";
-    cursor.classList.remove("on");
+    for (const { cursor, out } of charts) {
+      out.textContent = out.dataset.rest;
+      cursor.classList.remove("on");
+    }
   });
 }
 
 const filters = document.querySelector(".filters");
 if (filters) {
-  let task = "", wrongOnly = false;
   filters.hidden = false;
   filters.addEventListener("click", event => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.wrong) wrongOnly = !wrongOnly;
-    else task = button.dataset.task;
-    for (const other of filters.querySelectorAll("button")) {
-      const pressed = other.dataset.wrong ? wrongOnly : other.dataset.task === task;
-      other.setAttribute("aria-pressed", pressed);
-    }
-    for (const card of document.querySelectorAll(".card"))
-      card.hidden = (task && card.dataset.task !== task) || (wrongOnly && !card.classList.contains("wrong"));
-    for (const picks of document.querySelectorAll(".picks"))
-      picks.hidden = !picks.querySelector(".card:not([hidden])");
+    for (const other of filters.children) other.setAttribute("aria-pressed", other === button);
+    document.querySelector("#pictures").classList.toggle("wrong-only", "wrong" in button.dataset);
   });
 }

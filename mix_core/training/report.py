@@ -5,7 +5,9 @@ It holds its style, its script and its pictures; the page's own policy forbids i
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -53,8 +55,7 @@ def page(run: RunView) -> str:
         ("results", "Results", results_html(run)),
         ("curves", "Curves", charts_html(run) or _none("No step was measured.")),
         ("pictures", "Held-out pictures", gallery_html(run) + attribution_html(run)),
-        ("device", "Device", device_html(run)),
-        ("run", "Configuration and versions", configuration_html(run)),
+        ("details", "Details", configuration_html(run) + versions_html(run) + device_html(run)),
     ]
     body = "".join(
         f'<section id="{anchor}"><h2>{title}</h2>{content}</section>'
@@ -85,7 +86,7 @@ def header_html(run: RunView) -> str:
         ("Model", _joined(model.get("family"), _counted(model.get("parameters"), "parameters"))),
         ("Device", _joined(device.get("place") or device.get("name"), device.get("vendor"))),
         ("Data", _joined(_rows_of(run, "train"), _rows_of(run, "eval"))),
-        ("Duration", _joined(duration(run.seconds) if run.seconds is not None else "", _steps(run))),
+        ("Duration", _joined(_duration(run), _steps(run))),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value)
     message = record.get("message")
@@ -122,81 +123,88 @@ def results_html(run: RunView) -> str:
 
 
 def attribution_html(run: RunView) -> str:
-    """What ATTRIBUTION beside the data says: the report shows its pictures, and their licence asks for it."""
+    """What ATTRIBUTION beside the data says: the report shows its pictures, and their licence asks for it.
+
+    Addresses stand as text without their scheme: the page links nowhere.
+    """
     if not run.gallery:
         return ""
     files = [path for part in run.section("data") for path in run.section("data", part, "files")]
     notes = []
     for folder in dict.fromkeys(Path(path).parent for path in files):
         try:
-            notes.append(" ".join((folder / "ATTRIBUTION").read_text(encoding="utf-8").split()))
+            words = (folder / "ATTRIBUTION").read_text(encoding="utf-8").split()
+            notes.append(re.sub("https?://", "", " ".join(words)))
         except (OSError, UnicodeDecodeError):
             continue
     return "".join(f'<p class="hint attribution">{escape(note)}</p>' for note in notes)
 
 
+def configuration_html(run: RunView) -> str:
+    """The command, the keys that differ from the defaults, and all keys."""
+    from mix_core.config import RunConfig
+
+    keys = run.section("configuration")
+    defaults = RunConfig().model_dump(mode="json")
+    set_here = [(name, _value(value)) for name, value in keys.items() if value != defaults.get(name)]
+    command = run.record.get("command")
+    parts = []
+    if isinstance(command, list):
+        parts.append(f"<pre>{escape(shlex.join(map(str, command)))}</pre>")
+    if set_here:
+        parts.append("<h3>Set for this run</h3>" + _pairs(set_here))
+    everything = _pairs((name, _value(value)) for name, value in keys.items())
+    return "".join(parts) + _folded("Configuration", f"all {len(keys)} keys", everything if keys else "")
+
+
 def device_html(run: RunView) -> str:
     """Every setting with its reason, and which kernel served which operator."""
     device = run.section("device")
-    if not device:
-        return ""
-    chosen = _joined(
-        f"{device.get('place')}, chosen by {device.get('origin')}",
-        device.get("distribution"),
-        f"kernels {device.get('kernels_choice')}",
-    )
     settings = [
         (row.get("name"), row.get("value"), row.get("reason"), row.get("source"), row.get("stage"))
         for row in _dicts(device.get("settings"))
     ]
-    used = {
-        (row.get("op"), row.get("dtype"), row.get("kernel"), row.get("reason")): None
+    used = dict.fromkeys(
+        (row.get("op"), row.get("dtype"), row.get("kernel"), row.get("reason"))
         for row in _dicts(device.get("kernels"))
-    }
-    return (
-        f'<p class="lead">{escape(chosen)}</p><h3>Settings</h3>'
-        + _table(("name", "value", "reason", "source", "stage"), settings, code=(0, 1))
-        + "<h3>Operators</h3>"
-        + _table(("operator", "dtype", "kernel", "reason"), used, code=(0, 2))
+    )
+    own = sum(kernel != "reference" for _, _, kernel, _ in used)
+    chosen = _joined(device.get("distribution"), device.get("origin") and f"choice: {device['origin']}")
+    return _folded(
+        "Device settings",
+        _joined(len(settings), chosen),
+        _table(("name", "value", "reason", "source", "stage"), settings, code=(0, 1)),
+    ) + _folded(
+        "Operators",
+        f"{own} of {len(used)} with a kernel of the device's own",
+        _table(("operator", "dtype", "kernel", "reason"), used, code=(0, 2)),
     )
 
 
-def configuration_html(run: RunView) -> str:
-    """The keys that differ from the defaults, all keys, the versions, the data files, the command."""
-    from mix_core.config import RunConfig
-
-    keys = run.section("configuration")
-    if not run.record:
-        return ""
-    defaults = {
-        name: field.get_default(call_default_factory=True) for name, field in RunConfig.model_fields.items()
-    }
-    set_here = [(name, _value(value)) for name, value in keys.items() if value != defaults.get(name)]
-    parts = []
-    command = run.record.get("command")
-    if isinstance(command, list):
-        parts.append(f"<h3>Command</h3><pre>{escape(shlex.join(map(str, command)))}</pre>")
-    if set_here:
-        parts.append("<h3>Set for this run</h3>" + _pairs(set_here))
-    if keys:
-        everything = _pairs((name, _value(value)) for name, value in keys.items())
-        parts.append(f"<details><summary>All {len(keys)} keys</summary>{everything}</details>")
-    if run.section("versions"):
-        parts.append("<h3>Versions</h3>" + _pairs((n, _value(v)) for n, v in run.section("versions").items()))
+def versions_html(run: RunView) -> str:
+    """Versions of the software, and checksums of the data."""
+    versions = [(name, _value(version)) for name, version in run.section("versions").items()]
     files = [
         (part, path, str(checksum)[:16], _counted(run.section("data", part).get("rows"), "rows"))
         for part in run.section("data")
         for path, checksum in run.section("data", part, "files").items()
     ]
-    if files:
-        parts.append("<h3>Data</h3>" + _table(("part", "file", "sha256", "rows"), files, code=(1, 2)))
-    return "".join(parts)
+    return _folded("Versions", "", _pairs(versions) if versions else "") + _folded(
+        "Data files", str(len(files)), _table(("part", "file", "sha256", "rows"), files, code=(1, 2))
+    )
 
 
 def footer_html(run: RunView) -> str:
     version = run.section("versions").get("mix-core")
     made = _joined(f"mix-core {version}" if version else "mix-core", _clock(run.record.get("ended")))
     return f"<footer>{escape(made)}</footer>"
+
+
+def _folded(title: str, note: str, content: str) -> str:
+    """A section that opens on a click; "" without content."""
+    if not content:
+        return ""
+    return f'<details><summary>{title} <span class="hint">{escape(note)}</span></summary>{content}</details>'
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], code: Sequence[int] = ()) -> str:
@@ -210,7 +218,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], code: Sequence[i
             )
         body.append(f"<tr>{''.join(cells)}</tr>")
     if not body:
-        return _none("None.")
+        return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     return f'<table class="list"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
@@ -223,7 +231,17 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
 def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
-    return number(value) if isinstance(value, float) else str(value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _duration(run: RunView) -> str:
+    """By the clock; for a run without an end, what its steps add up to."""
+    if run.seconds is not None:
+        return duration(run.seconds)
+    in_steps_s = sum(value for _, value in run.points("step_ms")) / 1e3
+    return f"{duration(in_steps_s)} so far" if in_steps_s else ""
 
 
 def _rows_of(run: RunView, part: str) -> str:

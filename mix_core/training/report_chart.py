@@ -172,6 +172,7 @@ def _hover(lines: Sequence[Line], x: Scale, y: Scale, form: Callable[[float], st
         found.append(
             {
                 "name": line.name,
+                "style": line.style,
                 "x": [round(x(step), 2) for step, _ in kept],
                 "y": [round(y(value), 2) for _, value in kept],
                 "step": [int(step) for step, _ in kept],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +12,11 @@ from mix_core.training.report_view import RunView, memory_unit, number, share
 
 SMOOTH_PART = 100
 """A smoothed line forgets half within this part of the run."""
+SUMMARIES: dict[str, Callable[[list[float]], float]] = {
+    "last": lambda values: values[-1],
+    "median": statistics.median_high,
+    "peak": max,
+}
 EVAL_STYLES = ("series-1", "series-2", "series-3", "series-4")
 
 
@@ -25,6 +31,13 @@ class Figure:
     from_zero: bool = False
     may_be_log: bool = False
     is_wide: bool = False
+    word: str = "last"
+    """Of SUMMARIES: what stands in the chart's corner while nothing is hovered."""
+
+    @property
+    def summary(self) -> str:
+        values = [value for _, value in next(line for line in reversed(self.lines) if line.points).points]
+        return f"{self.word} {self.form(SUMMARIES[self.word](values))}" if len(self.lines) < 3 else ""
 
 
 def charts_html(run: RunView) -> str:
@@ -44,15 +57,17 @@ def _figures(run: RunView) -> list[Figure]:
             "per step",
             [Line("learning rate", run.points("learning_rate"), "main")],
             number,
-            True,
+            from_zero=True,
+            word="peak",
         ),
-        Figure("Speed", "tokens/s", _with_smooth(speed), _short, True),
+        Figure("Speed", "tokens/s", _with_smooth(speed), _short, from_zero=True, word="median"),
         Figure(
             "Memory",
             unit,
             [Line("memory", [(step, value / unit_bytes) for step, value in memory], "main")],
             number,
-            True,
+            from_zero=True,
+            word="peak",
         ),
         Figure(
             "Gradient norm",
@@ -60,6 +75,7 @@ def _figures(run: RunView) -> list[Figure]:
             _with_smooth(run.points("grad_norm")),
             number,
             may_be_log=True,
+            word="median",
         ),
     ]
     names = run.names("eval_")
@@ -67,7 +83,7 @@ def _figures(run: RunView) -> list[Figure]:
     lines = [
         Line(name.removeprefix("eval_"), run.points(name), style) for name, style in zip(shares, EVAL_STYLES)
     ]
-    figures.append(Figure("Held-out scores", "share, or IoU", lines, share, True))
+    figures.append(Figure("Held-out scores", "share, or IoU", lines, share, from_zero=True))
     figures.append(
         Figure("Held-out loss", "per label token", [Line("loss", run.points("eval_loss"), "main")], number)
     )
@@ -93,12 +109,14 @@ def _figure_html(figure: Figure) -> str:
         f"to {figure.form(last)} at step {last_step:.0f}"
     )
     keys = "".join(f'<span class="key {line.style}"></span>{escape(line.name)}' for line in lines)
-    legend = f'<span class="legend">{keys}</span>' if len(lines) > 1 else ""
+    legend = f'<p class="legend">{keys}</p>' if len(lines) > 1 else ""
+    rest = escape(figure.summary)
     unit = f"{figure.unit}, logarithmic" if log else figure.unit
     plot = chart(lines, label=label, form=figure.form, from_zero=figure.from_zero, log=log)
     return (
         f'<figure class="chart{" wide" if figure.is_wide else ""}"><figcaption><b>{escape(figure.title)}</b>'
-        f'<span class="unit">{escape(unit)}</span>{legend}<output></output></figcaption>{plot}</figure>'
+        f'<span class="unit">{escape(unit)}</span><output data-rest="{rest}">{rest}</output></figcaption>'
+        f"{plot}{legend}</figure>"
     )
 
 

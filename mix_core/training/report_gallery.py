@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ GRID = 1000
 PIXELATED_BELOW = 256
 """Pictures with a longer side below this are shown with sharp pixels."""
 GOOD_IOU = 0.5
+LONG_ANSWER = 12
+"""Answers with more characters than this are written small."""
 
 PICKS = {
     "sample": ("A fair sample", "Evenly spaced over the held-out rows of each task."),
@@ -26,84 +28,105 @@ PICKS = {
 
 
 def gallery_html(run: RunView) -> str:
-    """All cards with their filters; "" where the run has no gallery."""
+    """All cards with their filters, by pick and task; "" where the run has no gallery."""
     if not run.gallery:
         return ""
-    tasks = list(dict.fromkeys(str(e["task"]) for e in run.gallery if e.get("task")))
-    parts = [_filters(tasks), _legend(run.gallery)]
+    parts = [_filters()]
     for pick, (title, meaning) in PICKS.items():
-        entries = [entry for entry in run.gallery if (entry.get("pick") or "sample") == pick]
-        if entries:
-            cards = "".join(_card(run.folder, entry) for entry in entries)
+        groups: dict[str, list[Card]] = {}
+        for entry in run.gallery:
+            if (entry.get("pick") or "sample") == pick:
+                groups.setdefault(str(entry.get("task") or ""), []).append(Card(run.folder, entry))
+        if groups:
             parts.append(f'<section class="picks"><h3>{title}</h3><p class="hint">{meaning}</p>')
-            parts.append(f'<div class="cards">{cards}</div></section>')
+            parts += [_group(task, cards) for task, cards in groups.items()]
+            parts.append("</section>")
     return "".join(parts)
 
 
-def _filters(tasks: Sequence[str]) -> str:
-    names = [("", "All"), *((task, task) for task in tasks)] if len(tasks) > 1 else [("", "All")]
-    buttons = [
-        f'<button type="button" data-task="{escape(task)}" aria-pressed="{str(not task).lower()}">'
-        f"{escape(name)}</button>"
-        for task, name in names
-    ]
-    wrong = '<button type="button" data-wrong="1" aria-pressed="false">Wrong only</button>'
-    return f'<div class="filters" hidden>{"".join(buttons)}<span class="gap"></span>{wrong}</div>'
-
-
-def _legend(entries: Iterable[dict[str, Any]]) -> str:
-    if not any(entry.get("boxes_truth") or entry.get("boxes_answer") for entry in entries):
-        return ""
+def _group(task: str, cards: Sequence[Card]) -> str:
+    """The cards of one task; wide pictures get wide cards."""
+    right = sum(card.is_right for card in cards)
+    hint = f"{right} of {len(cards)} right" if right else ""
+    legend = ""
+    if any(card.has_boxes for card in cards):
+        hint += f", from an IoU of {GOOD_IOU}" if right else ""
+        legend = (
+            '<span class="legend"><span class="key box-truth"></span>truth'
+            '<span class="key box-answer"></span>answer</span>'
+        )
+    broad = " broad" if sum(card.shape > 2 for card in cards) * 2 > len(cards) else ""
+    shown = "".join(card.html() for card in cards)
     return (
-        '<p class="legend"><span class="key box-truth"></span>truth'
-        '<span class="key box-answer"></span>answer</p>'
+        f'<div class="group"><h4>{escape(task or "all tasks")} <span class="hint">{hint}</span>{legend}</h4>'
+        f'<div class="cards{broad}">{shown}</div></div>'
     )
 
 
-def _card(folder: Path, entry: dict[str, Any]) -> str:
-    score = float(entry["score"]) if is_number(entry.get("score")) else 0.0
-    has_boxes = bool(entry.get("boxes_truth"))
-    good = score >= GOOD_IOU if has_boxes else score >= 1
-    word, sign = ("right", "✓") if good else ("wrong", "✗")
-    text = f"IoU {score:.2f}" if has_boxes else word
-    answer, truth = str(entry.get("answer", "")), str(entry.get("truth", ""))
-    rows = [("answer", answer or "(nothing)")]
-    if answer != truth:
-        rows.append(("truth", truth))
-    facts = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+def _filters() -> str:
+    """Shown by the page's script, which they need."""
     return (
-        f'<article class="card {word}" data-task="{escape(str(entry.get("task") or ""))}">'
-        f"{_picture(folder, entry)}"
-        f'<div class="words"><p class="question">{escape(str(entry.get("question", "")))}</p>'
-        f'<dl>{facts}</dl><p class="mark {word}"><span aria-hidden="true">{sign}</span> {text}</p>'
-        "</div></article>"
+        '<div class="filters" hidden><button type="button" aria-pressed="true">All</button>'
+        '<button type="button" aria-pressed="false" data-wrong="1">Wrong only</button></div>'
     )
 
 
-def _picture(folder: Path, entry: dict[str, Any]) -> str:
-    name = entry.get("image")
-    if not isinstance(name, str):
-        return '<div class="frame none">no picture</div>'
-    found = _data_uri(folder, name)
-    if found is None:
-        return f'<div class="frame none">{escape(name)} is missing</div>'
-    uri, width, height = found
-    sharp = " sharp" if max(width, height) < PIXELATED_BELOW else ""
-    alt = escape(f"{entry.get('task') or 'held-out'} picture, {width} by {height} pixels")
-    boxes = _rectangles(entry.get("boxes_truth"), "box-truth") + _rectangles(
-        entry.get("boxes_answer"), "box-answer"
-    )
-    drawn = (
-        f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
-        if boxes
-        else ""
-    )
-    return (
-        '<div class="frame">'
-        f'<div class="fit" style="aspect-ratio:{width}/{height};--shape:{width / height:.4f}">'
-        f'<img class="picture{sharp}" src="{uri}" alt="{alt}" width="{width}" height="{height}">{drawn}'
-        "</div></div>"
-    )
+class Card:
+    """One held-out row with the model's answer, from an entry of gallery.json."""
+
+    def __init__(self, folder: Path, entry: dict[str, Any]) -> None:
+        self.entry = entry
+        name = entry.get("image")
+        self.picture = _data_uri(folder, name) if isinstance(name, str) else None
+        self.score = float(entry["score"]) if is_number(entry.get("score")) else None
+        self.has_boxes = bool(entry.get("boxes_truth"))
+        self.is_right = (self.score or 0.0) >= (GOOD_IOU if self.has_boxes else 1.0)
+
+    @property
+    def shape(self) -> float:
+        """Width over height."""
+        return self.picture[1] / self.picture[2] if self.picture else 1.0
+
+    def html(self) -> str:
+        word, sign = ("right", "✓") if self.is_right else ("wrong", "✗")
+        text = "no score" if self.score is None else f"IoU {self.score:.2f}" if self.has_boxes else word
+        question, answer, truth = (self._text(name) for name in ("question", "answer", "truth"))
+        long = " long" if max(len(answer), len(truth)) > LONG_ANSWER else ""
+        true = f'<p class="true">truth <b>{escape(truth)}</b></p>' if answer != truth else ""
+        return (
+            f'<article class="card {word}{long}">{self._frame()}<div class="words">'
+            f'<p class="question">{escape(question)}</p>'
+            f'<p class="said"><b>{escape(answer or "(nothing)")}</b>'
+            f'<span class="mark {word}"><span aria-hidden="true">{sign}</span> {text}</span></p>'
+            f"{true}</div></article>"
+        )
+
+    def _text(self, name: str) -> str:
+        value = self.entry.get(name)
+        return "" if value is None else str(value)
+
+    def _frame(self) -> str:
+        """The picture, with its boxes over it."""
+        if self.picture is None:
+            name = self.entry.get("image")
+            return (
+                f'<div class="frame none">{f"{escape(str(name))} is missing" if name else "no picture"}</div>'
+            )
+        uri, width, height = self.picture
+        sharp = " sharp" if max(width, height) < PIXELATED_BELOW else ""
+        alt = escape(f"{self._text('task') or 'held-out'} picture, {width} by {height} pixels")
+        boxes = _rectangles(self.entry.get("boxes_truth"), "box-truth")
+        boxes += _rectangles(self.entry.get("boxes_answer"), "box-answer")
+        drawn = (
+            f'<svg viewBox="0 0 {GRID} {GRID}" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
+            if boxes
+            else ""
+        )
+        return (
+            f'<div class="frame"><div class="fit" style="aspect-ratio:{width}/{height};'
+            f'--shape:{width / height:.4f}"><img class="picture{sharp}" src="{uri}" alt="{alt}" '
+            f'width="{width}" height="{height}">{drawn}</div></div>'
+        )
 
 
 def _data_uri(folder: Path, name: str) -> tuple[str, int, int] | None:

@@ -154,7 +154,7 @@ def test_says_what_the_files_say(run):
         "python -m mix_core.train --recipe digits",
         "0.00321",
         "9.8.7",
-        "Scans by someone, https://example.org/licence",
+        "Scans by someone, example.org/licence",
     ):
         assert words in page.text or words in page.text.replace(" ", ""), words
     rows = [row["text"] for row in page.all("tr")]
@@ -203,12 +203,55 @@ def test_gallery_shows_pictures_answers_marks_and_boxes(run):
     assert boxes == {"box-truth": ["1", "2", "349", "398"], "box-answer": ["1", "2", "299", "398"]}
 
 
+def test_gallery_is_told_apart_by_pick_and_task(run):
+    entries = json.loads((run / "gallery.json").read_text())
+    entries += [entries[0], entries[1] | {"pick": "sample"}]
+    (run / "gallery.json").write_text(json.dumps(entries))
+    headings = [" ".join(h["text"].split()) for h in Page(write_report(run)).all("h4")]
+    assert headings == [
+        "digit 2 of 2 right",
+        "box 1 of 1 right, from an IoU of 0.5truthanswer",
+        "number",
+        "number",
+    ]
+
+
+def test_wide_pictures_get_wide_cards(run):
+    Image.new("L", (84, 24), 200).save(run / "gallery" / "001.png")
+    grids = [grid["@class"] for grid in Page(write_report(run)).all("div", "cards")]
+    assert grids == ["cards", "cards", "cards broad"]
+
+
+def test_settings_versions_and_keys_are_folded(run):
+    folded = Page(write_report(run)).all("details")
+    titles = ["Configuration", "Versions", "Data", "Device settings", "Operators"]
+    assert [f["text"].split(" ", 1)[0] for f in folded] == [title.split()[0] for title in titles]
+    assert all("@open" not in f for f in folded)
+    assert "all 3 keys" in folded[0]["text"] and "Device settings 1 · choice: auto" in folded[3]["text"]
+
+
+def test_charts_sum_themselves_up(run):
+    corners = [out["text"] for out in Page(write_report(run)).all("output")]
+    assert corners[1:5] == ["peak 0.001", "median 15.2k", "peak 700", "median 1"]
+
+
+def test_a_run_that_goes_on_says_how_long_its_steps_took(run):
+    record = json.loads((run / "run.json").read_text()) | {"status": "running"}
+    for key in ("ended", "last_step"):
+        del record[key]
+    (run / "run.json").write_text(json.dumps(record))
+    rows = ({"step": step, "loss": 1.0, "step_ms": 500.0} for step in range(1, 151))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "1 min 15 s so far · 150 of 400 steps" in Page(write_report(run)).text
+
+
 def test_loads_nothing_from_anywhere(run):
     page = Page(write_report(run))
     for element in page.elements:
         for name in ("@src", "@href", "@action", "@data", "@poster", "@xlink:href"):
             assert element.get(name, "data:").startswith("data:"), element
     assert not page.all("link") and not page.all("iframe") and not page.all("base")
+    assert not re.search("https?://", (run / "report.html").read_text(encoding="utf-8"))
     assert all("@src" not in script for script in page.all("script"))
     style = "".join(s["text"] for s in page.all("style"))
     assert "url(" not in style and "@import" not in style
