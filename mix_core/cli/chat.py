@@ -158,10 +158,14 @@ def terminal_lines() -> Iterator[str]:
         import readline  # noqa: F401 (input() uses it)
     while True:
         try:
-            yield input("> ")
+            line = input("> ")
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print()
+            raise
+        yield line
 
 
 def piped_lines() -> Iterator[str]:
