@@ -26,22 +26,29 @@ def inverse_frequencies(width: int, theta: float) -> np.ndarray:
     return (np.float32(1.0) / np.power(np.float32(theta), exponents)).astype(np.float32)
 
 
-def _tables(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    doubled = np.concatenate([angles, angles], axis=-1)
-    return np.cos(doubled), np.sin(doubled)
+def _tables(positions: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of positions (...) times frequencies (F,), (..., F): each position is computed once."""
+    distinct, place = np.unique(positions, return_inverse=True)
+    angles = distinct.astype(np.float32)[:, None] * frequencies
+    place = place.reshape(positions.shape)
+    return np.cos(angles)[place], np.sin(angles)[place]
+
+
+def _doubled(table: np.ndarray) -> np.ndarray:
+    return np.concatenate([table, table], axis=-1)
 
 
 def rotary_tables_1d(positions: np.ndarray, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin (..., H) for positions (...), float32, on the host."""
-    frequencies = inverse_frequencies(head_dim, theta)
-    return _tables(positions[..., None].astype(np.float32) * frequencies)
+    cos, sin = _tables(positions, inverse_frequencies(head_dim, theta))
+    return _doubled(cos), _doubled(sin)
 
 
 def rotary_tables_2d(positions_T2: np.ndarray, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin (T, H): the first quarter of the head turns with the row, the second with the column."""
-    frequencies = inverse_frequencies(head_dim // 2, theta)
-    angles = positions_T2[:, :, None].astype(np.float32) * frequencies
-    return _tables(angles.reshape(len(positions_T2), head_dim // 2))
+    cos, sin = _tables(positions_T2, inverse_frequencies(head_dim // 2, theta))
+    flat = (len(positions_T2), head_dim // 2)
+    return _doubled(cos.reshape(flat)), _doubled(sin.reshape(flat))
 
 
 def rotary_tables_mrope(
@@ -50,10 +57,10 @@ def rotary_tables_mrope(
     """cos and sin (B, S, H): frequencies of section i (time, height, width) turn with axis i."""
     if sum(sections) != head_dim // 2:
         raise ValueError(f"mrope sections {list(sections)} must add up to half the head dim, {head_dim // 2}")
-    axis_of_frequency = np.repeat(np.arange(len(sections)), sections)
-    frequencies = inverse_frequencies(head_dim, theta)
-    positions_BSF = np.moveaxis(positions_3BS[axis_of_frequency], 0, -1)
-    return _tables(positions_BSF.astype(np.float32) * frequencies)
+    frequencies = np.split(inverse_frequencies(head_dim, theta), np.cumsum(sections)[:-1])
+    parts = [_tables(positions, part) for positions, part in zip(positions_3BS, frequencies)]
+    cos, sin = (np.concatenate(tables, axis=-1) for tables in zip(*parts))
+    return _doubled(cos), _doubled(sin)
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

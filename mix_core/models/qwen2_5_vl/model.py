@@ -95,7 +95,8 @@ class Qwen2_5_VL(CausalLM):
                 places.append(pads)
         if not grids:
             return x_TD
-        cells_CD = self.visual(paddle.to_tensor(np.concatenate(pixels)), tuple(grids))
+        patches = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        cells_CD = self.visual(paddle.to_tensor(patches), tuple(grids))
         return paddle.scatter(x_TD, paddle.to_tensor(np.concatenate(places)), cells_CD)
 
     def _checked_pixels(self, pixels: np.ndarray, name: str, grids: list[tuple[int, int, int]]) -> np.ndarray:

@@ -5,6 +5,9 @@ Shapes: P patches of all pictures, C cells, D tower width, N heads, H head dim, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import paddle
 from paddle import Tensor, nn
@@ -92,28 +95,62 @@ class VisionTower(nn.Layer):
 
     def forward(self, pixels_P: Tensor, grids: tuple[Grid, ...]) -> Tensor:
         """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells."""
-        merge = self.config.spatial_merge_size
-        plan = vision_plan(grids, merge, self.config.window_cells)
+        config = self.config
+        layout = _layout(grids, config.spatial_merge_size, config.window_cells, config.head_dim)
         x_PD = self.patch_embed(pixels_P)
-        in_windows = False
-        tables = {False: self._tables(plan.row_column_P2)}
-        if not plan.windows_are_frames:
-            cells = plan.row_column_P2.reshape(-1, merge * merge, 2)[plan.window_order_C]
-            tables[True] = self._tables(cells.reshape(-1, 2))
+        order = layout.by_frame
         for i, block in enumerate(self.blocks):
-            windowed = i not in self.config.fullatt_block_indexes and not plan.windows_are_frames
-            if windowed != in_windows:
-                x_PD = self._reorder(x_PD, plan.window_order_C if windowed else plan.frame_order_C)
-                in_windows = windowed
-            arguments = (x_PD, plan.cu_windows if windowed else plan.cu_frames, tables[windowed])
+            wanted = layout.by_frame if i in config.fullatt_block_indexes else layout.by_window
+            if wanted is not order:
+                x_PD, order = _reorder(x_PD, wanted.from_other_C), wanted
+            arguments = (x_PD, order.cu_seqlens, order.tables)
             x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
-        merged = self.merger(x_PD)
-        return paddle.gather(merged, paddle.to_tensor(plan.frame_order_C)) if in_windows else merged
+        merged_CO = self.merger(x_PD)
+        if order is layout.by_frame:
+            return merged_CO
+        return paddle.gather(merged_CO, layout.by_frame.from_other_C)
 
-    def _reorder(self, x_PD: Tensor, order_C: np.ndarray) -> Tensor:
-        cells = x_PD.reshape([len(order_C), -1])
-        return paddle.gather(cells, paddle.to_tensor(order_C)).reshape(x_PD.shape)
 
-    def _tables(self, row_column_P2: np.ndarray) -> tuple[Tensor, Tensor]:
-        cos, sin = ops.rotary_tables_2d(row_column_P2, self.config.head_dim, THETA)
-        return paddle.to_tensor(cos[:, None]), paddle.to_tensor(sin[:, None])
+@dataclass(frozen=True)
+class _Order:
+    """The patches in one of two orders, frame by frame or window by window."""
+
+    cu_seqlens: np.ndarray
+    tables: tuple[Tensor, Tensor]
+    """cos and sin (P, 1, H)."""
+    from_other_C: Tensor | None
+    """Place in the other order of each cell; None where there is only one."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    by_frame: _Order
+    by_window: _Order
+    """The same object where every window is a frame."""
+
+
+@lru_cache(maxsize=8)
+def _layout(grids: tuple[Grid, ...], merge: int, window_cells: int, head_dim: int) -> _Layout:
+    """What a list of grids asks of the tower, on the device; training repeats few of them."""
+    plan = vision_plan(grids, merge, window_cells)
+    frame_tables = _tables(plan.row_column_P2, head_dim)
+    if plan.windows_are_frames:
+        only = _Order(plan.cu_frames, frame_tables, None)
+        return _Layout(only, only)
+    cells = plan.row_column_P2.reshape(-1, merge * merge, 2)[plan.window_order_C]
+    window_tables = _tables(cells.reshape(-1, 2), head_dim)
+    return _Layout(
+        by_frame=_Order(plan.cu_frames, frame_tables, paddle.to_tensor(plan.frame_order_C)),
+        by_window=_Order(plan.cu_windows, window_tables, paddle.to_tensor(plan.window_order_C)),
+    )
+
+
+def _tables(row_column_P2: np.ndarray, head_dim: int) -> tuple[Tensor, Tensor]:
+    cos, sin = ops.rotary_tables_2d(row_column_P2, head_dim, THETA)
+    return paddle.to_tensor(cos[:, None]), paddle.to_tensor(sin[:, None])
+
+
+def _reorder(x_PD: Tensor, order_C: Tensor) -> Tensor:
+    """Patches with their cells in another order; the patches of a cell stay together."""
+    cells = x_PD.reshape([order_C.shape[0], -1])
+    return paddle.gather(cells, order_C).reshape(x_PD.shape)
