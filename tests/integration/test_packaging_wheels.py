@@ -150,7 +150,12 @@ def test_sources_and_sample_are_found(installed):
         "assert list(pathlib.Path(digits.__file__).parent.rglob('digits.npz'))\n"
         "print(folder)"
     )
-    run(installed / "python", "-c", program, cwd=Path("/"))
+    folder = run(installed / "python", "-c", program, cwd=Path("/")).strip()
+    copies = list(installed.parent.glob("lib/python*/site-packages/mix_core/csrc"))
+    if installed.parent.name.startswith("editable"):
+        assert (folder, copies) == (str(ROOT / "csrc"), []), "a copy in an editable install grows stale"
+    else:
+        assert [folder] == list(map(str, copies))
 
 
 def test_training_help_works_without_paddle(installed):
