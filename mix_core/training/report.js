@@ -26,7 +26,7 @@ function show({ lines, cursor, dots, out }, step) {
     dots[n].setAttribute("cx", line.x[at] + "%");
     dots[n].setAttribute("cy", line.y[at] + "%");
     for (const name of n ? [] : ["x1", "x2"]) rule.setAttribute(name, line.x[at] + "%");
-    return (n ? "" : `step ${line.step[at].toLocaleString("en")}   `) + `${line.name} ${line.text[at]}`;
+    return (n ? "" : `step ${line.step[at].toLocaleString("en")}   `) + (n || lines.length > 2 ? `${line.name} ` : "") + line.text[at];
   });
   out.textContent = texts.join("   ");
   cursor.classList.add("on");

@@ -254,7 +254,7 @@ def _steps(run: RunView) -> str:
     if last is None and run.metrics:
         last = run.metrics[-1].get("step")
     if not is_number(total):
-        return f"{last:,} steps" if is_number(last) else ""
+        return _counted(last, "step" if last == 1 else "steps")
     return f"{total:,} steps" if last == total else f"{last or 0:,} of {total:,} steps"
 
 

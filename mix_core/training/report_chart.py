@@ -135,7 +135,7 @@ def chart(
         parts.append(f'<text class="y" x="-10" y="{y(tick):.2f}%" dy="4">{escape(form(tick))}</text>')
     parts.append('<text class="x first" y="100%" dy="20">step</text>')
     for tick in linear_ticks(x.low, x.high, 7):
-        if LABEL_PERCENT <= x(tick) <= 100 and tick == int(tick):
+        if x(tick) >= LABEL_PERCENT and tick <= x.high and tick == int(tick):
             parts.append(f'<text class="x" x="{x(tick):.2f}%" y="100%" dy="20">{int(tick):,}</text>')
     drawn = "".join(_path(line, x, y) for line in lines)
     return (
@@ -156,8 +156,8 @@ def _path(line: Line, x: Scale, y: Scale) -> str:
     places = [
         f"{x(step) * SIDE / 100:.1f} {y(value) * SIDE / 100:.1f}" for step, value in reduced(line.points)
     ]
-    if len(places) == 1:
-        places *= 2  # a line to where it begins is a dot
+    if len(places) == 1:  # a line to where it begins is a dot
+        return f'<path class="{line.style} dot" d="M{places[0]}L{places[0]}"/>'
     return f'<path class="{line.style}" d="M{"L".join(places)}"/>' if places else ""
 
 

@@ -358,6 +358,12 @@ def test_smoothing_neither_lags_nor_shifts():
     assert all(value == pytest.approx(4.0) for _, value in flat)
 
 
+def test_a_lone_point_is_a_dot_over_its_step():
+    svg = chart([Line("loss", [(3.0, 2.5)], "main")], label="a", form=number)
+    assert 'class="main dot" d="M500.0 1000.0L500.0 1000.0"' in svg
+    assert re.findall(r'class="x"[^>]*>(\d+)<', svg) == ["3"]
+
+
 def test_numbers_for_people():
     written = [number(v) for v in (0, 0.0312, 12.34, 4210.4, 1.5e-6, 0.00025, -3.2)]
     assert written == ["0", "0.0312", "12.34", "4,210", "1.5e-6", "0.00025", "-3.2"]
