@@ -28,7 +28,7 @@ from mix_core.errors import DataError
 
 # Geometry and counts. Canvases are whole numbers of 12-pixel cells (patch 6, merge 2), so none is rescaled.
 COUNTS = {
-    "train": {"digit": 20000, "number": 10000, "box": 6000},
+    "train": {"digit": 15000, "number": 8000, "box": 5000},
     "eval": {"digit": 360, "number": 300, "box": 300},
 }
 GLYPH_PX = (16, 20)  # smallest and largest side of a digit
