@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from mix_core.cli import model_options as options
 
 HELP = """\
 /image PATH   show a picture (a path or an address) with the next message; repeat it for several
@@ -18,37 +20,28 @@ Ctrl-C stops an answer. <image> in a message marks a picture's place; // begins 
 def register(app: typer.Typer) -> None:
     @app.command("chat")
     def chat(
-        model: str = typer.Option(..., "--model", help="Model folder, training checkpoint or hub name."),
-        device: str | None = typer.Option(None, "--device", help="Device, for example npu or npu:1."),
-        simulate: bool = typer.Option(False, "--simulate", help="Run on a simulated device."),
-        kernels: Annotated[str, typer.Option(help="auto, or reference: none of the device's own.")] = "auto",
-        dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16."),
-        seed: int = typer.Option(0, "--seed", help="Of the draws at a temperature above 0."),
-        max_new_tokens: int = typer.Option(512, "--max_new_tokens", help="Longest answer, in tokens."),
-        temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
-        top_k: int = typer.Option(0, "--top_k", help="Draw from the k most likely tokens; 0: all."),
-        top_p: float = typer.Option(1.0, "--top_p", help="Draw from the most likely part; 1: all."),
-        stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+        model: options.Model,
+        device: options.Device = None,
+        simulate: options.Simulate = False,
+        kernels: options.Kernels = "auto",
+        dtype: options.Dtype = None,
+        seed: options.Seed = 0,
+        max_new_tokens: options.MaxNewTokens = 512,
+        temperature: options.Temperature = 0.0,
+        top_k: options.TopK = 0,
+        top_p: options.TopP = 1.0,
+        stop: options.Stop = None,
     ) -> None:
         """Talk with a model; answers appear as they are written. From a pipe, each line is a message."""
         import sys
 
-        from mix_core.cli.infer import kernel_choice
         from mix_core.inference.engine import load
 
-        chosen = kernel_choice(kernels)
-        engine = load(model, device, dtype, simulate=simulate or None, kernels=chosen, allow_reexec=True)
+        engine = load(model, **options.loading(device, simulate, kernels, dtype))
         on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-        conversation = Conversation(
-            engine,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=tuple(stop or ()),
-        )
+        answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
+        conversation = Conversation(engine, **answering)
         if on_terminal:
             print(f"{model} on {engine.activation.place}, {engine.dtype}. /help lists the commands.")
         talk(conversation, terminal_lines() if on_terminal else piped_lines(), show, forgiving=on_terminal)

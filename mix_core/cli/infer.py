@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+
+from mix_core.cli import model_options as options
 
 
 def register(app: typer.Typer) -> None:
     @app.command("infer")
     def infer(
-        model: str = typer.Option(..., "--model", help="Model folder, training checkpoint or hub name."),
-        prompt: str = typer.Option(..., "--prompt", help="The question; <image> marks a picture's place."),
+        model: options.Model,
+        prompt: Annotated[str, typer.Option(help="The question; <image> marks a picture's place.")],
         image: Annotated[list[str] | None, typer.Option(help="Path or address; repeatable.")] = None,
         video: Annotated[list[str] | None, typer.Option(help="Path or address; repeatable.")] = None,
-        device: str | None = typer.Option(None, "--device", help="Device, for example npu or npu:1."),
-        simulate: bool = typer.Option(False, "--simulate", help="Run on a simulated device."),
-        kernels: Annotated[str, typer.Option(help="auto, or reference: none of the device's own.")] = "auto",
-        dtype: str | None = typer.Option(None, "--dtype", help="float32, bfloat16 or float16."),
-        seed: int = typer.Option(0, "--seed", help="Of the draws at a temperature above 0."),
-        max_new_tokens: int = typer.Option(512, "--max_new_tokens", help="Longest answer, in tokens."),
-        temperature: float = typer.Option(0.0, "--temperature", help="0 is greedy."),
-        top_k: int = typer.Option(0, "--top_k", help="Draw from the k most likely tokens; 0: all."),
-        top_p: float = typer.Option(1.0, "--top_p", help="Draw from the most likely part; 1: all."),
-        stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
-        as_json: bool = typer.Option(False, "--json", help="Print one JSON object, and nothing else."),
-        draw: str | None = typer.Option(
-            None, "--draw", help="Write the picture with the boxes in the answer."
-        ),
+        device: options.Device = None,
+        simulate: options.Simulate = False,
+        kernels: options.Kernels = "auto",
+        dtype: options.Dtype = None,
+        seed: options.Seed = 0,
+        max_new_tokens: options.MaxNewTokens = 512,
+        temperature: options.Temperature = 0.0,
+        top_k: options.TopK = 0,
+        top_p: options.TopP = 1.0,
+        stop: options.Stop = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
+        draw: Annotated[str | None, typer.Option(help="Write the picture with the answer's boxes.")] = None,
     ) -> None:
         """Answer a question about pictures, a video or nothing but text."""
         from mix_core.cli.output import only_results_on_stdout
@@ -39,33 +39,12 @@ def register(app: typer.Typer) -> None:
                     prompt=prompt,
                     images=image or [],
                     videos=video or [],
-                    loading={
-                        "device": device,
-                        "simulate": simulate or None,
-                        "kernels": kernel_choice(kernels),
-                        "dtype": dtype,
-                    },
-                    generation={
-                        "max_new_tokens": max_new_tokens,
-                        "temperature": temperature,
-                        "top_k": top_k,
-                        "top_p": top_p,
-                        "seed": seed,
-                        "stop": tuple(stop or ()),
-                    },
+                    loading=options.loading(device, simulate, kernels, dtype),
+                    answering=options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop),
                     as_json=as_json,
                     draw_to=draw,
                 )
             )
-
-
-def kernel_choice(text: str) -> Literal["auto", "reference"]:
-    """Check --kernels. Raises ConfigError."""
-    from mix_core.errors import ConfigError
-
-    if text not in ("auto", "reference"):
-        raise ConfigError(f"--kernels is {text}, expected auto or reference")
-    return text  # type: ignore[return-value]
 
 
 def answer(
@@ -75,7 +54,7 @@ def answer(
     images: list[str],
     videos: list[str],
     loading: dict[str, Any],
-    generation: dict[str, Any],
+    answering: dict[str, Any],
     as_json: bool,
     draw_to: str | None,
 ) -> str:
@@ -90,9 +69,9 @@ def answer(
     picture_file = PictureFile(draw_to, has_picture=bool(images))
     conversation(prompt, images, videos)  # places and pictures agree
     pictures = [load_image(source) for source in images]
-    engine = load(model, allow_reexec=True, **loading)
+    engine = load(model, **loading)
     started = time.perf_counter()
-    (result,) = engine.answer([prompt], [pictures], [videos], **generation)
+    (result,) = engine.answer([prompt], [pictures], [videos], **answering)
     seconds = time.perf_counter() - started
     boxes = find_boxes(result.text, engine, pictures)
     if draw_to is not None:
@@ -108,7 +87,7 @@ def answer(
         "seconds": round(seconds, 4),
         "device": engine.activation.place,
         "dtype": engine.dtype,
-        "seed": generation["seed"],
+        "seed": answering["seed"],
         "drawn": str(draw_to) if draw_to is not None and boxes else None,
     }
     return json.dumps(report, ensure_ascii=False)

@@ -93,7 +93,11 @@ def _put(turns: list[Message], kind: str, given: list[Any]) -> None:
             )
         parts = users[0]["content"]
         own = sum(1 for part in parts if part.get("type") in KINDS)  # after pictures that stand in front
-        users[0]["content"] = [*parts[:own], *({"type": kind, kind: one} for one in given), *parts[own:]]
+        users[0]["content"] = [
+            *parts[:own],
+            *({"type": kind} | _named(kind, one) for one in given),
+            *parts[own:],
+        ]
         return
     if len(places) != len(given):
         raise DataError(
@@ -101,7 +105,12 @@ def _put(turns: list[Message], kind: str, given: list[Any]) -> None:
             "the numbers must be equal"
         )
     for part, source in zip(places, given):
-        part[kind] = source
+        part |= _named(kind, source)
+
+
+def _named(kind: str, source: Any) -> Part:
+    """What a part says of its picture; a video may come as {"video": source, "fps": 2.0}."""
+    return source if isinstance(source, dict) else {kind: source}
 
 
 def _parts(turn: Message) -> list[Part]:

@@ -47,6 +47,13 @@ def test_places_in_parts_and_own_pictures():
     assert got[0] == turns[0] and got[2] == turns[2]
 
 
+def test_a_video_with_options():
+    clip = {"video": "c.mp4", "fps": 1.0}
+    placed = {"type": "video", **clip}
+    assert conversation("what?", videos=[clip])[0]["content"][0] == placed
+    assert conversation("what <video>", videos=[clip])[0]["content"][1] == placed
+
+
 def test_an_empty_text_with_a_picture():
     assert conversation("", ["a.png"])[0]["content"] == [picture("a.png"), text("")]
 

@@ -161,3 +161,13 @@ def test_importing_the_engine_imports_no_paddle():
         "sys.exit('paddle' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_video_is_seen(engine):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 56, 84, 3), np.uint8)
+    asked = {"max_new_tokens": 12}
+    text = engine.generate("what?", videos=[{"video": frames, "fps": 2.0}], **asked)
+    assert text == engine.generate("<video>what?", videos=[{"video": frames, "fps": 2.0}], **asked)
+    assert text != engine.generate("what?", videos=[{"video": frames[::-1].copy(), "fps": 2.0}], **asked)
+    both = engine.generate(["what?", "hi"], videos=[[{"video": frames, "fps": 2.0}], None], **asked)
+    assert both == [text, engine.generate("hi", **asked)]
