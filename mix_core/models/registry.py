@@ -107,7 +107,10 @@ def family_of_folder(folder: Path) -> ModelFamily:
 
 
 def load_model(folder: Path, *, random_init: bool = False, seed: int = 0) -> tuple[ModelFamily, Any, Any]:
-    """Build the folder's model and fill in its weights, or random values -> (family, config, model)."""
+    """Build the folder's model and fill in its weights, or random values -> (family, config, model).
+
+    The model is in evaluation mode. Raises BadInputError and WeightsError.
+    """
     folder = Path(folder)
     source = read_config(folder)
     family = get_family(source["model_type"])
@@ -117,4 +120,5 @@ def load_model(folder: Path, *, random_init: bool = False, seed: int = 0) -> tup
         family.init_weights(model, seed)
     else:
         family.load_weights(model, folder)
+    model.eval()
     return family, config, model

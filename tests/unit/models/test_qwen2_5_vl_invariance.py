@@ -130,6 +130,23 @@ def test_recomputing_reaches_layers_above_a_frozen_input(model) -> None:
             parameter.stop_gradient = False
 
 
+@pytest.mark.parametrize(
+    "frozen", ["visual.", "model.", "weight", "bias", "k_proj", "mlp", "norm", "embed_tokens"]
+)
+def test_frozen_parameters_get_no_gradient_and_the_others_theirs(model, frozen: str) -> None:
+    expected = gradients(model, SAMPLES)
+    model.clear_gradients(set_to_zero=False)
+    held = [parameter for name, parameter in model.named_parameters() if frozen in name]
+    for parameter in held:
+        parameter.stop_gradient = True
+    try:
+        found = gradients(model, SAMPLES)
+    finally:
+        for parameter in held:
+            parameter.stop_gradient = False
+    assert_close(found, {name: g for name, g in expected.items() if frozen not in name}, 1e-6)
+
+
 def test_no_label_is_no_loss_but_still_has_gradients(model) -> None:
     batch = SAMPLES[0] | {"labels": np.full_like(SAMPLES[0]["labels"], -100)}
     loss, count = model.loss(batch)
