@@ -136,6 +136,8 @@ class DataKeys(Keys):
     """Put rows of like length into one batch; lengths are estimated from text and pictures (InternVL2)."""
     shuffle: bool = True
     """A new order each epoch, from `data_seed` (MindSpeed-MM)."""
+    first_task: str | None = None
+    """The first epoch visits the rows of this task (the rows' field `task`) before the others (own key)."""
     data_seed: NonNegative | None = None
     """Seed of that order. Default: `seed`."""
     drop_last: bool = False

@@ -31,6 +31,9 @@ class RowOrder:
     lengths: Sequence[float] | None = None
     """Lengths (N,) in any unit: rows of like length come together, `batch_size` at a time."""
     batch_size: int = 1
+    leading: Sequence[bool] | None = None
+    """Rows (N,) that the first epoch visits before the others: an easy part first (Bengio et al., "Curriculum
+    learning", 2009). Later epochs mix all rows."""
 
     def __post_init__(self) -> None:
         if self.weights is not None and (
@@ -54,7 +57,11 @@ class RowOrder:
             rows_E = np.concatenate([self._turn(k, count, epoch) for k, count in enumerate(self._counts())])
         if self.shuffle:
             rows_E = rows_E[Draws("row order", self.seed, epoch).permutation(self.visits)]
-        return rows_E if self.lengths is None else self._grouped(rows_E, epoch)
+        if self.lengths is not None:
+            rows_E = self._grouped(rows_E, epoch)
+        if self.leading is not None and epoch == 0:
+            rows_E = rows_E[np.argsort(~np.asarray(self.leading, bool)[rows_E], kind="stable")]
+        return rows_E
 
     def _counts(self) -> list[int]:
         """Visits of each set in an epoch: proportional to the weights, rounded to add up."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from mix_core.data.loader import BatchLoader, BatchSettings
 from mix_core.data.mixing import RowOrder
+from mix_core.errors import ConfigError
 from mix_core.models.registry import family_of_folder
 
 if TYPE_CHECKING:
@@ -61,7 +62,19 @@ def row_order(rows: Rows, config: RunConfig) -> RowOrder:
         weights=tuple(math.sqrt(size) for size in rows.train_sizes) if config.use_data_resampling else None,
         lengths=[about_length(row) for row in rows.train] if config.group_by_length else None,
         batch_size=config.samples_per_step,
+        leading=_leading(rows, config.first_task),
     )
+
+
+def _leading(rows: Rows, task: str | None) -> list[bool] | None:
+    """Which rows belong to the task that the first epoch begins with."""
+    if task is None:
+        return None
+    leading = [row.get("task") == task for row in rows.train]
+    if not any(leading):
+        found = sorted({row["task"] for row in rows.train if row.get("task")})
+        raise ConfigError(f"first_task is {task!r}, and the rows name the tasks {found}; name one of them")
+    return leading
 
 
 def about_length(row: dict[str, Any]) -> float:

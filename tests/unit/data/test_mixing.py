@@ -70,3 +70,13 @@ def test_grouping_keeps_every_row_and_brings_like_lengths_together(rows, batch, 
 
     if rows >= 200 and batch > 1:
         assert padding(visits) < 0.5 * padding(RowOrder((rows,), seed=seed).epoch(0))
+
+
+def test_the_first_epoch_begins_with_the_leading_rows_and_later_ones_mix():
+    leading = [number % 3 == 0 for number in range(90)]
+    order = RowOrder((60, 30), seed=4, leading=leading)
+    first, second = order.epoch(0), order.epoch(1)
+    assert sorted(first) == sorted(second) == list(range(90))
+    assert all(row % 3 == 0 for row in first[:30]) and all(row % 3 for row in first[30:])
+    assert sorted(first[:30]) != list(first[:30])
+    assert not all(row % 3 == 0 for row in second[:30])
