@@ -30,6 +30,7 @@ PUBLISHERS = {
 """Names that the PaddleMIX guides use -> where their publishers keep the model."""
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WORKERS = 4
 
@@ -39,13 +40,14 @@ log = logging.getLogger(__name__)
 def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
     """Return the folder of a model: the path itself if it is a folder, else a snapshot of that hub name.
 
+    A run folder stands for its newest checkpoint.
     ``revision``: branch, tag or commit of a hub name. Raises BadInputError, with what to provide instead, for
     a path that is no folder and for a model that cannot be fetched.
     """
     text = str(name_or_path)
     path = Path(text).expanduser()
     if path.is_dir():
-        return path
+        return _newest_checkpoint(path) or path
     name = PUBLISHERS.get(text, text)
     if path.exists():
         raise BadInputError(
@@ -63,6 +65,14 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
     except Exception as error:  # the library's errors and those of its HTTP client have no common base
         raise BadInputError(_not_fetched(huggingface_hub, text, name, error)) from error
     return Path(folder)
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint-N with the largest N of a run folder; None for a folder that holds a model itself."""
+    if (folder / "config.json").exists():
+        return None
+    found = {int(m[1]): path for path in folder.iterdir() if (m := _CHECKPOINT.fullmatch(path.name))}
+    return found[max(found)] if found else None
 
 
 def _not_fetched(hub: Any, text: str, name: str, error: Exception) -> str:

@@ -201,3 +201,11 @@ def test_an_unknown_name_is_named(server, tmp_path):
     found = resolve(server, tmp_path, "Qwen/Qwen2.5-VL-3B-Instrcut")
     assert "Qwen/Qwen2.5-VL-3B-Instrcut cannot be fetched" in found["error"]
     assert "RepositoryNotFoundError" in found["error"]
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path):
+    for step in (9, 120, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert resolve_model_folder(tmp_path) == tmp_path / "checkpoint-120"
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_model_folder(tmp_path) == tmp_path
