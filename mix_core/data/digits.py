@@ -32,7 +32,7 @@ COUNTS = {
     "eval": {"digit": 360, "number": 300, "box": 300},
 }
 GLYPH_PX = (16, 20)  # smallest and largest side of a digit
-DIGIT_CANVASES_PX = (24, 24, 24, 24, 24, 24, 24, 24, 36, 48)  # drawn from; the glyph grows with the canvas
+DIGIT_CANVASES_PX = (24,) * 18 + (36, 48)  # drawn from; the glyph grows with the canvas
 NUMBER_SLOTS = 4
 NUMBER_LENGTHS = (2, 4)
 NUMBER_CANVAS_PX = (84, 24)  # width, height
