@@ -13,6 +13,7 @@ from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.gradients import frozen
+from mix_core.ops.shapes import reshape
 
 
 def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -32,24 +33,24 @@ class _Affine(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_IO: Tensor, bias_O: Tensor) -> Tensor:
         inputs, outputs = weight_IO.shape
-        x_TI = x.reshape([-1, inputs])
+        x_TI = reshape(x, [-1, inputs])
         ctx.save_for_backward(x_TI, weight_IO)
         ctx.shape, ctx.frozen = x.shape, frozen(x, weight_IO, bias_O)
-        product_TO = _C_ops.addmm(bias_O.reshape([1, outputs]), x_TI, weight_IO, 1.0, 1.0)
-        return product_TO.reshape([*x.shape[:-1], outputs])
+        product_TO = _C_ops.addmm(reshape(bias_O, [1, outputs]), x_TI, weight_IO, 1.0, 1.0)
+        return reshape(product_TO, [*x.shape[:-1], outputs])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, weight_IO = ctx.saved_tensor()
         x_frozen, weight_frozen, bias_frozen = ctx.frozen
         outputs = weight_IO.shape[1]
-        grad_TO = grad.reshape([-1, outputs])
+        grad_TO = reshape(grad, [-1, outputs])
         dx = dweight = dbias = None
         if not x_frozen:
-            dx = _C_ops.matmul(grad_TO, weight_IO, False, True).reshape(ctx.shape)
+            dx = reshape(_C_ops.matmul(grad_TO, weight_IO, False, True), ctx.shape)
         if not weight_frozen:
             dweight = _C_ops.matmul(x_TI, grad_TO, True, False)
         if not bias_frozen:
             ones_1T = paddle.ones([1, grad_TO.shape[0]], grad.dtype)
-            dbias = _C_ops.matmul(ones_1T, grad_TO, False, False).reshape([outputs])
+            dbias = reshape(_C_ops.matmul(ones_1T, grad_TO, False, False), [outputs])
         return dx, dweight, dbias

@@ -16,6 +16,7 @@ from paddle.autograd import PyLayer
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.gradients import frozen, unless
+from mix_core.ops.shapes import reshape
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -41,28 +42,28 @@ class _RMSNorm(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         D = x.shape[-1]
-        x_TD, weight_1D = _C_ops.reshape(x, [-1, D]), _C_ops.reshape(weight_D, [1, D])
+        x_TD, weight_1D = reshape(x, [-1, D]), reshape(weight_D, [1, D])
         mean_T1 = _C_ops.matmul(_C_ops.square(x_TD), _column(D, 1.0 / D, x.dtype), False, False)
         scale_T1 = mean_T1.scale_(1.0, eps).rsqrt_()
         ctx.save_for_backward(x_TD, weight_1D, scale_T1)
         ctx.shape, ctx.frozen = x.shape, frozen(x, weight_D)
         factors_TD = _C_ops.matmul(scale_T1, weight_1D, False, False)
-        return _C_ops.reshape(factors_TD.multiply_(x_TD), x.shape)
+        return reshape(factors_TD.multiply_(x_TD), x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_1D, scale_T1 = ctx.saved_tensor()
         D = x_TD.shape[1]
-        grad_TD = _C_ops.reshape(grad, [-1, D])
+        grad_TD = reshape(grad, [-1, D])
         product_TD = _C_ops.multiply(grad_TD, x_TD)
-        dweight_D = _C_ops.matmul(scale_T1, product_TD, True, False).reshape([D])
+        dweight_D = reshape(_C_ops.matmul(scale_T1, product_TD, True, False), [D])
         # d(scale)/dx = -scale^3 x / D, so the second term is x times a factor of the row
         dot_T1 = _C_ops.matmul(product_TD, weight_1D, False, True)
         factor_T1 = (scale_T1 * scale_T1 * scale_T1 * dot_T1).scale_(1.0 / D)
         dx_TD = _C_ops.matmul(scale_T1, weight_1D, False, False).multiply_(grad_TD)
         ones_D1 = _column(D, 1.0, x_TD.dtype)
         dx_TD.subtract_(_C_ops.matmul(factor_T1, ones_D1, False, True).multiply_(x_TD))
-        return unless(ctx.frozen, dx_TD.reshape(ctx.shape), dweight_D)
+        return unless(ctx.frozen, reshape(dx_TD, ctx.shape), dweight_D)
 
 
 @lru_cache(maxsize=64)

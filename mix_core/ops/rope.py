@@ -18,6 +18,7 @@ from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
+from mix_core.ops.shapes import reshape
 
 
 def inverse_frequencies(width: int, theta: float) -> np.ndarray:
@@ -27,7 +28,10 @@ def inverse_frequencies(width: int, theta: float) -> np.ndarray:
 
 
 def _tables(positions: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of positions (...) times frequencies (F,), (..., F): each position is computed once."""
+    """cos and sin of positions (...) times frequencies (F,), (..., F); of many positions each once."""
+    if positions.size < 64:
+        angles = positions.astype(np.float32)[..., None] * frequencies
+        return np.cos(angles), np.sin(angles)
     distinct, place = np.unique(positions, return_inverse=True)
     angles = distinct.astype(np.float32)[:, None] * frequencies
     place = place.reshape(positions.shape)
@@ -84,27 +88,30 @@ class _Turn(PyLayer):
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         heads, H = x.shape[-2:]
         of_token, swapped = _rows(x.size // (heads * H), heads)
-        cos_RH = _C_ops.gather(cos.reshape([-1, H]), of_token, 0)
-        sin_RH = _C_ops.gather(_signed(sin.reshape([-1, H])), of_token, 0)
+        cos_RH = _C_ops.gather(reshape(cos, [-1, H]), of_token, 0)
+        sin_RH = _C_ops.gather(_signed(reshape(sin, [-1, H])), of_token, 0)
         ctx.save_for_backward(cos_RH, sin_RH, swapped)
-        turned_RH = _C_ops.gather(x.reshape([-1, H // 2]), swapped, 0).reshape([-1, H]).multiply_(sin_RH)
-        return _C_ops.multiply(x.reshape([-1, H]), cos_RH).add_(turned_RH).reshape(x.shape)
+        turned_RH = reshape(_C_ops.gather(reshape(x, [-1, H // 2]), swapped, 0), [-1, H]).multiply_(sin_RH)
+        return reshape(_C_ops.multiply(reshape(x, [-1, H]), cos_RH).add_(turned_RH), x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         cos_RH, sin_RH, swapped = ctx.saved_tensor()
         H = cos_RH.shape[1]
-        grad_RH = grad.reshape([-1, H])
-        back = _C_ops.multiply(grad_RH, sin_RH).reshape([-1, H // 2])
-        turned_RH = _C_ops.gather(back, swapped, 0).reshape([-1, H])
-        return _C_ops.multiply(grad_RH, cos_RH).add_(turned_RH).reshape(grad.shape)
+        grad_RH = reshape(grad, [-1, H])
+        back = reshape(_C_ops.multiply(grad_RH, sin_RH), [-1, H // 2])
+        turned_RH = reshape(_C_ops.gather(back, swapped, 0), [-1, H])
+        return reshape(_C_ops.multiply(grad_RH, cos_RH).add_(turned_RH), grad.shape)
 
 
 def _signed(sin_TH: Tensor) -> Tensor:
     """The first half turns by minus the sine of the second."""
-    H = sin_TH.shape[1]
-    sign = np.repeat(np.array([-1.0, 1.0], np.float32), H // 2)
-    return sin_TH * paddle.to_tensor(sign)
+    return _C_ops.multiply(sin_TH, _signs(sin_TH.shape[1]))
+
+
+@lru_cache(maxsize=8)
+def _signs(width: int) -> Tensor:
+    return paddle.to_tensor(np.repeat(np.array([-1.0, 1.0], np.float32), width // 2))
 
 
 @lru_cache(maxsize=32)

@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor
 
 from mix_core.errors import BadInputError
+from mix_core.ops.shapes import reshape
 
 
 class KVCache:
@@ -24,7 +25,9 @@ class KVCache:
         """Slots of each row that hold a token."""
         self.next_position_B = np.zeros(batch_size, np.int64)
         """Rotary position of each row's next token; after a picture it is not the slot (the rope delta)."""
-        self._shape = (batch_size, kv_heads, max_length, head_dim)
+        self._shape = [batch_size, kv_heads, max_length, head_dim]
+        self._first_BK = (np.arange(batch_size * kv_heads) * max_length).reshape(batch_size, kv_heads)
+        """First slot of each row and head, in slots of the whole cache."""
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self._rows: Tensor | None = None
@@ -46,19 +49,17 @@ class KVCache:
     def fill(self, layer: int, k_TKH: Tensor, v_TKH: Tensor) -> None:
         """Keep the prompt's keys and values of one layer, T = B * S of them."""
         H = self._shape[3]
-        self._keys[layer] = paddle.gather(k_TKH.reshape([-1, H]), self._rows)
-        self._values[layer] = paddle.gather(v_TKH.reshape([-1, H]), self._rows)
+        self._keys[layer] = paddle.gather(reshape(k_TKH, [-1, H]), self._rows)
+        self._values[layer] = paddle.gather(reshape(v_TKH, [-1, H]), self._rows)
 
     def advance(self) -> np.ndarray:
         """Open the next slot of each row; return the rotary positions of the tokens in them, (B,)."""
-        B, K, C, _ = self._shape
         longest = int(self.lengths_B.max())
-        if not longest or longest == C:
+        if not longest or longest == self.max_length:
             raise BadInputError(
-                f"the cache holds {longest} of {C} tokens; prefill it first, or make it larger"
+                f"the cache holds {longest} of {self.max_length} tokens; prefill it first, or make it larger"
             )
-        slot_BK = (np.arange(B * K) * C).reshape(B, K) + self.lengths_B[:, None]
-        self._rows = paddle.to_tensor(slot_BK.reshape(-1))
+        self._rows = paddle.to_tensor((self._first_BK + self.lengths_B[:, None]).reshape(-1))
         self.lengths_B = self.lengths_B + 1
         positions_B = self.next_position_B
         self.next_position_B = positions_B + 1
@@ -70,6 +71,6 @@ class KVCache:
         full = []
         for kept, new_BKH in ((self._keys[layer], k_BKH), (self._values[layer], v_BKH)):
             # rows of a flat matrix: right also where views do not alias (see the profile's slices_alias)
-            kept.scatter_(self._rows, new_BKH.reshape([-1, H]))
-            full.append(kept.reshape(list(self._shape)))
+            kept.scatter_(self._rows, reshape(new_BKH, [-1, H]))
+            full.append(reshape(kept, self._shape))
         return full[0], full[1]

@@ -17,6 +17,7 @@ from mix_core.models.common.cache import KVCache
 from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
+from mix_core.ops.shapes import reshape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +66,14 @@ class SelfAttention(nn.Layer):
     def attend(self, x_TD: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
         """The heads' outputs side by side (T, N * H), before the output map."""
         heads, kv_heads, H = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
-        q_TNH = self.q_proj(x_TD).reshape([-1, heads, H])
-        k_TKH = self.k_proj(x_TD).reshape([-1, kv_heads, H])
-        v_TKH = self.v_proj(x_TD).reshape([-1, kv_heads, H])
+        q_TNH = reshape(self.q_proj(x_TD), [-1, heads, H])
+        k_TKH = reshape(self.k_proj(x_TD), [-1, kv_heads, H])
+        v_TKH = reshape(self.v_proj(x_TD), [-1, kv_heads, H])
         q_TNH, k_TKH = ops.rotary(q_TNH, k_TKH, positions.cos_T1H, positions.sin_T1H)
         if positions.decoding:
             k_BKCH, v_BKCH = cache.append(self.index, k_TKH, v_TKH)
             out = ops.attention_decode(q_TNH, k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
-            return out.reshape([-1, heads * H])
+            return reshape(out, [-1, heads * H])
         if cache is not None:
             cache.fill(self.index, k_TKH, v_TKH)
         dropout = {}
@@ -84,13 +85,13 @@ class SelfAttention(nn.Layer):
         else:
             B = positions.rows
             out = ops.attention(
-                q_TNH.reshape([B, -1, heads, H]),
-                k_TKH.reshape([B, -1, kv_heads, H]),
-                v_TKH.reshape([B, -1, kv_heads, H]),
+                reshape(q_TNH, [B, -1, heads, H]),
+                reshape(k_TKH, [B, -1, kv_heads, H]),
+                reshape(v_TKH, [B, -1, kv_heads, H]),
                 causal=True,
                 **dropout,
             )
-        return out.reshape([-1, heads * H])
+        return reshape(out, [-1, heads * H])
 
 
 class DecoderLayer(nn.Layer):

@@ -125,5 +125,6 @@ class Qwen2_5_VL(CausalLM):
     def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (B, S, H); one axis stands for all three."""
         text = self.config.text
-        positions_3BS = np.broadcast_to(positions_ABS, (3, *positions_ABS.shape[1:]))
-        return ops.rotary_tables_mrope(positions_3BS, text.head_dim, text.rope_theta, text.mrope_section)
+        if len(positions_ABS) == 1:
+            return ops.rotary_tables_1d(positions_ABS[0], text.head_dim, text.rope_theta)
+        return ops.rotary_tables_mrope(positions_ABS, text.head_dim, text.rope_theta, text.mrope_section)
