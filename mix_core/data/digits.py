@@ -33,6 +33,7 @@ COUNTS = {
 }
 GLYPH_PX = (16, 20)  # smallest and largest side of a digit
 DIGIT_CANVASES_PX = (24,) * 18 + (36, 48)  # drawn from; the glyph grows with the canvas
+SLANT_PX = 4  # at most, to either side, for a digit of full size; training pictures only
 NUMBER_SLOTS = 4
 NUMBER_LENGTHS = (2, 4)
 NUMBER_CANVAS_PX = (84, 24)  # width, height
@@ -69,8 +70,10 @@ class Picture(NamedTuple):
 class Pool:
     """The scans of one split, ready to be drawn from."""
 
-    def __init__(self, scans: np.ndarray) -> None:
+    def __init__(self, scans: np.ndarray, varied: bool) -> None:
+        """`varied`: draw a scan wider, narrower and slanted, as other hands would; else as it was written."""
         self.images, self.labels = glyphs.load_scans()
+        self.varied = varied
         self.scans = [int(scan) for scan in scans]
         self.targets = [scan for scan in self.scans if self.labels[scan] == BOX_TARGET]
         self.others = [scan for scan in self.scans if self.labels[scan] != BOX_TARGET]
@@ -82,7 +85,12 @@ class Pool:
     def ink(self, draws: Draws, scan: int, enlarged: tuple[int, int] = (1, 1)) -> tuple[np.ndarray, int]:
         """A scan as ink at a drawn size, times the fraction `enlarged`."""
         over, under = enlarged
-        return glyphs.draw_ink(self.images[scan], draws.between(*GLYPH_PX) * over // under)
+        height_px = draws.between(*GLYPH_PX) * over // under
+        if not self.varied:
+            return glyphs.draw_ink(self.images[scan], height_px)
+        width_px = draws.between(*GLYPH_PX) * over // under
+        slant_px = draws.between(-SLANT_PX, SLANT_PX) * over // under
+        return glyphs.draw_ink(self.images[scan], height_px, width_px, slant_px)
 
     def in_turn(self, draws: Draws, count: int) -> Iterator[int]:
         """`count` scans, each as often as the others, in a new order each time round."""
@@ -101,8 +109,8 @@ def _make_digit(draws: Draws, pool: Pool, scan: int) -> Picture:
     side = DIGIT_CANVASES_PX[draws.below(len(DIGIT_CANVASES_PX))]
     canvas_HW, tone = _paper(draws, side, side)
     ink_HW, full = pool.ink(draws, scan, enlarged=(side, DIGIT_CANVASES_PX[0]))
-    room = side - len(ink_HW)
-    glyphs.put_ink(canvas_HW, ink_HW, full, draws.between(0, room), draws.between(0, room), tone)
+    left, top = draws.between(0, side - ink_HW.shape[1]), draws.between(0, side - ink_HW.shape[0])
+    glyphs.put_ink(canvas_HW, ink_HW, full, left, top, tone)
     return Picture(canvas_HW, str(pool.labels[scan]), [scan])
 
 
@@ -117,7 +125,7 @@ def _make_number(draws: Draws, pool: Pool) -> Picture:
     for place in range(length):
         scan = pool.pick(draws, pool.leading if place == 0 else pool.scans)
         ink_HW, full = pool.ink(draws, scan)
-        left = (first_slot + place) * slot_px + draws.between(0, slot_px - len(ink_HW))
+        left = (first_slot + place) * slot_px + draws.between(0, slot_px - ink_HW.shape[1])
         glyphs.put_ink(canvas_HW, ink_HW, full, left, draws.between(0, height - len(ink_HW)), tone)
         scans.append(scan)
     return Picture(canvas_HW, "".join(str(pool.labels[scan]) for scan in scans), scans)
@@ -156,7 +164,7 @@ def _make_box(draws: Draws, pool: Pool) -> Picture:
     scans = [pool.pick(draws, pool.targets)]
     scans += [pool.pick(draws, pool.others) for _ in range(BOX_DIGITS - 1)]
     inks = [pool.ink(draws, scan) for scan in scans]
-    corners = _place_apart(draws, [len(ink_HW) for ink_HW, _ in inks])
+    corners = _place_apart(draws, [max(ink_HW.shape) for ink_HW, _ in inks])
     for (ink_HW, full), (left, top) in zip(inks, corners):
         glyphs.put_ink(canvas_HW, ink_HW, full, left, top, tone)
     x1, y1, x2, y2 = glyphs.ink_box(*inks[0])
@@ -168,7 +176,8 @@ def _make_box(draws: Draws, pool: Pool) -> Picture:
 def make_pictures(split: str, task: str, seed: int = 0) -> Iterator[Picture]:
     """All pictures of one task of one split ("train" or "eval"), in order."""
     draws = Draws("digits", split, task, seed)
-    pool = Pool(glyphs.split_scans()[0 if split == "train" else 1])
+    train = split == "train"
+    pool = Pool(glyphs.split_scans()[0 if train else 1], varied=train)
     count = COUNTS[split][task]
     if task == "digit":
         return (_make_digit(draws, pool, scan) for scan in pool.in_turn(draws, count))

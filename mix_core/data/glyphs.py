@@ -68,10 +68,35 @@ def _bilinear_weights(size_px: int) -> np.ndarray:
     return weights[:, 1:-1]
 
 
-def draw_ink(scan: np.ndarray, size_px: int) -> tuple[np.ndarray, int]:
-    """Scale one (8, 8) scan to (size_px, size_px) int64 ink; returns it and the value that means all ink."""
-    weights = _bilinear_weights(size_px)
-    return weights @ scan.astype(np.int64) @ weights.T, INK_MAX * (2 * size_px) ** 2
+def draw_ink(
+    scan: np.ndarray, height_px: int, width_px: int | None = None, slant_px: int = 0
+) -> tuple[np.ndarray, int]:
+    """Scale one (8, 8) scan to (height_px, width_px) int64 ink; returns it and the value that means all ink.
+
+    `width_px`: by default the height. `slant_px`: how far the top row lies to the right of the bottom row;
+    what leaves the width is cut off.
+    """
+    width_px = height_px if width_px is None else width_px
+    of_rows, of_columns = _bilinear_weights(height_px), _bilinear_weights(width_px)
+    ink_HW = of_rows @ scan.astype(np.int64) @ of_columns.T
+    if slant_px:
+        ink_HW = np.stack(
+            [
+                _shifted(row, slant_px * (height_px - 1 - 2 * i) // (2 * height_px - 2))
+                for i, row in enumerate(ink_HW)
+            ]
+        )
+    return ink_HW, INK_MAX * (2 * height_px) * (2 * width_px)
+
+
+def _shifted(row_W: np.ndarray, by: int) -> np.ndarray:
+    """The row moved to the right, paper where it was."""
+    moved = np.roll(row_W, by)
+    if by > 0:
+        moved[:by] = 0
+    elif by < 0:
+        moved[by:] = 0
+    return moved
 
 
 def ink_box(ink_HW: np.ndarray, full: int) -> tuple[int, int, int, int]:
