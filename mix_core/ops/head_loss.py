@@ -70,7 +70,8 @@ class _HeadLoss(PyLayer):
                 dhidden.append(part_bD.subtract_(_C_ops.gather(weight_VD, labels_b, 0)))
             if not weight_frozen:
                 part_VD = _C_ops.matmul(probabilities_bV, hidden_bD, True, False)
-                part_VD = _C_ops.index_add_(part_VD, labels_b, _C_ops.scale(hidden_bD, -1.0, 0.0, True), 0)
+                less_bD = _C_ops.scale(hidden_bD, -1.0, 0.0, True)
+                part_VD = _C_ops.index_put_(part_VD, [labels_b], less_bD, True)
                 dweight_VD = part_VD if dweight_VD is None else dweight_VD.add_(part_VD)
         ctx.dhidden = paddle.concat(dhidden) if len(dhidden) > 1 else (dhidden or [None])[0]
         ctx.dweight = dweight_VD
@@ -87,9 +88,9 @@ class _HeadLoss(PyLayer):
 
 def _losses(probabilities_bV: Tensor, hidden_bD: Tensor, weight_VD: Tensor, labels_b: Tensor) -> Tensor:
     """Cross entropies (b,), exact also where a label's probability is too small for its type."""
-    of_label_b = paddle.take_along_axis(probabilities_bV, labels_b.unsqueeze(1), 1).squeeze(1)
+    of_label_b = paddle.index_sample(probabilities_bV, labels_b.unsqueeze(1)).squeeze(1)
     if float(of_label_b.min()) > TINY:
         return -paddle.log(of_label_b)
     logits_bV = _C_ops.matmul(hidden_bD, weight_VD, False, True)
-    of_label_b = paddle.take_along_axis(logits_bV, labels_b.unsqueeze(1), 1).squeeze(1)
+    of_label_b = paddle.index_sample(logits_bV, labels_b.unsqueeze(1)).squeeze(1)
     return paddle.logsumexp(logits_bV, axis=1) - of_label_b
