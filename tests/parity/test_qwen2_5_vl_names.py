@@ -59,7 +59,7 @@ def test_names_and_shapes(size: str) -> None:
 
     from mix_core.models.qwen2_5_vl.weights import published_name
     from tests.builders.checkpoints import flat_config
-    from tests.parity.peer import IDS
+    from tests.parity.batches import IDS
 
     tied = size == "3B"
     config = flat_config(IDS, 320, text=PUBLISHED[size], vision=VISION, tie_word_embeddings=tied)

@@ -85,7 +85,7 @@ def test_as_transformers_counts_images() -> None:
     pytest.importorskip("transformers", reason="live parity needs transformers")
     torch = pytest.importorskip("torch", reason="live parity needs torch")
     from tests.builders.checkpoints import flat_config, transformers_model
-    from tests.parity.peer import IDS
+    from tests.parity.batches import IDS
 
     config = flat_config(IDS, 320, vision={"tokens_per_second": 1})
     pad = IDS["<|image_pad|>"]
