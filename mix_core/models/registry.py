@@ -23,18 +23,23 @@ class ModelFamily:
     """What mix-core needs to know of a family of models."""
 
     name: str
+    """As users and error texts name it."""
     model_types: tuple[str, ...]
     """Values of `model_type` in config.json that this family reads."""
     config_from_dict: Callable[[dict[str, Any]], Any]
+    """Parsed config.json -> the family's configuration. Raises BadInputError."""
     build: Callable[[Any], Any]
     """Configuration -> model; imports paddle. Parameters hold zeros (norms: ones) until they are loaded."""
     init_weights: Callable[[Any, int], None]
     """(model, seed): fill in random first values."""
     load_weights: Callable[[Any, Path], None]
+    """(model, folder): fill it from the published files. Raises WeightsError."""
     save_weights: Callable[..., None]
     """(model, folder, max_shard_bytes=...): write the published layout."""
     write_config: Callable[[Any, Path], None]
+    """(configuration, folder): write config.json as published."""
     load_processor: Callable[[Path], Any]
+    """Folder -> the processor of text, pictures and videos; imports no paddle."""
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,25 @@ from mix_core.ops.shapes import reshape
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape:
+    """What a family's configuration says of its decoder."""
+
     vocab_size: int
     hidden_size: int
+    """D, the width of a token's vector."""
     intermediate_size: int
+    """Width of the gated feed-forward."""
     layers: int
     heads: int
+    """N query heads."""
     kv_heads: int
+    """K heads of keys and values; K divides N."""
     head_dim: int
     eps: float
+    """Of all norms."""
     qkv_bias: bool
+    """Whether the maps to q, k and v have biases; no other map has."""
     attention_dropout: float
+    """Share of attention weights dropped in training."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,29 +14,34 @@ from mix_core.errors import BadInputError
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
+    """The tower, `vision_config` in the file. Published values (3B and 7B) in brackets."""
+
     depth: int
-    """Number of blocks."""
+    """Number of blocks (32)."""
     hidden_size: int
+    """Width of a patch's vector (1280)."""
     intermediate_size: int
-    """Width of the gated feed-forward."""
+    """Width of the gated feed-forward (3420)."""
     num_heads: int
+    """Attention heads (16)."""
     in_channels: int
-    """Colour channels; `in_chans` in the published file."""
+    """Colour channels (3); `in_chans` in the published file."""
     patch_size: int
-    """Side of a patch, pixels."""
+    """Side of a patch, pixels (14)."""
     temporal_patch_size: int
-    """Frames in a patch; a still image is repeated."""
+    """Frames in a patch (2); a still image is repeated."""
     spatial_merge_size: int
-    """Side of a cell in patches: the merger makes one decoder token of each cell."""
+    """Side of a cell in patches (2): the merger makes one decoder token of each cell."""
     window_size: int
-    """Side of an attention window, pixels."""
+    """Side of an attention window, pixels (112)."""
     fullatt_block_indexes: tuple[int, ...]
-    """Blocks that attend over the whole frame instead of a window."""
+    """Blocks that attend over the whole frame instead of a window (7, 15, 23, 31)."""
     out_hidden_size: int
-    """Width of the merger's output: the decoder's hidden size."""
+    """Width of the merger's output: the decoder's hidden size (2048, 3584)."""
     tokens_per_second: float
-    """Positions on the time axis for one second of video."""
+    """Positions on the time axis for one second of video (2)."""
     hidden_act: str
+    """Gate of the feed-forward; "silu" is the only one built."""
 
     @property
     def head_dim(self) -> int:
@@ -55,22 +60,34 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
+    """The decoder: top-level keys of the published file. Published values (3B, 7B) in brackets."""
+
     vocab_size: int
+    """Rows of the embedding (151936, 152064)."""
     hidden_size: int
+    """Width of a token's vector (2048, 3584)."""
     intermediate_size: int
+    """Width of the gated feed-forward (11008, 18944)."""
     num_hidden_layers: int
+    """(36, 28)"""
     num_attention_heads: int
+    """Query heads (16, 28)."""
     num_key_value_heads: int
+    """Heads of keys and values (2, 4), each shared by as many query heads."""
     rms_norm_eps: float
+    """Added to the mean square in norms (1e-6)."""
     rope_theta: float
+    """Base of the rotary frequencies (1e6)."""
     mrope_section: tuple[int, ...]
-    """Frequencies that turn with time, row and column; they add up to half the head dim."""
+    """Frequencies that turn with time, row and column (16, 24, 24); they add up to half the head dim."""
     max_position_embeddings: int
+    """Greatest length the model was made for, tokens (128000); it limits nothing here."""
     attention_dropout: float
-    """Share of attention weights dropped in training."""
+    """Share of attention weights dropped in training (0)."""
     initializer_range: float
-    """Standard deviation of random initial weights."""
+    """Standard deviation of random first weights (0.02)."""
     hidden_act: str
+    """Gate of the feed-forward; "silu" is the only one built."""
 
     @property
     def head_dim(self) -> int:
@@ -82,14 +99,18 @@ class Qwen2_5_VLConfig:
     text: TextConfig
     vision: VisionConfig
     tie_word_embeddings: bool
-    """Whether the head is the embedding's matrix."""
+    """Whether the head is the embedding's matrix (3B: yes, 7B: no)."""
     image_token_id: int
+    """Stands once for each cell of a picture."""
     video_token_id: int
+    """Stands once for each cell of a video."""
     vision_start_token_id: int
     vision_end_token_id: int
+    """Stand before and after each picture or video; the network treats them as text."""
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    """Kept for the file; the processor says where answers end."""
 
     def __post_init__(self) -> None:
         _check(self)
