@@ -71,7 +71,8 @@ class _HeadLoss(PyLayer):
             if not weight_frozen:
                 part_VD = _C_ops.matmul(probabilities_bV, hidden_bD, True, False)
                 less_bD = _C_ops.scale(hidden_bD, -1.0, 0.0, True)
-                part_VD = _C_ops.index_put_(part_VD, [labels_b], less_bD, True)
+                # not index_put: on a CPU its threads lose sums where a label repeats
+                part_VD = _C_ops.index_add_(part_VD, labels_b, less_bD, 0)
                 dweight_VD = part_VD if dweight_VD is None else dweight_VD.add_(part_VD)
         ctx.dhidden = paddle.concat(dhidden) if len(dhidden) > 1 else (dhidden or [None])[0]
         ctx.dweight = dweight_VD

@@ -72,3 +72,18 @@ def test_without_gradients_none_are_made() -> None:
     with paddle.no_grad():
         loss, _ = ops.linear_cross_entropy(hidden, weight, LABELS)
     assert loss.stop_gradient
+
+
+def test_many_equal_labels_add_up_the_same_every_time() -> None:
+    hidden = paddle.to_tensor(oracle.draw(0, 400, 64).astype("float32"))
+    labels = np.arange(400) % 3
+    gradients = []
+    for _ in range(5):
+        weight = paddle.to_tensor(oracle.draw(1, V, 64).astype("float32"), stop_gradient=False)
+        ops.linear_cross_entropy(hidden, weight, labels)[0].backward()
+        gradients.append(weight.grad.numpy())
+    logits = hidden.numpy().astype(np.float64) @ weight.numpy().astype(np.float64).T
+    expected = (oracle.softmax(logits) - np.eye(V)[labels]).T @ hidden.numpy()
+    for gradient in gradients:
+        assert oracle.distance(gradient, expected) < oracle.GRADIENT
+        np.testing.assert_array_equal(gradient, gradients[0])
