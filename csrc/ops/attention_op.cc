@@ -1,9 +1,10 @@
-// Paddle binding of the packed attention: mix_attention(q, k, v, cu_q, cu_k, mask?) -> out, lse.
+// Paddle bindings: mix_attention(q, k, v, cu_q, cu_k, mask?) -> out, lse, and mix_attention_decode.
 #include "ops/attention.h"
 
 #include <string>
 #include <vector>
 
+#include "ops/attention_decode.h"
 #include "ops/binding.h"
 
 namespace {
@@ -63,7 +64,31 @@ std::vector<paddle::Tensor> backward(const paddle::Tensor& q_in, const paddle::T
   return {dq, dk, dv};
 }
 
+std::vector<paddle::Tensor> decode(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
+                                   const paddle::Tensor& v_in, const paddle::Tensor& lengths,
+                                   float scale) {
+  const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in);
+  PD_CHECK(q.shape().size() == 3 && k.shape().size() == 4, "decode takes q [B, N, H] and k, v [B, K, C, H]");
+  const int64_t batch = q.shape()[0], heads = q.shape()[1], head_dim = q.shape()[2];
+  const int64_t kv_heads = k.shape()[1], slots = k.shape()[2];
+  PD_CHECK(heads % kv_heads == 0 && lengths.numel() == batch,
+           "query heads must be a multiple of key heads, and lengths have one number a row");
+  const int64_t* ends = lengths.data<int64_t>();
+  for (int64_t b = 0; b < batch; ++b)
+    PD_CHECK(ends[b] >= 0 && ends[b] <= slots, "a row's length must fit the cache");
+  auto out = paddle::empty(q.shape(), q.dtype(), q.place());
+  mix::attention_decode(q.data<float>(), k.data<float>(), v.data<float>(), ends, batch, heads, kv_heads, slots,
+                        head_dim, scale, out.data<float>());
+  return {out};
+}
+
 }  // namespace
+
+PD_BUILD_OP(mix_attention_decode)
+    .Inputs({"q", "k", "v", "lengths"})
+    .Outputs({"out"})
+    .Attrs({"scale: float"})
+    .SetKernelFn(PD_KERNEL(decode));
 
 PD_BUILD_OP(mix_attention)
     .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask")})

@@ -86,6 +86,21 @@ def attention_packed(
     return _run("mix_attention", q_TNH, k_TKH, v_TKH, starts, starts, None, causal, window or 0, float(scale))
 
 
+@lru_cache(maxsize=8)
+def _lengths(lengths: tuple[int, ...]) -> Any:
+    import paddle
+
+    return paddle.to_tensor(np.asarray(lengths, dtype=np.int64), place="cpu")
+
+
+def attention_decode(
+    q_BNH: Any, k_BKCH: Any, v_BKCH: Any, *, lengths_B: np.ndarray, scale: float | None
+) -> Any:
+    scale = q_BNH.shape[-1] ** -0.5 if scale is None else scale
+    lengths = _lengths(tuple(lengths_B.tolist()))  # the same for all layers of a step
+    return _run("mix_attention_decode", q_BNH, k_BKCH, v_BKCH, lengths, float(scale))
+
+
 def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
     return _run("mix_rms_norm", x, weight_D, float(eps))
 
@@ -144,6 +159,7 @@ def adamw(
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
     "attention": attention,
+    "attention_decode": attention_decode,
     "attention_packed": attention_packed,
     "linear": linear,
     "rms_norm": rms_norm,

@@ -135,6 +135,22 @@ def test_causal_queries_stand_at_the_end_of_longer_keys() -> None:
     assert_close(out.numpy()[0], exact, "out")
 
 
+@pytest.mark.parametrize(
+    "N, K, C, H, lengths", [(8, 2, 40, 64, [33]), (6, 3, 9, 20, [9, 5, 1]), (2, 2, 4, 8, [0, 4])]
+)
+def test_decoding_over_the_cache(N: int, K: int, C: int, H: int, lengths: list[int]) -> None:
+    rng = np.random.default_rng(9)
+    B = len(lengths)
+    q, k, v = tensors(rng, (B, N, H), (B, K, C, H), (B, K, C, H))
+    with paddle.no_grad():
+        got = cpu_kernels.attention_decode(q, k, v, lengths_B=np.array(lengths), scale=None).numpy()
+    wide = [x.numpy().astype(np.float64) for x in (q, k, v)]
+    for b, length in enumerate(lengths):
+        keys, values = (x[b, :, :length].swapaxes(0, 1) for x in wide[1:])
+        exact, _ = attend_f64(wide[0][b][None], keys, values, [0, 1], [0, length], False, None, H**-0.5)
+        assert_close(got[b], exact[0], f"row {b}")
+
+
 def against_autograd(kernel, plain, inputs: list[paddle.Tensor], rng: np.random.Generator) -> None:
     """The kernel and the composition of Paddle's operators in float64: outputs and all gradients."""
     out = kernel(*inputs)
