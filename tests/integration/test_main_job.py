@@ -145,7 +145,7 @@ def test_the_checkpoint_answers_as_it_does_in_transformers(short_run, environmen
 
 @pytest.mark.slow
 def test_full_length(tmp_path):
-    """The thresholds. The time is printed, not asserted: machines are shared, and docs/performance.md has it."""
+    """The thresholds. The time is printed, not asserted: machines are shared (docs/performance.md has it)."""
     folder = tmp_path / "digits"
     environment = os.environ | {"MIX_CACHE": str(tmp_path / "cache")}  # making the data belongs to the time
     started = time.perf_counter()
