@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 from plugins.installed import FOLDER as PLUGINS
 from plugins.installed import install
@@ -24,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Activation then finds them in place, in this process and in the processes that tests start.
     """
+    # a shared machine may take a second for what is done in a millisecond; examples are what counts
+    hypothesis.settings.register_profile("shared", deadline=None)
+    hypothesis.settings.load_profile("shared")
     if "paddle" in sys.modules:
         raise pytest.UsageError(
             "paddle was imported before tests/conftest.py could put its settings in place"
