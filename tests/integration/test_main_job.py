@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ SEVEN = ROOT / "docs" / "images" / "seven.png"
 QUESTION = "Which digit is this?"
 SHORT = ("--max_steps", "30", "--max_eval_samples", "24", "--gallery_samples", "6")
 MINIMUM = {"digit_exact": 0.95, "number_exact": 0.80, "box_iou": 0.5}
+LIMIT_S, CORES = 300, 2
 
 
 def run(*words: str | Path, environment: dict[str, str], timeout: int = 900) -> str:
@@ -143,18 +145,24 @@ def test_the_checkpoint_answers_as_it_does_in_transformers(short_run, environmen
     assert ask(checkpoint, SEVEN, environment)["text"] == answer_of_transformers(checkpoint, SEVEN)
 
 
+def processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.slow
 def test_full_length(tmp_path):
-    """The thresholds. The time is printed, not asserted: machines are shared (docs/performance.md has it)."""
+    """The thresholds, and the time: no more than two cores have in five minutes, whatever else they do."""
     folder = tmp_path / "digits"
     environment = os.environ | {"MIX_CACHE": str(tmp_path / "cache")}  # making the data belongs to the time
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor_seconds()
     words = ("--recipe", "digits", "--output_dir", folder)
     run(sys.executable, "-m", "mix_core.train", *words, environment=environment, timeout=1800)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, processor_seconds() - used
     results = json.loads((folder / "results.json").read_text())
-    print({name: results[name] for name in MINIMUM}, f"{seconds:.0f} s")
+    print({name: results[name] for name in MINIMUM}, f"{seconds:.0f} s, {used:.0f} s of processor time")
     assert {name: results[name] for name, least in MINIMUM.items() if results[name] < least} == {}
     assert ask(folder, SEVEN, environment)["text"].strip() == "7"
     newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert answer_of_transformers(newest, SEVEN).strip() == "7"
+    assert used < CORES * LIMIT_S
