@@ -135,8 +135,15 @@ class Terminal:
     def __init__(self, arguments: list[str]) -> None:
         self.ours, theirs = pty.openpty()
         environment = os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+        # a test run in the background hands on an ignored Ctrl-C, which no terminal does
         self.process = subprocess.Popen(
-            arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+            arguments,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         self.seen = ""
