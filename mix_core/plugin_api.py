@@ -25,11 +25,12 @@ from mix_core.device.values import (
     Probe,
     Workload,
 )
-from mix_core.errors import DeviceError
+from mix_core.errors import BadInputError, DeviceError
 
 __all__ = [
     "MIX_PLUGIN_API",
     "AllocatorPolicy",
+    "BadInputError",
     "Capability",
     "Check",
     "Collective",

@@ -12,7 +12,7 @@ from mix_core.device import defaults, discovery, settings
 from mix_core.device.choice import Candidate
 from mix_core.device.discovery import describe
 from mix_core.device.values import AllocatorPolicy, Decision, Workload
-from mix_core.errors import DeviceError
+from mix_core.errors import BadInputError, DeviceError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def compose(
     """Register the plugins of a device and compose its settings with the user's environment.
 
     `beneath` is the host's plugin under a simulated device: its variables come lowest, the device's win.
-    Raises DeviceError when a hook fails or returns something else than the specification says.
+    Raises DeviceError when a hook fails or returns something else than the specification says, and
+    BadInputError where a hook refuses a value that the user has set.
     """
     entry = candidate.plugin.entry
     overlays, warnings = serving_overlays(entry.name, user)
@@ -80,6 +81,8 @@ def ask_layer(source: str, module: Any, workload: Workload) -> settings.Layer:
     def ask(hook: str) -> Any:
         try:
             answer = getattr(manager.hook, hook)(workload=workload)
+        except BadInputError:  # a value of the user's that the device refuses
+            raise
         except Exception as error:
             raise DeviceError(f"{hook} of {source} failed: {describe(error)}") from error
         return (answer[0] if answer else None) if isinstance(answer, list) else answer

@@ -68,7 +68,10 @@ def examine(name: str | None, environ: Mapping[str, str] | None = None) -> Repor
         else:
             entry = choice.find_entry(wanted.name, entries)
             findings.append(_probe(entry, environ).finding(required=True))
-        if entry is None or findings[-1].state == "error":
+        unusable = findings[-1].state == "error"
+        if entry is not None:
+            findings += _host_checks(entry, environ)
+        if entry is None or unusable:
             return Report(str(wanted), tuple(findings))
         candidate = choice.load_candidate(entry)
     except DeviceError as error:
@@ -194,6 +197,23 @@ def _probe_all(
     return findings, max(usable, key=lambda item: item.priority).entry
 
 
+def _host_checks(entry: discovery.Entry, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """What the plugin says of this machine without its device, and what of it never ran on the chip."""
+    lines, death = _run_child("host", entry.name, environ)
+    yield from _checked(lines)
+    for line in lines:
+        if unrun := line.get("not_run_on_hardware"):
+            yield Finding("hardware", "warning", f"not run on hardware: {', '.join(unrun)}")
+    if death and lines:  # without a line the plugin itself does not load, which the probe has reported
+        yield Finding("checks", "error", f"{_last_step(lines)} {death}")
+
+
+def _checked(lines: list[dict[str, Any]]) -> Iterator[Finding]:
+    for line in lines:
+        if "check" in line:
+            yield Finding(line["check"], "ok" if line["ok"] else "error", line["detail"])
+
+
 def _checks_in_child(
     device: str, candidate: choice.Candidate, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
@@ -206,9 +226,7 @@ def _checks_in_child(
     for warning in composed.warnings:
         yield Finding("settings", "warning", warning)
     lines, death = _run_child("checks", device, settings.exported(composed.rows, environ))
-    for line in lines:
-        if "check" in line:
-            yield Finding(line["check"], "ok" if line["ok"] else "error", line["detail"])
+    yield from _checked(lines)
     if death and not any(line.get("check") == "activation" and not line["ok"] for line in lines):
         yield Finding("checks", "error", f"{_last_step(lines)} {death}")
 

@@ -117,6 +117,8 @@ class DeviceProfile:
     paddle_versions: VersionRange | None = None
     driver_versions: VersionRange | None = None
     sdk_versions: VersionRange | None = None
+    not_run_on_hardware: tuple[str, ...] = ()
+    """What of this plugin was never run on the chip itself; `mix-core doctor` says so."""
 
     def __post_init__(self) -> None:
         if "default" not in self.dtypes:

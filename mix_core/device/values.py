@@ -110,3 +110,5 @@ class Check:
 
     name: str
     run: Callable[[], str]
+    needs_device: bool = True
+    """False: it looks at the machine only, and runs before activation and also where the device is absent."""
