@@ -1,29 +1,36 @@
-"""The hooks of the Ascend NPU: probe, profile and runtime.
-
-Its settings, black list, kernels and checks are not part of this version; see the README.
-"""
+"""The hooks of the Ascend NPU; settings, kernels, operators, runtime and checks make what they answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mix_core.plugin_api import (
+    AllocatorPolicy,
+    Check,
+    Decision,
     DeviceProfile,
     DeviceRuntime,
-    PaddleRuntime,
+    Kernel,
+    KernelRequest,
     Probe,
+    Workload,
     device_files,
     hookimpl,
     installed_version,
     version_in_file,
     visible_count,
 )
+from mix_device_npu import operators, settings
+from mix_device_npu.checks import CHECKS, DRIVER_FILE, PADDLE_PLUGIN
+from mix_device_npu.kernels import AscendKernels
 from mix_device_npu.profile import PROFILE
+from mix_device_npu.runtime import AscendRuntime
 
 MIX_PLUGIN_API = (1, 0)
 
 FILES = r"davinci\d+"
-PADDLE_PLUGIN = "paddle-custom-npu"
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
-DRIVER_FILE = "/usr/local/Ascend/driver/version.info"
 
 
 @hookimpl
@@ -54,5 +61,40 @@ def mix_profile() -> DeviceProfile:
 
 
 @hookimpl
+def mix_environment(workload: Workload) -> Mapping[str, Decision]:
+    return settings.environment(workload)
+
+
+@hookimpl
+def mix_allocator(workload: Workload) -> AllocatorPolicy:
+    return settings.allocator(workload)
+
+
+@hookimpl
+def mix_stride_kernel(workload: Workload) -> Decision:
+    return settings.stride_kernel(workload)
+
+
+@hookimpl
+def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str]:
+    return settings.blacklisted_ops(workload)
+
+
+@hookimpl
+def mix_operator_support() -> Mapping[str, Any]:
+    return operators.operator_support()
+
+
+@hookimpl
+def mix_kernel(op: str, request: KernelRequest) -> Kernel | None:
+    return AscendKernels().select(op, request)
+
+
+@hookimpl
 def mix_runtime(index: int) -> DeviceRuntime:
-    return PaddleRuntime("npu", index)
+    return AscendRuntime(index)
+
+
+@hookimpl
+def mix_checks() -> list[Check]:
+    return list(CHECKS)

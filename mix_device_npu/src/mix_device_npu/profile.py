@@ -35,4 +35,14 @@ PROFILE = DeviceProfile(
     ),
     driver_versions=VersionRange(">=23.0.3", GUIDE),
     sdk_versions=VersionRange(">=8.0", f"{CUSTOM_DEVICE}: CANN 8.0.RC1"),
+    not_run_on_hardware=(
+        "settings",
+        "attention and attention_packed (flash_attention_npu)",
+        "rms_norm (rms_norm_npu)",
+        "rotary (fused_rope)",
+        "swiglu",
+        "linear_cross_entropy",
+        "collectives",
+        "random state and memory statistics",
+    ),
 )
