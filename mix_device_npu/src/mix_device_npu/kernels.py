@@ -46,7 +46,11 @@ def count_arguments(name: str, library: Path | None = None) -> int | None:
     None where there is no library to ask (a simulated device). The library itself is asked, because its
     version does not tell: wheels built from development sources call themselves 0.0.0 (its README.md).
     """
-    library = library or Path(os.environ.get("CUSTOM_DEVICE_ROOT", "")) / LIBRARY
+    if library is None:
+        folder = os.environ.get("CUSTOM_DEVICE_ROOT")  # set by `import paddle` where the user has not
+        if not folder:
+            return None
+        library = Path(folder) / LIBRARY
     if not library.is_file():
         return None
     from paddle.utils.cpp_extension import extension_utils

@@ -1,4 +1,8 @@
-"""The chip's table of native kernels: operators.json, made by refresh.py from the vendor's sources."""
+"""The chip's table of native kernels: operators.json, made by refresh.py from the vendor's sources.
+
+The vendor registers kernels under Paddle's kernel names, so no table of old operator names is needed; what
+the CPU wheel does not know (ten fused kernels for inference) exists on devices alone.
+"""
 
 from __future__ import annotations
 

@@ -61,6 +61,27 @@ def test_the_table_says_where_and_when_it_comes_from(table):
     assert {dtype for dtypes in table.values() for dtype in dtypes} <= known
 
 
+# Kernels of Paddle that its CPU wheel lacks.
+ON_DEVICES_ALONE = {
+    "blha_get_max_len",
+    "block_multihead_attention",
+    "fused_bias_act",
+    "fused_gemm_epilogue",
+    "fused_gemm_epilogue_grad",
+    "fused_linear_param_grad_add",
+    "masked_multihead_attention",
+    "rms_norm",
+    "top_p_sampling",
+    "variable_length_memory_efficient_attention",
+}
+
+
+def test_names_are_those_of_paddle_s_kernels(table):
+    from paddle.base import core
+
+    assert table.keys() - set(core._get_registered_phi_kernels("all")) == ON_DEVICES_ALONE
+
+
 SOURCES = {
     "abs_kernel.cc": """
 // PD_REGISTER_PLUGIN_KERNEL(commented, npu, ALL_LAYOUT, custom_kernel::X, float) {}
