@@ -14,8 +14,13 @@ from pathlib import Path
 from mix_core.plugin_api import Decision, version_in_file
 
 HOME_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-PLACES = ("/usr/local/Ascend/ascend-toolkit/latest", "~/Ascend/ascend-toolkit/latest")
-"""Where CANN's installer puts the toolkit for root and for another user."""
+PLACES = (
+    "/usr/local/Ascend/ascend-toolkit/latest",
+    "/usr/local/Ascend/cann",
+    "~/Ascend/ascend-toolkit/latest",
+    "~/Ascend/cann",
+)
+"""Where CANN's installers, up to 8.3 and later ones, put the toolkit for root and for another user."""
 DRIVER_FOLDER = Path("/usr/local/Ascend/driver")
 
 _LIBRARIES = (
