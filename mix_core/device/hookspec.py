@@ -56,7 +56,9 @@ def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str] | None:
 def mix_operator_support() -> Mapping[str, Any] | None:
     """Before: the chip's table of native kernels.
 
-    {"source": where the table comes from, "operators": {operator: [dtypes with a native kernel]}}
+    {"source": where the table comes from, "operators": {kernel: [dtypes it computes in]}}, under Paddle's names
+    of kernels (`add`, not the old operator's `elementwise_add`). "operators": None means every operator.
+    Further keys are the plugin's own.
     """
 
 

@@ -1,22 +1,29 @@
-"""The hooks of the Kunlun XPU: probe, profile and runtime.
-
-Its settings, kernels and checks are not part of this version; see the README.
-"""
+"""The hooks of the Kunlun XPU. Those that answer before Paddle is imported touch no device."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from mix_core.plugin_api import (
+    AllocatorPolicy,
+    Check,
+    Decision,
+    DeviceError,
     DeviceProfile,
     DeviceRuntime,
+    Kernel,
+    KernelRequest,
     PaddleRuntime,
     Probe,
+    Workload,
     device_files,
     hookimpl,
     installed_version,
     visible_count,
 )
+from mix_device_xpu import operators, settings
 from mix_device_xpu.profile import PROFILE
 
 MIX_PLUGIN_API = (1, 0)
@@ -50,5 +57,57 @@ def mix_profile() -> DeviceProfile:
 
 
 @hookimpl
+def mix_environment(workload: Workload) -> Mapping[str, Decision]:
+    return settings.environment(workload)
+
+
+@hookimpl
+def mix_allocator(workload: Workload) -> AllocatorPolicy:
+    return settings.allocator(workload)
+
+
+@hookimpl
+def mix_stride_kernel(workload: Workload) -> Decision:
+    return settings.stride_kernel(workload)
+
+
+@hookimpl
+def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str]:
+    return settings.blacklisted_ops(workload)
+
+
+@hookimpl
+def mix_operator_support() -> Mapping[str, Any]:
+    return operators.support()
+
+
+@hookimpl
+def mix_kernel(op: str, request: KernelRequest) -> Kernel | None:
+    from mix_device_xpu import kernels
+
+    return kernels.select(op, request)
+
+
+@hookimpl
 def mix_runtime(index: int) -> DeviceRuntime:
-    return PaddleRuntime("xpu", index)
+    return PaddleRuntime(active_type(), index)
+
+
+def active_type() -> str:
+    """Paddle's type of the active device: `xpu`, or that of a simulated one.
+
+    Raises DeviceError when none is active.
+    """
+    import paddle
+
+    kind = paddle.device.get_device().partition(":")[0]
+    if kind == "cpu":
+        raise DeviceError("Paddle's active device is the CPU, expected an XPU: call paddle.set_device first")
+    return kind
+
+
+@hookimpl
+def mix_checks() -> list[Check]:
+    from mix_device_xpu import checks
+
+    return list(checks.CHECKS)
