@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from plugins.installed import FOLDER as PLUGINS
-from plugins.installed import install
+from plugins.installed import entry_names, install
 
 from mix_core.device import choice, composition, settings
 from mix_core.device.values import Workload
@@ -72,7 +72,8 @@ def start(
     def run(
         arguments: Sequence[str], *, plugins: Sequence[str] = (), timeout_s: float = 120.0, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        environ = clean_environment | variables
+        # only these, whatever else the environment of the tests has installed
+        environ = clean_environment | {"MIX_DEVICES_LOAD": ",".join(entry_names(plugins))} | variables
         if plugins:
             path = install(plugins, tmp_path / "site")
             environ["PYTHONPATH"] = os.pathsep.join(path)

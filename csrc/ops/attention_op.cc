@@ -14,8 +14,8 @@ mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, c
                              int64_t window, float scale) {
   PD_CHECK(q.shape().size() == 3 && k.shape().size() == 3, "attention takes q [T, N, H] and k, v [T, K, H]");
   mix::AttentionShape shape{};
-  shape.cu_q = cu_q.data<int32_t>();
-  shape.cu_k = cu_k.data<int32_t>();
+  shape.cu_q = mix::data<int32_t>(cu_q);
+  shape.cu_k = mix::data<int32_t>(cu_k);
   shape.segments = cu_q.numel() - 1;
   shape.heads = q.shape()[1];
   shape.kv_heads = k.shape()[1];
@@ -29,7 +29,7 @@ mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, c
   shape.causal = causal;
   shape.window = window;
   if (mask) {
-    shape.mask = mask->data<bool>();
+    shape.mask = mix::data<bool>(*mask);
     shape.mask_heads = mask->shape()[1];
   }
   return shape;
@@ -43,8 +43,8 @@ std::vector<paddle::Tensor> forward(const paddle::Tensor& q_in, const paddle::Te
   const auto shape = shape_of(q, k, cu_q, cu_k, mask, causal, window, scale);
   auto out = paddle::empty(q.shape(), q.dtype(), q.place());
   auto lse = paddle::empty({q.shape()[0], q.shape()[1]}, q.dtype(), q.place());
-  mix::attention_forward(shape, q.data<float>(), k.data<float>(), v.data<float>(), out.data<float>(),
-                         lse.data<float>());
+  mix::attention_forward(shape, mix::data<float>(q), mix::data<float>(k), mix::data<float>(v), mix::data<float>(out),
+                         mix::data<float>(lse));
   return {out, lse};
 }
 
@@ -58,9 +58,9 @@ std::vector<paddle::Tensor> backward(const paddle::Tensor& q_in, const paddle::T
   auto dq = paddle::empty(q.shape(), q.dtype(), q.place());
   auto dk = paddle::empty(k.shape(), k.dtype(), k.place());
   auto dv = paddle::empty(v.shape(), v.dtype(), v.place());
-  mix::attention_backward(shape, q.data<float>(), k.data<float>(), v.data<float>(), out.data<float>(),
-                          lse.data<float>(), d_out.data<float>(), dq.data<float>(), dk.data<float>(),
-                          dv.data<float>());
+  mix::attention_backward(shape, mix::data<float>(q), mix::data<float>(k), mix::data<float>(v), mix::data<float>(out),
+                          mix::data<float>(lse), mix::data<float>(d_out), mix::data<float>(dq), mix::data<float>(dk),
+                          mix::data<float>(dv));
   return {dq, dk, dv};
 }
 
@@ -73,12 +73,12 @@ std::vector<paddle::Tensor> decode(const paddle::Tensor& q_in, const paddle::Ten
   const int64_t kv_heads = k.shape()[1], slots = k.shape()[2];
   PD_CHECK(heads % kv_heads == 0 && lengths.numel() == batch,
            "query heads must be a multiple of key heads, and lengths have one number a row");
-  const int64_t* ends = lengths.data<int64_t>();
+  const int64_t* ends = mix::data<int64_t>(lengths);
   for (int64_t b = 0; b < batch; ++b)
     PD_CHECK(ends[b] >= 0 && ends[b] <= slots, "a row's length must fit the cache");
   auto out = paddle::empty(q.shape(), q.dtype(), q.place());
-  mix::attention_decode(q.data<float>(), k.data<float>(), v.data<float>(), ends, batch, heads, kv_heads, slots,
-                        head_dim, scale, out.data<float>());
+  mix::attention_decode(mix::data<float>(q), mix::data<float>(k), mix::data<float>(v), ends, batch, heads, kv_heads, slots,
+                        head_dim, scale, mix::data<float>(out));
   return {out};
 }
 

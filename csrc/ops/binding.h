@@ -1,13 +1,47 @@
 // What every Paddle binding in this folder shares.
 #pragma once
 
+#include <cstdint>
+
 #include "paddle/extension.h"
 
 namespace mix {
 
+// Memory of a simulated device, which the host may not touch where Paddle sees it: its range, the distance to
+// where the host does see it, and a function that waits for what the device has queued. Empty on a real CPU.
+struct HostView {
+  uintptr_t start = 0;
+  size_t size = 0;
+  intptr_t distance = 0;
+  void (*wait)() = nullptr;
+};
+
+inline HostView& host_view() {
+  static HostView view;
+  return view;
+}
+
+template <typename T>
+T* seen(T* pointer) {
+  const auto& view = host_view();
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  return address - view.start < view.size ? reinterpret_cast<T*>(address + view.distance) : pointer;
+}
+
+// Where a kernel finds a tensor's numbers.
+template <typename T>
+const T* data(const paddle::Tensor& tensor) {
+  return seen(tensor.data<T>());
+}
+template <typename T>
+T* data(paddle::Tensor& tensor) {
+  return seen(tensor.data<T>());
+}
+
 // The tensor with its last axis fastest and no gaps: kernels index plain pointers.
 inline paddle::Tensor dense(const paddle::Tensor& tensor) {
   PD_CHECK(tensor.dtype() == paddle::DataType::FLOAT32, "CPU kernels take float32 tensors");
+  if (host_view().wait != nullptr) host_view().wait();
   return tensor.is_contiguous() ? tensor : tensor.contiguous();
 }
 

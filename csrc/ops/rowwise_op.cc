@@ -20,16 +20,16 @@ Tensors rms_norm(const Tensor& x_in, const Tensor& weight, float eps) {
   PD_CHECK(weight.numel() == dim, "rms_norm: the weight must have the length of x's last axis");
   auto out = like(x);
   auto inv_rms = paddle::empty({rows}, x.dtype(), x.place());
-  mix::rms_norm_forward(x.data<float>(), weight.data<float>(), eps, rows, dim, out.data<float>(),
-                        inv_rms.data<float>());
+  mix::rms_norm_forward(mix::data<float>(x), mix::data<float>(weight), eps, rows, dim, mix::data<float>(out),
+                        mix::data<float>(inv_rms));
   return {out, inv_rms};
 }
 
 Tensors rms_norm_grad(const Tensor& x_in, const Tensor& weight, const Tensor& inv_rms, const Tensor& d_out_in) {
   const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
   auto dx = like(x), d_weight = like(weight);
-  mix::rms_norm_backward(x.data<float>(), weight.data<float>(), inv_rms.data<float>(), d_out.data<float>(),
-                         inv_rms.numel(), weight.numel(), dx.data<float>(), d_weight.data<float>());
+  mix::rms_norm_backward(mix::data<float>(x), mix::data<float>(weight), mix::data<float>(inv_rms), mix::data<float>(d_out),
+                         inv_rms.numel(), weight.numel(), mix::data<float>(dx), mix::data<float>(d_weight));
   return {dx, d_weight};
 }
 
@@ -37,15 +37,15 @@ Tensors swiglu(const Tensor& gate_in, const Tensor& up_in) {
   const auto gate = mix::dense(gate_in), up = mix::dense(up_in);
   PD_CHECK(gate.shape() == up.shape(), "swiglu: gate and up must have one shape");
   auto out = like(gate);
-  mix::swiglu_forward(gate.data<float>(), up.data<float>(), gate.numel(), out.data<float>());
+  mix::swiglu_forward(mix::data<float>(gate), mix::data<float>(up), gate.numel(), mix::data<float>(out));
   return {out};
 }
 
 Tensors swiglu_grad(const Tensor& gate_in, const Tensor& up_in, const Tensor& d_out_in) {
   const auto gate = mix::dense(gate_in), up = mix::dense(up_in), d_out = mix::dense(d_out_in);
   auto d_gate = like(gate), d_up = like(up);
-  mix::swiglu_backward(gate.data<float>(), up.data<float>(), d_out.data<float>(), gate.numel(),
-                       d_gate.data<float>(), d_up.data<float>());
+  mix::swiglu_backward(mix::data<float>(gate), mix::data<float>(up), mix::data<float>(d_out), gate.numel(),
+                       mix::data<float>(d_gate), mix::data<float>(d_up));
   return {d_gate, d_up};
 }
 
@@ -55,8 +55,8 @@ Tensor rotate(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in, bo
   const int64_t tokens = x.shape()[0], heads = x.shape()[1], head_dim = x.shape()[2];
   PD_CHECK(cos.numel() == tokens * head_dim && sin.numel() == cos.numel(), "rotary takes tables [T, H]");
   auto out = like(x);
-  mix::rotary(x.data<float>(), cos.data<float>(), sin.data<float>(), tokens, heads, head_dim, inverse,
-              out.data<float>());
+  mix::rotary(mix::data<float>(x), mix::data<float>(cos), mix::data<float>(sin), tokens, heads, head_dim, inverse,
+              mix::data<float>(out));
   return out;
 }
 
@@ -74,17 +74,17 @@ Tensors linear(const Tensor& x_in, const Tensor& weight, const Tensor& bias) {
   auto shape = x.shape();
   shape.back() = outputs;
   auto out = paddle::empty(shape, x.dtype(), x.place());
-  mix::linear_forward(x.data<float>(), weight.data<float>(), bias.data<float>(), x.numel() / inputs, inputs,
-                      outputs, out.data<float>());
+  mix::linear_forward(mix::data<float>(x), mix::data<float>(weight), mix::data<float>(bias), x.numel() / inputs, inputs,
+                      outputs, mix::data<float>(out));
   return {out};
 }
 
 Tensors linear_grad(const Tensor& x_in, const Tensor& weight, const Tensor& bias, const Tensor& d_out_in) {
   const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
   auto dx = like(x), d_weight = like(weight), d_bias = like(bias);
-  mix::linear_backward(x.data<float>(), weight.data<float>(), d_out.data<float>(), x.numel() / weight.shape()[0],
-                       weight.shape()[0], weight.shape()[1], dx.data<float>(), d_weight.data<float>(),
-                       d_bias.data<float>());
+  mix::linear_backward(mix::data<float>(x), mix::data<float>(weight), mix::data<float>(d_out), x.numel() / weight.shape()[0],
+                       weight.shape()[0], weight.shape()[1], mix::data<float>(dx), mix::data<float>(d_weight),
+                       mix::data<float>(d_bias));
   return {dx, d_weight, d_bias};
 }
 
@@ -117,3 +117,8 @@ PD_BUILD_GRAD_OP(mix_linear)
     .Inputs({"x", "weight", "bias", paddle::Grad("out")})
     .Outputs({paddle::Grad("x"), paddle::Grad("weight"), paddle::Grad("bias")})
     .SetKernelFn(PD_KERNEL(linear_grad));
+
+extern "C" __attribute__((visibility("default"))) void mix_set_host_view(uintptr_t start, size_t size,
+                                                                         intptr_t distance, void (*wait)()) {
+  mix::host_view() = {start, size, distance, wait};
+}

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import shlex
 import sys
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import pluggy
 
 from mix_core.device import choice as choosing
-from mix_core.device import composition, settings
+from mix_core.device import composition, discovery, settings
+from mix_core.device import simulate as simulation
 from mix_core.device.discovery import describe
 from mix_core.device.names import AUTO
+from mix_core.device.preparation import prepare
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.runtime import DeviceRuntime
 from mix_core.device.values import Kernel, KernelRequest, Workload
 from mix_core.errors import DeviceError, MixError
 
-SIMULATE_VARIABLE = "MIX_SIMULATE"
 REEXEC_VARIABLE = "MIX_REEXECUTED"
 """The process that started itself again; exec keeps the number, and children have others."""
 Kernels = Literal["auto", "reference"]
@@ -47,6 +49,8 @@ class Activation:
     distribution: str
     kernels: Kernels
     manager: pluggy.PluginManager = field(repr=False)
+    host: choosing.Candidate | None = field(repr=False)
+    """The host's plugin, whose kernels serve a simulated device; None on a real one."""
     _runtime: DeviceRuntime = field(repr=False)
     _kernels_used: dict[tuple[str, KernelRequest], Kernel | None] = field(default_factory=dict, repr=False)
 
@@ -75,7 +79,21 @@ class Activation:
             raise DeviceError(
                 f"mix_kernel({op!r}) of device {self.name!r} returned {found!r}, not a Kernel or None"
             )
-        return found
+        return found if self.host is None else self._without_silicon(self.host, found, op, request)
+
+    def _without_silicon(
+        self, host: choosing.Candidate, found: Kernel | None, op: str, request: KernelRequest
+    ) -> Kernel | None:
+        """What serves the operator on a simulated device: what needs no chip, else the host's kernel."""
+        if found is not None and not found.needs_silicon:
+            return found
+        served = discovery.new_manager()
+        served.register(host.plugin.module)
+        kernel = served.hook.mix_kernel(op=op, request=request, profile=host.profile)
+        of_chip = f"{found.name} needs the chip" if found else "the chip's plugin has no kernel for it"
+        if kernel is None:
+            return None
+        return dataclasses.replace(kernel, reason=f"simulated: {of_chip}; {kernel.name} stands in")
 
     def to_json(self) -> dict[str, Any]:
         """What `run.json` records of the device."""
@@ -95,6 +113,7 @@ class Activation:
             "vendor": self.profile.vendor,
             "distribution": self.distribution,
             "origin": self.origin,
+            "simulated": self.host is not None,
             "kernels_choice": self.kernels,
             "kernels": used,
             "settings": settings.rows_to_json(self.settings),
@@ -133,16 +152,14 @@ def activate(
     """
     global _current
     workload = workload or Workload()
-    if simulate or (simulate is None and simulation_wanted(workload)):
-        refuse_simulation()
+    simulated = simulation.wanted(workload) if simulate is None else simulate
+    workload = dataclasses.replace(workload, simulate=simulated)
     if _current is not None:
-        return _again(_current, name, config_device, kernels)
+        return _again(_current, name, config_device, kernels, simulate)
     user = settings.user_environment(_user_side())
-    choice = choosing.choose(name, config_device, user)
-    for line in choice.skipped:
-        print(f"mix-core: {line}", file=sys.stderr)
-    composed = composition.compose(choice.candidate, workload, user)
-    for line in composed.warnings:
+    prepared = prepare(name, config_device, workload, user)
+    choice, composed = prepared.choice, prepared.composed
+    for line in (*choice.skipped, *composed.warnings):
         print(f"mix-core: {line}", file=sys.stderr)
     _apply_before_import(choice, composed.rows, allow_reexec)
     paddle = _import_paddle(choice.name)
@@ -158,23 +175,13 @@ def activate(
         distribution=choice.candidate.plugin.entry.label,
         kernels=kernels or "auto",
         manager=composed.manager,
+        host=prepared.host,
         _runtime=runtime,
     )
     os.register_at_fork(after_in_child=_mark_forked)
+    if simulated:
+        simulation.control()  # or the library has not been loaded, and the device is not what it says
     return _current
-
-
-def simulation_wanted(workload: Workload) -> bool:
-    """Whether the workload or MIX_SIMULATE asks for a simulated device."""
-    return workload.simulate or os.environ.get(SIMULATE_VARIABLE, "") not in ("", "0")
-
-
-def refuse_simulation() -> NoReturn:
-    """Raise DeviceError: this version explains simulated devices but cannot load one."""
-    raise DeviceError(
-        "a simulated device cannot be loaded by this version of mix-core; leave out --simulate "
-        f"(or unset {SIMULATE_VARIABLE}), or see its settings with `mix-core explain DEVICE --simulate`"
-    )
 
 
 def ensure_active() -> Activation:
@@ -183,10 +190,20 @@ def ensure_active() -> Activation:
 
 
 def _again(
-    current: Activation, name: str | None, config_device: str | None, kernels: Kernels | None
+    current: Activation,
+    name: str | None,
+    config_device: str | None,
+    kernels: Kernels | None,
+    simulate: bool | None,
 ) -> Activation:
     """A second call: nothing for the same device, an error for another."""
     _refuse_in_child(current)
+    if simulate not in (None, current.workload.simulate):
+        kind = "simulated" if current.workload.simulate else "real"
+        raise DeviceError(
+            f"simulate={simulate} was asked for, but {current.place} is active as a {kind} device; one "
+            "process has one device: start another process"
+        )
     if kernels not in (None, current.kernels):
         raise DeviceError(
             f"kernels={kernels!r} was asked for, but {current.place} is active with {current.kernels!r}"

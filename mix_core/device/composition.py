@@ -30,10 +30,12 @@ def compose(
     user: Mapping[str, str],
     *,
     beneath: Candidate | None = None,
+    above: settings.Layer | None = None,
 ) -> Composition:
     """Register the plugins of a device and compose its settings with the user's environment.
 
     `beneath` is the host's plugin under a simulated device: its variables come lowest, the device's win.
+    `above` holds what loads a simulated device.
     Raises DeviceError when a hook fails or returns something else than the specification says, and
     BadInputError where a hook refuses a value that the user has set.
     """
@@ -48,8 +50,27 @@ def compose(
     if beneath is not None:
         host = ask_layer(f"plugin {beneath.plugin.entry.name}", beneath.plugin.module, workload)
         layers.insert(0, settings.Layer(host.source, host.environment))
+    if above is not None:
+        layers.append(above)
     own = [f"{entry.label}: {text}" for text in candidate.plugin.warnings]
     return Composition(manager, settings.compose(layers, user), (*own, *warnings))
+
+
+def operator_support(candidate: Candidate) -> Mapping[str, Any] | None:
+    """The chip's table of operators, or None where its plugin has none. Raises DeviceError when broken."""
+    manager = discovery.new_manager()
+    manager.register(candidate.plugin.module)
+    try:
+        support = manager.hook.mix_operator_support()
+    except Exception as error:
+        raise DeviceError(
+            f"mix_operator_support of {candidate.plugin.entry.label} failed: {describe(error)}"
+        ) from error
+    if support is not None and not isinstance(support, Mapping):
+        raise DeviceError(
+            f"mix_operator_support of {candidate.plugin.entry.label} returned {support!r}, not a mapping"
+        )
+    return support
 
 
 def serving_overlays(device: str, environ: Mapping[str, str]) -> tuple[list[discovery.Plugin], list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mix_core.device import native_build
+from mix_core.device import native_build, simulate
 from mix_core.device.values import Kernel, KernelRequest
 
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
@@ -133,6 +133,15 @@ class _AdamWSettings(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_double) for name in ADAMW_SETTINGS), ("step", ctypes.c_int64))
 
 
+def _address(tensor: Any) -> int:
+    """Where the host finds a tensor's numbers, also those of a simulated device."""
+    address, device = int(tensor.data_ptr()), simulate.loaded()
+    if device is None:
+        return address
+    start, size, distance, _ = device.host_view()
+    return address + distance if start <= address < start + size else address
+
+
 def adamw(
     parameters: Sequence[Any],
     gradients: Sequence[Any],
@@ -146,7 +155,7 @@ def adamw(
     count = len(parameters)
     gradients = [gradient.contiguous() for gradient in gradients]
     pointers = [
-        (ctypes.c_void_p * count)(*(tensor.data_ptr() for tensor in tensors))
+        (ctypes.c_void_p * count)(*(_address(tensor) for tensor in tensors))
         for tensors in (parameters, gradients, means, squares)
     ]
     sizes = (ctypes.c_int64 * count)(*(int(tensor.size) for tensor in parameters))

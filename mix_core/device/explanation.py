@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mix_core.device import choice, composition, settings
-from mix_core.device.discovery import find_entries
+from mix_core.device import choice, settings
+from mix_core.device.preparation import prepare
 from mix_core.device.values import Workload
 from mix_core.errors import BadInputError
 
-HOST = "cpu"
 TASKS = ("understanding", "generation")
 
 
@@ -38,15 +37,14 @@ def explain_device(
     workload: Workload,
     *,
     needs_device: bool = False,
+    build: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Explained:
-    """Compose a device's settings. With `workload.simulate` those of the host's processor lie beneath."""
+    """Compose a device's settings. With `workload.simulate` those of the host's processor lie beneath, and
+    `build` builds the simulator where it is not yet."""
     user = settings.user_environment(os.environ if environ is None else environ)
-    chosen = choice.choose(name, None, user, needs_device=needs_device)
-    beneath = None
-    if workload.simulate and chosen.name != HOST:
-        beneath = choice.load_candidate(choice.find_entry(HOST, find_entries(environ=user)))
-    composed = composition.compose(chosen.candidate, workload, user, beneath=beneath)
+    prepared = prepare(name, None, workload, user, needs_device=needs_device, build=build)
+    chosen, composed = prepared.choice, prepared.composed
     probe = chosen.candidate.probe
     notes = [*chosen.skipped, *composed.warnings]
     if probe.state != "usable" and not workload.simulate:

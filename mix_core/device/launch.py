@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from mix_core.device import choice, settings
-from mix_core.device.activation import refuse_simulation, simulation_wanted
+from mix_core.device import choice, settings, simulate
 from mix_core.device.explanation import Explained, explain_device
 from mix_core.device.values import Workload
 from mix_core.errors import BadInputError, DeviceError
@@ -17,9 +17,8 @@ from mix_core.errors import BadInputError, DeviceError
 
 def replace_process(command: Sequence[str], device: str | None, workload: Workload) -> NoReturn:
     """Become `command`. Raises BadInputError when it is not a program, DeviceError for the device."""
-    if simulation_wanted(workload):
-        refuse_simulation()
-    explained = explain_device(device, workload, needs_device=True)
+    workload = dataclasses.replace(workload, simulate=simulate.wanted(workload))
+    explained = explain_device(device, workload, needs_device=True, build=True)
     for line in (*explained.notes, *runtime_notes(explained)):
         print(f"mix-core: {line}", file=sys.stderr)
     environ = child_environment(explained, os.environ)

@@ -8,6 +8,9 @@ from typing import Any
 
 from mix_core.device import choice, discovery
 
+WIDEST = 60
+"""Longer cells (search paths) do not widen their column."""
+
 
 def list_devices(environ: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """One row for each installed plugin.
@@ -41,9 +44,10 @@ def _row(entry: discovery.Entry, same_name: list[discovery.Entry]) -> dict[str, 
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Rows as aligned columns under a heading; the last column is left as long as it is."""
+    """Rows as aligned columns under a heading; the last column and very long cells are as long as they are."""
     cells = [list(columns), *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) - 1)]
+    fitting = [[len(text) for text in column if len(text) <= WIDEST] for column in zip(*cells)]
+    widths = [max(lengths, default=0) for lengths in fitting[:-1]]
     return [
         "  ".join([*(text.ljust(w) for text, w in zip(line, widths)), line[-1]]).rstrip() for line in cells
     ]

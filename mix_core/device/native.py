@@ -16,7 +16,9 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ COMPILER_VARIABLE = "CXX"
 COMPILERS = ("g++", "c++")
 MINIMUM_GCC = (9, 0)
 """Paddle's headers need C++17 as GCC 9 has it."""
-_SUFFIXES = (".cc", ".h", ".inc")
+_HEADERS = (".h", ".inc")
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,15 @@ def cache_dir() -> Path:
 def build_key(sources: Sequence[Path], flags: Sequence[str], compiler: Compiler) -> str:
     """The key of a library: equal only when everything that shapes it is equal.
 
-    Headers count through every source file under `source_dir`, so that none can be forgotten.
+    All headers of the shared folder and of the sources' own count, so that none can be forgotten.
     """
     digest = hashlib.sha256()
     python = sysconfig.get_config_var("SOABI") or ""
     for text in (paddle_identity() or "", compiler.path, compiler.version, python, *flags):
         digest.update(text.encode() + b"\0")
     root = source_dir()
-    headers = sorted(p for p in root.rglob("*") if p.suffix in _SUFFIXES) if root else []
+    folders = {path.parent for path in sources} | ({root / "include"} if root else set())
+    headers = sorted({p for folder in folders for p in folder.rglob("*") if p.suffix in _HEADERS})
     for path in (*sources, *headers):
         name = path.relative_to(root) if root and path.is_relative_to(root) else path.name
         digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
@@ -142,7 +145,7 @@ def build(name: str, sources: Sequence[Path], flags: Sequence[str] = (), *, time
         raise DeviceError(
             f"cannot build {name}: {folder} cannot be made ({error}); set {CACHE_VARIABLE}"
         ) from error
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         if not library.is_file():
             _compile(compiler, sources, flags, library, timeout_s)
     return library
@@ -151,30 +154,43 @@ def build(name: str, sources: Sequence[Path], flags: Sequence[str] = (), *, time
 def _compile(
     compiler: Compiler, sources: Sequence[Path], flags: Sequence[str], library: Path, timeout_s: float
 ) -> None:
-    """Compile into a file beside the library and rename it, so that a library that exists is complete."""
-    handle, scratch = tempfile.mkstemp(dir=library.parent, prefix=f".{library.stem}.", suffix=".so")
-    os.close(handle)
-    command = [compiler.path, "-std=c++17", "-O2", "-fPIC", "-shared", "-o", scratch]
-    command += [*(str(source) for source in sources), *flags]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    """Compile the sources side by side, link, and rename, so that a library that exists is complete."""
+    until = time.monotonic() + timeout_s
+
+    def run(*more: str) -> None:
+        # libraries stand in the flags, and the linker wants them after the objects that need them
+        words = [compiler.path, "-std=c++17", "-O2", "-fPIC", *more, *flags]
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, timeout=max(1.0, until - time.monotonic())
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DeviceError(f"cannot build {library.stem}: not done after {timeout_s:g} s") from error
         if done.returncode != 0:
             lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
             first = next((line for line in lines if "error" in line), lines[0])
-            (library.parent / f"{library.stem}.log").write_text(done.stderr, encoding="utf-8")
+            library.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
             raise DeviceError(
                 f"cannot build {library.stem}: {first} (all of it in {library.with_suffix('.log')})"
             )
-        os.chmod(scratch, 0o755)
-        os.replace(scratch, library)
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"cannot build {library.stem}: not done after {timeout_s:g} s") from error
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{library.stem}.") as scratch:
+        objects = [str(Path(scratch) / f"{number}.o") for number in range(len(sources))]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            jobs = [
+                pool.submit(run, "-c", str(source), "-o", made)
+                for source, made in zip(sources, objects, strict=True)
+            ]
+            for job in jobs:
+                job.result()
+        made = str(Path(scratch) / library.name)
+        run("-shared", "-o", made, *objects)
+        os.chmod(made, 0o755)
+        os.replace(made, library)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w", encoding="ascii") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

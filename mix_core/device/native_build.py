@@ -8,6 +8,7 @@ an OpenMP entry point the wheel's own runtime lacks fails here and never binds t
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -51,7 +52,18 @@ def load() -> NativeOps:
         from paddle.base import core
 
         core.load_op_meta_info_and_register_op(str(found.library))
+        _show_simulated_memory(found.library)
     return found
+
+
+def _show_simulated_memory(library: Path) -> None:
+    """Tell the operators where the host sees a simulated device's memory, so that they can stand in there."""
+    from mix_core.device import simulate
+
+    device = simulate.loaded()
+    if device is not None:
+        view = zip((ctypes.c_size_t, ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_void_p), device.host_view())
+        ctypes.CDLL(str(library)).mix_set_host_view(*(kind(value) for kind, value in view))
 
 
 def _build() -> NativeOps:
@@ -62,7 +74,7 @@ def _build() -> NativeOps:
     missing = [name for name in (BLAS, OPENMP) if not (libs / name).is_file()]
     if missing:
         return NativeOps(None, f"this build of Paddle carries no {' and no '.join(missing)}")
-    search = (f"-L{_only_paddles_openmp(libs)}", f"-L{libs}", f"-Wl,-rpath,{libs}")
+    search = (f"-L{openmp_folder(libs)}", f"-L{libs}", f"-Wl,-rpath,{libs}")
     include = (f"-I{root}", f"-I{root / 'include'}")
     units = sorted((root / "ops").glob("*.cc"))
     kernels = native.build(
@@ -83,12 +95,12 @@ def _build() -> NativeOps:
     return NativeOps(library, f"sources in {root}", ctypes.CDLL(str(kernels)))
 
 
-def _only_paddles_openmp(libs: Path) -> Path:
+def openmp_folder(libs: Path) -> Path:
     """A folder in which the linker finds Paddle's OpenMP runtime under the compiler's name for its own.
 
     `-fopenmp` makes the compiler link libgomp, and what Paddle's runtime lacks would bind there.
     """
-    folder = native.cache_dir() / "openmp"
+    folder = native.cache_dir() / f"openmp-{hashlib.sha256(str(libs).encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("libgomp.so", "libomp.so"):
         (folder / name).write_text(f"INPUT({libs / OPENMP})\n", encoding="utf-8")

@@ -98,6 +98,8 @@ class DeviceProfile:
     """`auto` takes the usable device of highest priority; the CPU has 0."""
     dtypes: Mapping[str, tuple[str, ...]]
     """Operator class (`default`, `matmul`, `attention`, `convolution`, ...) to the dtypes it computes in."""
+    custom_device: bool = True
+    """False where Paddle itself knows `device_type`; a simulated device then bears another name."""
     capabilities: frozenset[Capability] = frozenset()
     collective: Collective | None = None
     launcher_variable: str | None = None

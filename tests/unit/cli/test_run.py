@@ -59,7 +59,7 @@ def test_refusals(start):
     for arguments, code, said in (
         (["--device", "cpu", "--", "no-such-program"], 2, "'no-such-program' is no program in PATH"),
         (["--device", "acme", "--", "true"], 1, "is absent"),
-        (["--device", "cpu", "--simulate", "--", "true"], 1, "simulated device cannot be loaded"),
+        (["--device", "cpu", "--simulate", "--", "true"], 2, "cpu (chosen by argument) cannot be simulated"),
     ):
         done = start([*COMMAND, *arguments], plugins=["acme"])
         assert done.returncode == code

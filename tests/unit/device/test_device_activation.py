@@ -177,14 +177,15 @@ if __name__ == "__main__":
     assert start([str(script)]).stdout.split() == ["cpu", "True", "0"]
 
 
-def test_a_simulated_device_is_refused_in_one_sentence(start):
+def test_the_host_is_not_simulated(start):
     code = "import mix_core.device as d; d.activate('cpu')"
     for arguments, variables in (
         (code.replace("'cpu'", "'cpu', simulate=True"), {}),
         (code, {"MIX_SIMULATE": "1"}),
+        (code.replace("'cpu'", "simulate=True"), {}),
     ):
         done = start(["-c", arguments], **variables)
-        assert "DeviceError: a simulated device cannot be loaded" in done.stderr.splitlines()[-1]
+        assert "cannot be simulated: name the device to simulate" in done.stderr.splitlines()[-1]
 
 
 def test_auto_says_what_it_skipped(start, acme_cards: Cards):

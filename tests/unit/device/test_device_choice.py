@@ -25,14 +25,14 @@ def test_argument_beats_variable_beats_configuration_beats_auto():
 def test_auto_takes_the_usable_device_of_highest_priority(use_plugins: Use, acme_cards: Cards, monkeypatch):
     use_plugins("acme")
     monkeypatch.setenv("ACME_DEV", acme_cards(2))
-    chosen = choice.choose(None, None, {})
+    chosen = choice.choose(None, None, {"MIX_DEVICES_LOAD": "acme"})
     assert (chosen.name, chosen.index, chosen.origin, chosen.skipped) == ("acme", 0, "auto", ())
 
 
 def test_auto_skips_an_absent_device_with_one_line(use_plugins: Use, acme_cards: Cards, monkeypatch):
     use_plugins("acme")
     monkeypatch.setenv("ACME_DEV", acme_cards(0))
-    chosen = choice.choose(None, None, {})
+    chosen = choice.choose(None, None, {"MIX_DEVICES_LOAD": "acme"})
     assert chosen.name == "cpu"
     assert len(chosen.skipped) == 1
     assert chosen.skipped[0].startswith("acme skipped: no ") and "device file" in chosen.skipped[0]

@@ -1,0 +1,71 @@
+#include "sim/host_context.h"
+
+#include <map>
+#include <mutex>
+
+#include "paddle/phi/backends/cpu/cpu_context.h"
+#include "paddle/phi/backends/context_pool.h"
+#include "sim/memory.h"
+
+namespace mix::sim {
+
+namespace {
+
+class ViewAllocator : public phi::Allocator {
+ public:
+  explicit ViewAllocator(const phi::DeviceContext& device, bool empty) : device_(device), empty_(empty) {}
+
+  AllocationPtr Allocate(size_t bytes) override {
+    const auto& source = empty_ ? device_.GetZeroAllocator() : device_.GetAllocator();
+    std::shared_ptr<phi::Allocation> owned(const_cast<phi::Allocator&>(source).Allocate(bytes));
+    return AllocationPtr(new HostView(std::move(owned)), [](phi::Allocation* view) { delete view; });
+  }
+  bool IsAllocThreadSafe() const override { return true; }
+
+ private:
+  const phi::DeviceContext& device_;
+  const bool empty_;
+};
+
+struct Host {
+  explicit Host(const phi::DeviceContext& device)
+      : allocator(device, false), zero_allocator(device, true), context(phi::CPUPlace()) {
+    const auto& cpu = *phi::DeviceContextPool::Instance().Get(phi::CPUPlace());
+    context.SetAllocator(&allocator);
+    context.SetZeroAllocator(&zero_allocator);
+    context.SetHostAllocator(&cpu.GetHostAllocator());
+    context.SetHostZeroAllocator(&cpu.GetHostZeroAllocator());
+    // one stream of random numbers a device, as on a chip; seeded alike it gives the CPU's numbers
+    context.SetGenerator(device.GetGenerator() != nullptr ? device.GetGenerator() : cpu.GetGenerator());
+    context.SetHostGenerator(cpu.GetHostGenerator());
+  }
+
+  ViewAllocator allocator, zero_allocator;
+  phi::CPUContext context;
+};
+
+}  // namespace
+
+HostView::HostView(std::shared_ptr<phi::Allocation> device)
+    : phi::Allocation(Memory::instance().host(device->ptr()), device->size(), phi::CPUPlace()),
+      device_(std::move(device)) {}
+
+const phi::DeviceContext& host_context(const phi::DeviceContext& device) {
+  static std::mutex mutex;
+  static auto* hosts = new std::map<const phi::DeviceContext*, std::unique_ptr<Host>>;
+  thread_local const phi::DeviceContext* last = nullptr;
+  thread_local const Host* host = nullptr;
+  if (last != &device) {
+    std::lock_guard<std::mutex> lock(mutex);
+    auto& found = (*hosts)[&device];
+    if (found == nullptr) found = std::make_unique<Host>(device);
+    last = &device, host = found.get();
+  }
+  return host->context;
+}
+
+std::shared_ptr<phi::Allocation> allocate_on(const phi::DeviceContext& device, size_t bytes) {
+  return const_cast<phi::Allocator&>(device.GetAllocator()).Allocate(bytes);
+}
+
+}  // namespace mix::sim

@@ -1,0 +1,73 @@
+"""Choose a device and compose its settings, real or simulated: what activation, explain and run share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mix_core.device import choice as choosing
+from mix_core.device import composition, discovery, simulate, simulate_build
+from mix_core.device.names import AUTO
+from mix_core.device.values import Workload
+from mix_core.errors import BadInputError
+
+HOST = "cpu"
+"""The device whose settings lie beneath a simulated one, and whose kernels serve it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A device and its composed settings, before anything is applied."""
+
+    choice: choosing.Choice
+    composed: composition.Composition
+    host: choosing.Candidate | None = None
+    """The host's own plugin, where the device is simulated."""
+
+
+def prepare(
+    name: str | None,
+    config_device: str | None,
+    workload: Workload,
+    user: Mapping[str, str],
+    *,
+    needs_device: bool = True,
+    build: bool = True,
+) -> Prepared:
+    """Choose and compose. With `workload.simulate` the device need not be here, and the simulator is built
+    where `build` says so.
+
+    Raises DeviceError and BadInputError as choosing, composing and simulating do.
+    """
+    if not workload.simulate:
+        choice = choosing.choose(name, config_device, user, needs_device=needs_device)
+        return Prepared(choice, composition.compose(choice.candidate, workload, user))
+    simulation = simulate.requested(user)
+    wanted, origin = choosing.requested(name, config_device, user)
+    if wanted.name in (AUTO, HOST):
+        raise BadInputError(
+            f"{wanted.name} (chosen by {origin}) cannot be simulated: name the device to simulate, for "
+            "example with --device, or leave out --simulate"
+        )
+    choice = choosing.choose(name, config_device, user, needs_device=False)
+    if choice.index >= simulation.devices:
+        raise BadInputError(
+            f"device {wanted} does not exist: {simulation.devices} simulated; set {simulate.DEVICES} for more"
+        )
+    if build:
+        simulate.refuse_if_impossible(user)
+    root = (simulate_build.library() if build else simulate_build.place()).parent
+    host = choosing.load_candidate(choosing.find_entry(HOST, discovery.find_entries(environ=user)))
+    profile = choice.candidate.profile
+    support = composition.operator_support(choice.candidate)
+    candidate = dataclasses.replace(choice.candidate, profile=simulate.simulated(profile))
+    mine = {key: value for key, value in user.items() if key not in simulate.DERIVED}
+    composed = composition.compose(
+        candidate,
+        workload,
+        mine,
+        beneath=host,
+        above=simulate.layer(simulation, profile, support, str(root)),
+    )
+    return Prepared(dataclasses.replace(choice, candidate=candidate), composed, host)
