@@ -1,9 +1,12 @@
 #include "sim/collective_join.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "sim/collective_shared.h"
 #include "sim/collective_tcp.h"
@@ -89,7 +92,8 @@ bool accept_hello(const File& listener, const Id& id, size_t ranks, int timeout_
 // Rank 0 gathers the others.
 class Host {
  public:
-  Host(const Id& id, size_t ranks, double limit_s) : id_(id), ranks_(ranks), watch_(limit_s), limit_s_(limit_s), links_(ranks), hellos_(ranks) {
+  Host(const Id& id, size_t ranks, double limit_s)
+      : id_(id), ranks_(ranks), watch_(limit_s), limit_s_(limit_s), links_(ranks), hellos_(ranks) {
     const std::lock_guard<std::mutex> lock(pending_mutex);
     const auto found = pending().find(std::string(id.token, TOKEN_BYTES));
     if (found == pending().end() || id.process.pid != own_process().pid)
@@ -177,7 +181,8 @@ std::unique_ptr<Transport> join_tcp(const Id& id, size_t rank, size_t ranks, dou
     return send_within(socket, &hello, sizeof(hello), limit_s) == Moved::all;
   };
   Answer answer;
-  Moved moved = say_hello(links[0].socket) ? recv_within(links[0].socket, &answer, sizeof(answer), patience_s) : Moved::closed;
+  Moved moved = Moved::closed;
+  if (say_hello(links[0].socket)) moved = recv_within(links[0].socket, &answer, sizeof(answer), patience_s);
   if (moved == Moved::all && answer.error[0] != '\0') throw CollectiveError(answer.error);
   if (moved == Moved::all) moved = recv_within(links[0].socket, hellos.data(), ranks * sizeof(Hello), limit_s);
   if (moved == Moved::late) throw_late({links[0].name}, call, limit_s);

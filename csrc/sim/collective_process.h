@@ -45,7 +45,8 @@ class Watch {
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kInterval{50};
 
-  explicit Watch(double limit_s) : end_(Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limit_s))) {}
+  explicit Watch(double limit_s)
+      : end_(Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(limit_s * 1e3))) {}
   bool is_due();
   bool is_over() const { return Clock::now() >= end_; }
 

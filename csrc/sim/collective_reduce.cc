@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <complex>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
+#include <string>
 #include <type_traits>
 
 namespace mix::sim {
@@ -14,8 +17,9 @@ struct Element {
 };
 
 constexpr Element kElements[] = {
-    {"undefined", 0}, {"bool", 1},  {"uint8", 1},   {"uint16", 2},  {"uint32", 4},  {"uint64", 8},   {"int8", 1},      {"int16", 2},
-    {"int32", 4},     {"int64", 8}, {"float16", 2}, {"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"complex64", 8}, {"complex128", 16},
+    {"undefined", 0}, {"bool", 1},  {"uint8", 1}, {"uint16", 2},  {"uint32", 4},  {"uint64", 8},
+    {"int8", 1},      {"int16", 2}, {"int32", 4}, {"int64", 8},   {"float16", 2}, {"float32", 4},
+    {"float64", 8},   {"bfloat16", 2}, {"complex64", 8}, {"complex128", 16},
 };
 constexpr const char* kReductions[] = {"sum", "avg", "max", "min", "product"};
 

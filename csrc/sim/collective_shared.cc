@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 namespace mix::sim {
@@ -95,7 +96,8 @@ SharedMemory::SharedMemory(File file, size_t rank, size_t ranks)
       out_(ranks),
       in_(ranks) {
   void* mapped = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
-  if (mapped == MAP_FAILED) throw CollectiveError("shared memory for collectives cannot be mapped: " + error_text(errno));
+  if (mapped == MAP_FAILED)
+    throw CollectiveError("shared memory for collectives cannot be mapped: " + error_text(errno));
   control_ = static_cast<Control*>(mapped);
   for (size_t peer = 0; peer < ranks; ++peer) {
     out_[peer].node = kNodes + (rank * SHARED_MAX_RANKS + peer) * kPage;

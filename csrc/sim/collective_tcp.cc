@@ -3,7 +3,9 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <cstring>
+#include <new>
 
 namespace mix::sim {
 namespace {

@@ -1,7 +1,7 @@
 """Groups of real processes that call the collectives, for tests: ctypes over csrc/tests/collective_driver.cc.
 
-A rank is a spawned process that runs a function by name; what it returns or raises comes back.
-Nothing here imports pytest or paddle, so a rank starts quickly.
+A rank is a process that runs a function by name; what it returns or raises comes back. Ranks are forked from
+a server that has imported numpy and nothing of the tests, pytest or paddle, so they start clean and quickly.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def started(
 
     `env` is set in all of them, or a mapping a rank.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["numpy", "numpy.random", "numpy.testing", "mix_core.device.native"])
     library = library_path()
     found = []
     try:

@@ -295,7 +295,7 @@ def silent(connection: Connection, library: str, rank: int, ranks: int, identity
     group.set_limit(0.4)
     values = np.ones(MIB, "float32")
     if rank == ranks - 1:
-        time.sleep(0.9)
+        time.sleep(1.5)
         return text_of(lambda: group.all_reduce(values, values, "float32")), 0.0
     start = time.monotonic()
     text = text_of(lambda: group.all_reduce(values, values, "float32"))
@@ -365,6 +365,22 @@ def leaves(connection: Connection, library: str, rank: int, ranks: int, identity
     time.sleep(0.2)
     group.run(("recv", found, "float32", 1))
     return bool((found == 7).all()), text_of(lambda: group.all_reduce(values, values, "float32"))
+
+
+def forks(connection: Connection, library: str, rank: int, ranks: int, identity: bytes) -> tuple[int, float]:
+    """A forked child drops its copy of the group; the exit code of the child, and a sum after it."""
+    group = Group(library, rank, ranks, identity)
+    child = os.fork()
+    if child == 0:
+        group.leave()
+        os._exit(5)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    values = np.ones(1, "float32")
+    for _ in range(3):
+        time.sleep(0.1 * rank)  # the others look after this rank
+        group.all_reduce(values, values, "float32")
+    group.leave()
+    return code, float(values[0])
 
 
 def refused(connection: Connection, library: str, rank: int, ranks: int, identity: bytes) -> str:

@@ -66,6 +66,11 @@ def test_a_group_of_one() -> None:
     assert groups.run(ranks_of.joins, 1, 0.0) == ["shared memory"]
 
 
+@transports()
+def test_a_forked_child_does_not_take_its_parent_out_of_the_group(transport: str) -> None:
+    assert groups.run(ranks_of.forks, 2, env=TRANSPORTS[transport]) == [(5, 8.0)] * 2
+
+
 def test_totals() -> None:
     expected = {"all_reduce": (3, 3 * 4096), "broadcast": (1, 4096), "recv": (1, 16), "send": (1, 16)}
     assert groups.run(ranks_of.counted, 2) == [expected] * 2
