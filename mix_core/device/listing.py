@@ -44,7 +44,7 @@ def _row(entry: discovery.Entry, same_name: list[discovery.Entry]) -> dict[str, 
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Rows as aligned columns under a heading; the last column and very long cells are as long as they are."""
+    """Rows as aligned columns under a heading; the last column and long cells stay as long as they are."""
     cells = [list(columns), *([_cell(row[column]) for column in columns] for row in rows)]
     fitting = [[len(text) for text in column if len(text) <= WIDEST] for column in zip(*cells)]
     widths = [max(lengths, default=0) for lengths in fitting[:-1]]
