@@ -56,8 +56,8 @@ def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str] | None:
 def mix_operator_support() -> Mapping[str, Any] | None:
     """Before: the chip's table of native kernels.
 
-    {"source": where the table comes from, "operators": {kernel: [dtypes it computes in]}}, under Paddle's names
-    of kernels (`add`, not the old operator's `elementwise_add`). "operators": None means every operator.
+    {"source": where the table comes from, "operators": {kernel: [dtypes it computes in]}}, under Paddle's
+    names of kernels (`add`, not the old operator's `elementwise_add`). "operators": None means every one.
     Further keys are the plugin's own.
     """
 

@@ -1,8 +1,9 @@
 """What an NVIDIA GPU runs instead of the references: calls of Paddle's own fused functions.
 
 Shapes: B batch, S queries, M keys, T tokens, N query heads, K key/value heads, H head dim, D model dim.
-None of this has been run on a card. Every kernel is marked `needs_silicon`, also those that the CPU wheel
-could run: a simulated card computes what the host's kernels compute, so its losses stay those of the CPU.
+None of this has been run on a card. A simulated one runs swiglu and linear_cross_entropy for the half types;
+for the rest, and in float32, it computes what the host's kernels compute, so its float32 losses stay those of
+the CPU.
 
 Attention is flash attention 2: `flash_attn_varlen_func` is flash attention 3, which takes Hopper cards alone
 and refuses to be deterministic. adamw is `fused_adam_`, which updates many tensors in one launch: `adamw_`
@@ -63,7 +64,7 @@ def published() -> Functions:
         flash_attn_unpadded=flash_attn_unpadded,
         fused_rms_norm=fused.fused_rms_norm,
         fused_rotary_position_embedding=fused.fused_rotary_position_embedding,
-        swiglu=fused.swiglu,
+        swiglu=getattr(F, "swiglu", None) or fused.swiglu,  # moved in Paddle 3.3
         fused_adam=_C_ops.fused_adam_,
         loss=LossFunctions(_C_ops.cross_entropy_with_softmax, _C_ops.cross_entropy_with_softmax_grad),
         capability=paddle.device.cuda.get_device_capability() if compiled else None,
@@ -81,7 +82,8 @@ class GpuKernels:
         """The kernel for this request, None where the reference has to run."""
         if op not in DTYPES or request.dtype not in DTYPES[op] or not self._fits(op, request):
             return None
-        return Kernel(getattr(self, op), NAMES[op], needs_silicon=True, reason=REASONS[op])
+        simulated = op in SIMULATED and request.dtype in HALF
+        return Kernel(getattr(self, op), NAMES[op], needs_silicon=not simulated, reason=REASONS[op])
 
     def _fits(self, op: str, request: KernelRequest) -> bool:
         H = request.head_dim or 0
@@ -249,6 +251,8 @@ DTYPES = {
     "rotary": ALL,
     "swiglu": ALL,
 }
+SIMULATED = frozenset({"linear_cross_entropy", "swiglu"})
+"""Made of operators that have kernels on a simulated card too."""
 NAMES = {
     "adamw": "paddle fused_adam_",
     "attention": "paddle scaled_dot_product_attention",

@@ -45,9 +45,12 @@ def mix_probe() -> Probe:
         return Probe(
             "broken", count, f"{len(files)} cards in /dev, but {PADDLE} is not installed (see the README)"
         )
+    driver = version_in_file(DRIVER_FILE, r"Kernel Module.*?(\d+(?:\.\d+)+)")
+    wanted = PROFILE.driver_versions
+    if driver is not None and wanted is not None and not wanted.contains(driver):
+        return Probe("broken", count, f"driver {driver} is outside {wanted.bounds} ({wanted.source})")
     if count == 0:
         return Probe("absent", 0, f"{VISIBLE} hides all {len(files)} cards")
-    driver = version_in_file(DRIVER_FILE, r"Kernel Module.*?(\d+(?:\.\d+)+)")
     return Probe("usable", count, f"{count} of {len(files)} cards, {PADDLE} {paddle}, driver {driver}")
 
 

@@ -13,6 +13,7 @@ CUDA_RELEASES = "NVIDIA's CUDA release notes, minor version compatibility"
 PROFILE = DeviceProfile(
     name="gpu",
     device_type="gpu",
+    custom_device=False,
     vendor="NVIDIA",
     priority=100,
     dtypes={

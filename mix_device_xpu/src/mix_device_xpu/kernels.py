@@ -1,24 +1,28 @@
 """What a Kunlun XPU runs instead of the references: calls of functions that Paddle and Kunlun publish.
 
 Shapes: B batch, S queries, M keys, T tokens, N query heads, K key/value heads, H head dim, D model dim.
-None of this has been run on a card. Every kernel is marked `needs_silicon`, swiglu too, which the CPU wheel
-could run: a simulated card computes what the host's kernels compute, so its losses stay those of the CPU.
+None of this has been run on a card. A simulated one runs swiglu and linear_cross_entropy for the half types;
+for the rest, and in float32, it computes what the host's kernels compute, so its float32 losses stay those of
+the CPU.
 
 Left to the references: attention_packed (`flash_attn_varlen_func` refuses this chip, `flash_attn_unpadded`
 has no bfloat16 on it); linear (classes of `paddle_xpu.layers.nn` replace layers and their accumulation of
-gradients, not a product of two tensors); adamw, linear_cross_entropy and the rest, made of native operators.
+gradients, not a product of two tensors); adamw and the rest, made of native operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from mix_core.plugin_api import Kernel, KernelRequest
+from mix_device_xpu.head_loss import LossFunctions, linear_cross_entropy
 
 HALF = ("float16", "bfloat16")
 ALL = ("float32", *HALF)
@@ -36,19 +40,22 @@ class Functions:
     swiglu: Callable[..., Any]
     xpu_rms_norm: Callable[..., Any] | None
     """None where Kunlun's extension is not installed."""
+    loss: LossFunctions
 
 
 def published() -> Functions:
     """The functions of the installed Paddle, and of Kunlun's extension where that is installed."""
     import paddle.incubate.nn.functional as fused
     import paddle.nn.functional as F
+    from paddle import _C_ops
 
     extension = import_module(EXTENSION) if find_spec(EXTENSION) else None
     return Functions(
         scaled_dot_product_attention=F.scaled_dot_product_attention,
         fused_rotary_position_embedding=fused.fused_rotary_position_embedding,
-        swiglu=fused.swiglu,
+        swiglu=getattr(F, "swiglu", None) or fused.swiglu,  # moved in Paddle 3.3
         xpu_rms_norm=None if extension is None else extension.xpu_rms_norm,
+        loss=LossFunctions(_C_ops.cross_entropy_with_softmax, _C_ops.cross_entropy_with_softmax_grad),
     )
 
 
@@ -66,7 +73,8 @@ class KunlunKernels:
             return None  # the function knows no window
         if op == "rms_norm" and self.functions.xpu_rms_norm is None:
             return None
-        return Kernel(getattr(self, op), NAMES[op], needs_silicon=True, reason=REASONS[op])
+        simulated = op in SIMULATED and request.dtype in HALF
+        return Kernel(getattr(self, op), NAMES[op], needs_silicon=not simulated, reason=REASONS[op])
 
     def attention(
         self,
@@ -123,6 +131,12 @@ class KunlunKernels:
     def swiglu(self, gate: Any, up: Any) -> Any:
         return self.functions.swiglu(gate, up)
 
+    def linear_cross_entropy(
+        self, hidden_TD: Any, weight_VD: Any, labels_T: np.ndarray, *, ignore_index: int = -100
+    ) -> tuple[Any, int]:
+        run = partial(linear_cross_entropy, self.functions.loss)
+        return run(hidden_TD, weight_VD, labels_T, ignore_index=ignore_index)
+
 
 def _bias(q_BSNH: Any, heads: int, keys: int, mask: Any, causal: bool) -> Any:
     """What is added to the scores (B, N, S, M), in the dtype of q: 0 where a query attends, else MASKED."""
@@ -137,9 +151,18 @@ def _bias(q_BSNH: Any, heads: int, keys: int, mask: Any, causal: bool) -> Any:
     return bias.astype(q_BSNH.dtype).expand([B, heads, S, keys]).contiguous()
 
 
-DTYPES = {"attention": HALF, "rms_norm": ALL, "rotary": ALL, "swiglu": ALL}
+DTYPES = {
+    "attention": HALF,
+    "linear_cross_entropy": HALF,  # in float32 the reference has all its operators on the chip
+    "rms_norm": ALL,
+    "rotary": ALL,
+    "swiglu": ALL,
+}
+SIMULATED = frozenset({"linear_cross_entropy", "swiglu"})
+"""Made of operators that have kernels on a simulated card too."""
 NAMES = {
     "attention": "paddle scaled_dot_product_attention",
+    "linear_cross_entropy": "paddle cross_entropy_with_softmax by blocks",
     "rms_norm": f"{EXTENSION} xpu_rms_norm",
     "rotary": "paddle fused_rotary_position_embedding",
     "swiglu": "paddle swiglu",
@@ -147,6 +170,7 @@ NAMES = {
 _NOT_RUN = "not run on hardware"
 REASONS = {
     "attention": f"the chip's flash attention; in float32 it would multiply in TF32; {_NOT_RUN}",
+    "linear_cross_entropy": f"the reference's gather has no bfloat16 on this chip; {_NOT_RUN}",
     "rms_norm": f"one pass of Kunlun's extension instead of five operators; {_NOT_RUN}",
     "rotary": f"one operator for queries and keys; {_NOT_RUN}",
     "swiglu": f"one operator instead of three; {_NOT_RUN}",

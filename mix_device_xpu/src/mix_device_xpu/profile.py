@@ -14,6 +14,7 @@ SMI = "xpu-smi of a P800 OAM, printed in PaddleFleet's Kunlun guide"
 PROFILE = DeviceProfile(
     name="xpu",
     device_type="xpu",
+    custom_device=False,
     vendor="Baidu Kunlun",
     priority=100,
     # By TABLE. XPU2 (R200) computes no bfloat16; Paddle's current wheels are for XPU3 alone.
@@ -44,6 +45,7 @@ PROFILE = DeviceProfile(
         "rms_norm (xpu_rms_norm)",
         "rotary (fused_rotary_position_embedding)",
         "swiglu",
+        "linear_cross_entropy",
         "collectives",
         "random state and memory statistics",
     ),

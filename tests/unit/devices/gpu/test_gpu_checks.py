@@ -101,6 +101,17 @@ def test_doctor_says_what_has_not_run(command):
         assert what.split(" (")[0] in readme.replace("`", ""), what
 
 
+def test_an_old_driver_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  418.40.04  Release\n")
+    monkeypatch.setattr(plugin, "device_files", lambda pattern: ["nvidia0"])
+    monkeypatch.setattr(plugin, "installed_version", lambda distribution: "3.3.1")
+    monkeypatch.setattr(plugin, "DRIVER_FILE", tmp_path / "version")
+    found = plugin.mix_probe()
+    assert found.state == "broken" and "driver 418.40.04 is outside >=450.80.02" in found.reason
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Release\n")
+    assert plugin.mix_probe().state == "usable"
+
+
 def test_the_runtime_is_of_the_device_that_paddle_has_active():
     with pytest.raises(DeviceError, match="active device is the CPU, expected a GPU"):
         plugin.mix_runtime(0)

@@ -190,8 +190,10 @@ def test_what_is_offered(made):
     ):
         offered = [d for d in DTYPES if kernel.select(op, KernelRequest(d, H))]
         assert sorted(offered) == sorted(dtypes), op
-        found = kernel.select(op, KernelRequest("bfloat16", H))
-        assert found.needs_silicon and "not run on hardware" in found.reason
+        for dtype in dtypes:
+            found = kernel.select(op, KernelRequest(dtype, H))
+            assert found.needs_silicon == (dtype == "float32" or op not in kernels.SIMULATED), op
+            assert "not run on hardware" in found.reason
     for op in ("attention_decode", "linear", "layer_norm", "sampling", "gelu"):
         assert kernel.select(op, KernelRequest("bfloat16", H)) is None
 

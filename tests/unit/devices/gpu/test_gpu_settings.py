@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,9 @@ NEVER = {
     "NCCL_SOCKET_IFNAME",
     "NCCL_IB_HCA",
 }
+
+OUR_CHOICE = {"FLAGS_allocator_strategy", "FLAGS_use_stride_kernel", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA"}
+"""In no script: Paddle's defaults, said explicitly, and names that the README speaks of."""
 
 
 def values(workload: Workload) -> dict[str, object]:
@@ -71,3 +75,11 @@ def test_what_belongs_to_a_site_or_to_a_choice_is_left_alone():
 def test_every_operator_is_native():
     support = settings.operator_support()
     assert support["operators"] is None and "CUDA" in str(support["source"])
+
+
+def test_migrating_says_what_became_of_each():
+    text = (Path(__file__).resolve().parents[4] / "docs" / "migrating.md").read_text(encoding="utf-8")
+    section = text.split("## Variables of the NVIDIA scripts\n", 1)[1].split("\n## ", 1)[0]
+    rows = " ".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    names = {*ALWAYS, *NEVER, *COLLECTIVES, *DETERMINISTIC, "NCCL_ALGO", *BY_TASK["generation"]}
+    assert [name for name in sorted(names - OUR_CHOICE) if f"`{name}`" not in rows] == []

@@ -25,6 +25,7 @@ def made(recorder):
         fused_rotary_position_embedding=recorder(lambda q, k, v, **_: (q, k, None)),
         swiglu=recorder(lambda gate, up: gate),
         xpu_rms_norm=recorder(lambda x, weight, eps: [x, None]),
+        loss=kernels.published().loss,
     )
     return KunlunKernels(functions), functions
 
@@ -85,7 +86,7 @@ def test_causal_positions_are_aligned_at_the_end(made, masked: bool):
 def test_the_arguments_mean_what_the_contract_says(recorder):
     """Over Paddle's own function, which has a form for the CPU, attention agrees with the reference."""
     published = kernels.published()
-    functions = Functions(published.scaled_dot_product_attention, *[None] * 3)
+    functions = Functions(published.scaled_dot_product_attention, *[None] * 4)
     kernel = KunlunKernels(functions)
     q, k, v = (draw(B, n, h, H, dtype="float32") for n, h in ((S, N), (M, K), (M, K)))
     mask = paddle.to_tensor(np.random.default_rng(1).random((B, N, S, M)) < 0.7)
@@ -133,14 +134,17 @@ def test_what_is_offered(made):
     kernel, _ = made
     for op, dtypes in (
         ("attention", ("float16", "bfloat16")),
+        ("linear_cross_entropy", ("float16", "bfloat16")),
         ("rms_norm", ("float32", "float16", "bfloat16")),
         ("rotary", ("float32", "float16", "bfloat16")),
         ("swiglu", ("float32", "float16", "bfloat16")),
     ):
         offered = [d for d in ("float32", "float16", "bfloat16") if kernel.select(op, KernelRequest(d, H))]
         assert sorted(offered) == sorted(dtypes), op
-        found = kernel.select(op, KernelRequest("bfloat16", H))
-        assert found.needs_silicon and "not run on hardware" in found.reason
+        for dtype in dtypes:
+            found = kernel.select(op, KernelRequest(dtype, H))
+            assert found.needs_silicon == (dtype == "float32" or op not in kernels.SIMULATED), op
+            assert "not run on hardware" in found.reason
     assert kernel.select("attention", KernelRequest("bfloat16", H, windowed=True)) is None
     for op in ("attention_packed", "attention_decode", "linear", "adamw", "sampling", "gelu"):
         assert kernel.select(op, KernelRequest("bfloat16", H, packed=True)) is None
@@ -148,7 +152,7 @@ def test_what_is_offered(made):
 
 def test_rms_norm_needs_kunlun_s_extension(made):
     _, functions = made
-    without = Functions(functions.scaled_dot_product_attention, *[None] * 3)
+    without = Functions(functions.scaled_dot_product_attention, *[None] * 4)
     assert KunlunKernels(without).select("rms_norm", KernelRequest("bfloat16")) is None
     assert (kernels.published().xpu_rms_norm is None) == (find_spec(kernels.EXTENSION) is None)
 

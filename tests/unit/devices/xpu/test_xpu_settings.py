@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,11 @@ def test_names_of_network_cards_are_never_guessed(monkeypatch: pytest.MonkeyPatc
     for task in BESIDE:
         everything = settings.environment(Workload(task, dtype="bfloat16", world_size=8))
         assert not OF_THE_SITE & set(everything)
+
+
+def test_migrating_says_what_became_of_each():
+    text = (Path(__file__).resolve().parents[4] / "docs" / "migrating.md").read_text(encoding="utf-8")
+    section = text.split("## Variables of the Kunlun guides\n", 1)[1].split("\n## ", 1)[0]
+    rows = " ".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    names = {*GUIDE, *OF_THE_SITE, *(name for part in LAUNCHER.values() for name in part)}
+    assert [name for name in sorted(names) if f"`{name}`" not in rows] == []
