@@ -10,14 +10,13 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from plugins.installed import FOLDER as PLUGINS
-from plugins.installed import entry_names, install
 
 from mix_core.device import choice, composition, settings
 from mix_core.device.values import Workload
-
-KNOWN_PREFIXES = ("MIX_", "FLAGS_", "OMP_", "KMP_", "MKL_", "MALLOC_", "CUSTOM_DEVICE_", "ACME_")
-"""Variables that mix-core's settings or an imported paddle may have left in the environment."""
+from tests.environment import clean_environment as fresh_environment
+from tests.environment import with_plugins
+from tests.plugins.installed import FOLDER as PLUGINS
+from tests.plugins.installed import install
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,12 +54,9 @@ def use_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 
 
 @pytest.fixture
-def clean_environment(tmp_path: Path) -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment of a shell that knows nothing of mix-core, for processes that tests start."""
-    environ = settings.user_environment(os.environ)
-    for name in [name for name in environ if name.startswith(KNOWN_PREFIXES)]:
-        del environ[name]
-    return environ | {"MIX_CACHE": os.environ.get("MIX_CACHE", str(Path.home() / ".cache" / "mix_core"))}
+    return fresh_environment()
 
 
 @pytest.fixture
@@ -72,11 +68,7 @@ def start(
     def run(
         arguments: Sequence[str], *, plugins: Sequence[str] = (), timeout_s: float = 120.0, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        # only these, whatever else the environment of the tests has installed
-        environ = clean_environment | {"MIX_DEVICES_LOAD": ",".join(entry_names(plugins))} | variables
-        if plugins:
-            path = install(plugins, tmp_path / "site")
-            environ["PYTHONPATH"] = os.pathsep.join(path)
+        environ = with_plugins(clean_environment, plugins, tmp_path / "site") | variables
         return subprocess.run(
             [sys.executable, *arguments],
             env=environ,

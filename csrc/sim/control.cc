@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "sim/checks.h"
 #include "sim/counters.h"
 #include "sim/faults.h"
 #include "sim/kernels.h"
@@ -95,6 +96,12 @@ PYBIND11_MODULE(libmix_sim, module) {
   module.def("reset_counters", reset);
   module.def("device_type", [] { return configuration().device_type; });
   module.def("devices", [] { return configuration().devices; });
+  module.def("check_copies", check_copies, "Wrong copies, and one that is right, by whether they succeed.");
+  module.def("event_orders", event_orders, "Whether a stream that waits for an event comes after it.");
+  module.def("versions", [] {
+    return std::map<std::string, size_t>{
+        {"driver", DRIVER_VERSION}, {"runtime", RUNTIME_VERSION}, {"compute_capability", COMPUTE_CAPABILITY}};
+  });
   module.def("last_error", last_error, "The last line that the simulator refused a call with.");
   module.def("host_view", [] {
     const auto& memory = Memory::instance();

@@ -1,6 +1,9 @@
 #include "sim/kernels.h"
 
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <new>
 #include <stdexcept>
 #include <unordered_map>
 #include <unordered_set>
@@ -44,6 +47,30 @@ void widen(const DenseTensor& tensor, DenseTensor* wide) {
   widen_from(tensor.dtype() == phi::DataType::BFLOAT16, from, tensor.numel(), to);
 }
 
+// Autograd keeps only the shape of inputs that a gradient does not need, yet CPU kernels ask for their address.
+// They get one that spoils whatever reads it: all bits set, which is NaN in every floating type.
+bool only_shape(const DenseTensor& tensor) {
+  return tensor.has_allocation() && tensor.numel() > 0 && tensor.Holder()->size() == 0;
+}
+
+DenseTensor unreadable(const DenseTensor& tensor, phi::DataType type) {
+  static std::mutex mutex;
+  static std::shared_ptr<phi::Allocation> poison;
+  const size_t bytes = tensor.numel() * phi::SizeOf(type);
+  std::lock_guard<std::mutex> lock(mutex);
+  if (poison == nullptr || poison->size() < bytes) {
+    void* memory = std::malloc(bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    std::memset(memory, 0xff, bytes);
+    poison = std::shared_ptr<phi::Allocation>(
+        new phi::Allocation(memory, bytes, [](phi::Allocation* gone) { std::free(gone->ptr()); }, phi::CPUPlace()));
+  }
+  auto meta = tensor.meta();
+  meta.dtype = type;
+  meta.offset = 0;
+  return DenseTensor(poison, meta);
+}
+
 }  // namespace
 
 bool on_device(const phi::DeviceContext& context) {
@@ -61,6 +88,11 @@ DeviceCall::DeviceCall(Entry& entry, const phi::DeviceContext& context) : entry_
 const phi::DeviceContext& DeviceCall::context() const { return host_context(device_); }
 
 const DenseTensor& DeviceCall::host(const DenseTensor& input) {
+  if (only_shape(input)) {
+    const bool wide = entry_.widened && input.dtype() == entry_.dtype;
+    views_.push_back(unreadable(input, wide ? phi::DataType::FLOAT32 : input.dtype()));
+    return views_.back();
+  }
   if (!lies_on_device(input)) return input;
   bytes_ += input.numel() * static_cast<int64_t>(phi::SizeOf(input.dtype()));
   if (entry_.widened && input.dtype() == entry_.dtype) {

@@ -30,6 +30,35 @@ const std::set<std::string>& movers() {
   return names;
 }
 
+// What Paddle itself calls where tensors are views. Tables of operators, made from lists of models' operators, may
+// lack them although the chip's library has them.
+const std::set<std::string>& for_views() {
+  static const std::set<std::string> names = {"contiguous", "strided_copy"};
+  return names;
+}
+
+// Collectives called as kernels. The CPU's refuse or want a transport of the CPU's; Paddle has one for every custom
+// device, over the device's own collectives, and that one stays.
+const std::set<std::string>& collectives() {
+  static const std::set<std::string> names = {
+      "all_gather",       "all_reduce",      "all_to_all",      "barrier",       "broadcast",      "c_allreduce_max",
+      "c_allreduce_min",  "c_allreduce_prod", "c_allreduce_sum", "c_broadcast",  "c_concat",       "c_scatter",
+      "c_softmax_with_cross_entropy", "c_softmax_with_cross_entropy_grad",
+      "c_softmax_with_multi_label_cross_entropy", "c_split", "c_sync_calc_stream", "c_sync_comm_stream",
+      "global_gather",    "global_scatter",  "mp_allreduce_sum", "p_recv",       "p_recv_array",   "p_send",
+      "p_send_array",     "partial_allgather", "partial_recv",  "partial_send",  "recv_v2",        "reduce",
+      "reduce_scatter",   "send_v2",
+  };
+  return names;
+}
+
+// The forward half of a collective whose backward sums: a copy, which the CPU's kernel refuses to make.
+void identity(const phi::DeviceContext& context, const DenseTensor& x, int, bool, bool, DenseTensor* out) {
+  out->Resize(x.dims());
+  context.Alloc(out, x.dtype());
+  if (x.numel() > 0) std::memcpy(out->data(), x.data(), x.numel() * phi::SizeOf(x.dtype()));
+}
+
 bool is_half(DataType type) { return type == DataType::BFLOAT16 || type == DataType::FLOAT16; }
 
 phi::Backend backend_of(const std::string& device_type) {
@@ -105,6 +134,7 @@ Registered register_kernels(const std::string& device_type, const Table& table, 
   std::vector<std::pair<const Wrapper*, phi::Kernel>> to_device, to_host;
   for (const auto& wrapper : wrappers()) {
     known.insert(wrapper.name);
+    if (collectives().count(wrapper.name) != 0) continue;
     const auto* own = find(wrapper.name, key_of(phi::Backend::CPU, wrapper.dtype));
     const auto* wide =
         is_half(wrapper.dtype) ? find(wrapper.name, key_of(phi::Backend::CPU, DataType::FLOAT32)) : nullptr;
@@ -115,10 +145,11 @@ Registered register_kernels(const std::string& device_type, const Table& table, 
     entry->name = wrapper.name;
     entry->dtype = wrapper.dtype;
     entry->widened = widened;
-    entry->cpu = model->GetVariadicKernelFn<void*>();
+    entry->cpu = std::strcmp(wrapper.name, "c_identity") == 0 ? reinterpret_cast<void*>(&identity)
+                                                              : model->GetVariadicKernelFn<void*>();
     *wrapper.entry = entry.get();
     const auto row = table.find(wrapper.name);
-    const bool listed = all || (row != table.end() && std::find(row->second.begin(), row->second.end(),
+    const bool listed = all || for_views().count(wrapper.name) != 0 || (row != table.end() && std::find(row->second.begin(), row->second.end(),
                                                                  wrapper.dtype) != row->second.end());
     const auto model_dtype = widened ? DataType::FLOAT32 : wrapper.dtype;
     if (listed)

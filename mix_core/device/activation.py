@@ -87,6 +87,8 @@ class Activation:
         """What serves the operator on a simulated device: what needs no chip, else the host's kernel."""
         if found is not None and not found.needs_silicon:
             return found
+        if os.environ.get(simulation.KERNELS) == "reference":
+            return None
         served = discovery.new_manager()
         served.register(host.plugin.module)
         kernel = served.hook.mix_kernel(op=op, request=request, profile=host.profile)
@@ -252,14 +254,14 @@ def _apply_before_import(
     if "paddle" in sys.modules:
         late += settings.not_held(rows, ("import",), _as_imported(rows))
         if late:
-            raise DeviceError(_too_late(choice, late, "paddle is already imported"))
+            raise DeviceError(_too_late(choice, rows, late, "paddle is already imported"))
         _run_in_process(rows, initial)
         return
     target = settings.exported(rows, os.environ)
     if late and allow_reexec and os.environ.get(REEXEC_VARIABLE) != str(os.getpid()):
         _reexecute(target)
     if late:
-        raise DeviceError(_too_late(choice, late, "they are read when a process starts"))
+        raise DeviceError(_too_late(choice, rows, late, "they are read when a process starts"))
     settings.apply(target, os.environ)
     _run_in_process(rows, initial)
 
@@ -286,16 +288,19 @@ def _run_in_process(rows: list[settings.SettingRow], initial: dict[str, str]) ->
             row.in_process()
 
 
-def _too_late(choice: choosing.Choice, late: list[settings.SettingRow], why: str) -> str:
+def _too_late(
+    choice: choosing.Choice, rows: list[settings.SettingRow], late: list[settings.SettingRow], why: str
+) -> str:
     seen = _as_imported(late) if "paddle" in sys.modules else dict(os.environ)
     found = {"process": settings.initial_environment(), "import": seen}
     parts = [f"{r.name} is {found[r.stage].get(r.name, 'unset')}, wanted {r.value or 'unset'}" for r in late]
     words = sys.orig_argv
+    simulate = " --simulate" if any(row.name == simulation.VARIABLE for row in rows) else ""
     command = "CMD..." if any("\n" in word for word in words) else shlex.join(words)  # one line, whatever ran
     return (
         f"device {choice.name}: {why}, and these settings are not in place: {'; '.join(parts)}. Activate "
         "before the first `import paddle`, or start with: "
-        f"mix-core run --device {choice.name} -- {command}"
+        f"mix-core run --device {choice.name}{simulate} -- {command}"
     )
 
 

@@ -1,7 +1,8 @@
-"""Put plugin distributions of this folder, or the product's own, where importlib.metadata finds them, without running an installer.
+"""Put plugin distributions where importlib.metadata finds them, without running an installer.
 
-For each one a `.dist-info` folder with its metadata and entry points is written, as an installer would; the
-code stays in its `src` folder. tests/integration installs the real ones with pip.
+They are those of this folder, or the product's own. For each one a `.dist-info` folder with its metadata and
+entry points is written, as an installer would; the code stays in its `src` folder. tests/integration installs
+the real ones with pip.
 """
 
 from __future__ import annotations
