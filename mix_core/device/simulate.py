@@ -35,6 +35,9 @@ DEVICES, MEMORY, TABLE, PROTECT, FAULTS = (
 )
 REPORT, COUNTERS = "MIX_SIM_REPORT", "MIX_SIM_COUNTERS"
 """1: print the counters when the process ends; a file to write them to, where `%p` is the process."""
+KERNELS = "MIX_SIM_KERNELS"
+"""`reference`: what only a kernel of the chip can serve is left to the references, not to the host's kernels,
+so that what is called is what a chip without that kernel would call."""
 TYPE, OPERATORS, BYTES, REFUSED = (f"MIX_SIM_{name}" for name in ("TYPE", "OPERATORS", "BYTES", "REFUSED"))
 """What the library reads beside DEVICES, PROTECT and FAULTS; derived here, not meant for users."""
 
