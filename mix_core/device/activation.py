@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pluggy
 
 from mix_core.device import choice as choosing
-from mix_core.device import composition, discovery, settings
+from mix_core.device import composition, custom_libraries, discovery, settings
 from mix_core.device import simulate as simulation
 from mix_core.device.discovery import describe
 from mix_core.device.names import AUTO
@@ -262,6 +262,7 @@ def _apply_before_import(
         _reexecute(target)
     if late:
         raise DeviceError(_too_late(choice, rows, late, "they are read when a process starts"))
+    custom_libraries.refuse_if_broken(target)
     settings.apply(target, os.environ)
     _run_in_process(rows, initial)
 

@@ -69,6 +69,23 @@ def test_a_custom_device_runs_through_its_plugin(start, library: str):
     assert seen["properties"]["name"] == "pocket:1"
 
 
+def test_a_library_that_does_not_load_is_named_and_nothing_dies(start, library: str, tmp_path: Path):
+    (tmp_path / "bad").mkdir()
+    bad = tmp_path / "bad" / "libpocket.so"
+    bad.write_text("no library")
+    use = (
+        "import sys; import mix_core.device as d; from mix_core.cli.main import guarded\n"
+        "sys.exit(guarded(lambda: d.activate('pocket'), []))"
+    )
+    cache = str(tmp_path / "cache")
+    done = start(["-c", use], plugins=["pocket"], POCKET_LIB=str(bad.parent), MIX_CACHE=cache)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert str(bad) in done.stderr and "file too short" in done.stderr
+    good = start(["-c", use], plugins=["pocket"], POCKET_LIB=library, MIX_CACHE=cache)
+    assert good.returncode == 0, good.stderr
+    assert len(list((tmp_path / "cache" / "native" / "loaded").iterdir())) == 1
+
+
 def test_the_doctor_finds_it_usable_and_names_a_library_that_is_not_one(start, library: str, tmp_path: Path):
     doctor = ["-m", "mix_core.cli.main", "doctor", "pocket", "--json"]
     good = json.loads(start(doctor, plugins=["pocket"], POCKET_LIB=library).stdout)
