@@ -8,6 +8,7 @@ SHELL := bash
 
 PYTHON ?= python3
 VENV ?= .venv
+CLIENTS ?= .venv-clients
 RUN ?= runs/digits
 AGAIN ?=
 TORCH_INDEX ?=
@@ -22,17 +23,18 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 
-.PHONY: help venv install install-tests train test test-quarter test-all lint format wheels clean
+.PHONY: help venv install install-tests train test test-quarter test-all test-clients lint format wheels clean
 
 help:
 	@echo "make train          make .venv, install, train the main job into $(RUN); a second call shows the result"
 	@echo "make train AGAIN=1  train it anew"
 	@echo "make test           unit, parity and integration tests, and the main job in short form"
 	@echo "make test-all       everything, the slow tests included"
+	@echo "make test-clients   PaddleNLP's trainer on a simulated device, in $(CLIENTS) (1.8 GB)"
 	@echo "make lint           ruff check, ruff format --check, mypy"
 	@echo "make format         ruff's formatter and its safe fixes"
 	@echo "make wheels         the wheels of all distributions, into dist/"
-	@echo "make clean          remove .venv, caches and dist/ (runs/ stays)"
+	@echo "make clean          remove .venv, .venv-clients, caches and dist/ (runs/ stays)"
 
 # -- installation: once, and again when a pyproject.toml changes ------------------------------------------------
 
@@ -73,6 +75,19 @@ test: $(VENV)/.installed-tests
 test-all: $(VENV)/.installed-tests
 	$(PYTEST) --durations=25 tests
 
+# Programs that know nothing of mix-core, in an environment of their own: PaddleNLP pins an older numpy.
+$(CLIENTS)/.installed: pyproject.toml mix_device_npu/pyproject.toml
+	@$(MAKE) --no-print-directory venv VENV=$(CLIENTS)
+	@$(CLIENTS)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || { echo "make: paddlenlp needs" \
+	  "numpy 1.26, which has no wheel for Python 3.13; name an older one after rm -r $(CLIENTS):" \
+	  "make test-clients PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --editable '.[cpu,paddlenlp]' --editable ./mix_device_npu
+	@touch $@
+
+test-clients: $(CLIENTS)/.installed
+	$(CLIENTS)/bin/python scripts/check_clients.py
+
 # One quarter of the slow tests (QUARTER=0..3): .ci/run takes them in turn.
 test-quarter: $(VENV)/.installed-tests
 	$(PY) scripts/slow_quarter.py $(QUARTER) $(PYTEST_ARGS)
@@ -92,4 +107,4 @@ wheels: $(VENV)/.installed
 	ls dist
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -102,10 +102,47 @@ def test_a_failed_install_is_tried_again(installed):
     assert not (installed / ".venv" / ".installed").exists()
 
 
+def test_clients_get_an_environment_of_their_own(installed):
+    shutil.copytree(installed / ".venv", installed / ".venv-clients")
+    (installed / "mix_device_npu").mkdir()
+    (installed / "mix_device_npu" / "pyproject.toml").touch()
+    done = make(installed, "test-clients")
+    assert done.returncode == 0, done.stderr
+    assert asked(installed)[-2:] == [
+        "-m pip --disable-pip-version-check install --quiet --editable .[cpu,paddlenlp] "
+        "--editable ./mix_device_npu",
+        "scripts/check_clients.py",
+    ]
+
+
+def loaded(script_name: str):
+    spec = importlib.util.spec_from_file_location(script_name, ROOT / "scripts" / f"{script_name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({}, []),
+        ({"losses": [4.0, 3.9]}, ["the loss did not fall below 0.5 of its first value: [4.0, 3.9]"]),
+        ({"losses": []}, ["the loss did not fall below 0.5 of its first value: []"]),
+        ({"losses": [4.0, float("nan")]}, ["the loss did not fall below 0.5 of its first value: [4.0, nan]"]),
+        (
+            {"places": ["Place(cpu)", "Place(npu:0)"]},
+            ["parameters lie on ['Place(cpu)', 'Place(npu:0)'], expected ['Place(npu:0)']"],
+        ),
+        ({"dtypes": ["paddle.float16"]}, ["parameters are ['paddle.float16'], expected float32"]),
+    ],
+)
+def test_a_client_that_did_not_train_on_its_device_is_told(change, complaint):
+    found = {"losses": [4.0, 1.0], "places": ["Place(npu:0)"], "dtypes": ["paddle.float32"]} | change
+    assert loaded("check_clients").complaints("npu", "float32", found) == complaint
+
+
 def test_the_four_quarters_hold_every_slow_test_once():
-    spec = importlib.util.spec_from_file_location("slow_quarter", ROOT / "scripts" / "slow_quarter.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = loaded("slow_quarter")
     files = script.slow_files()
     assert "tests/integration/test_packaging_wheels.py" in files
     dealt = [path for quarter in range(4) for path in script.quarter_of(files, quarter)]
