@@ -42,7 +42,7 @@ def test_wheels_train_on_a_simulated_npu_in_an_empty_folder(user):
     device = json.loads((empty / "runs/digits/run.json").read_text())["device"]
     assert (device["name"], device["place"], device["simulated"]) == ("npu", "npu:0", True)
 
-    (library,) = cache.glob("native/sim-*/root/*.so")
+    (library,) = cache.glob("native/sim-*/*/*.so")
     (root,) = [row["value"] for row in device["settings"] if row["name"] == "CUSTOM_DEVICE_ROOT"]
     assert Path(root) == library.parent, "Paddle loaded the simulator that was built in this cache"
     assert str(ROOT) not in (empty / "runs/digits/run.json").read_text(), "nothing comes from the checkout"
