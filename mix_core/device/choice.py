@@ -14,7 +14,7 @@ from mix_core.device import discovery
 from mix_core.device.names import AUTO, DeviceName, parse_device
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.values import Probe
-from mix_core.errors import DeviceError
+from mix_core.errors import BadInputError, DeviceError
 
 VARIABLE = "MIX_DEVICE"
 
@@ -73,7 +73,8 @@ def choose(
 ) -> Choice:
     """Pick the device. With `needs_device=False` an absent or broken device may be named (explain, simulate).
 
-    Raises DeviceError when the named device is unknown or not usable, or when `auto` meets a broken plugin.
+    Raises DeviceError when the named device is unknown or not usable, or when `auto` meets a broken plugin;
+    BadInputError for an index that is not there.
     """
     wanted, origin = requested(argument, config, environ)
     entries = discovery.find_entries(environ=environ)
@@ -88,7 +89,7 @@ def choose(
             f"`mix-core doctor {wanted.name}` shows more"
         )
     if needs_device and found.count is not None and index >= found.count:
-        raise DeviceError(f"device {wanted} does not exist: {found.count} visible ({found.reason})")
+        raise BadInputError(f"device {wanted} does not exist: {found.count} visible ({found.reason})")
     return Choice(candidate, index, wanted.index is not None, origin)
 
 

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mix_core.device import choice as choosing
-from mix_core.device import composition, discovery, simulate, simulate_build
+from mix_core.device import composition, discovery, native, simulate, simulate_build
 from mix_core.device.names import AUTO
+from mix_core.device.profile import DeviceProfile
 from mix_core.device.values import Workload
 from mix_core.errors import BadInputError
 
 HOST = "cpu"
 """The device whose settings lie beneath a simulated one, and whose kernels serve it."""
+
+
+INSTALL = "install one as the README of the device's plugin says"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ def prepare(
     """
     if not workload.simulate:
         choice = choosing.choose(name, config_device, user, needs_device=needs_device)
+        if needs_device:
+            refuse_other_paddle(choice.candidate.profile)
         return Prepared(choice, composition.compose(choice.candidate, workload, user))
     simulation = simulate.requested(user)
     wanted, origin = choosing.requested(name, config_device, user)
@@ -56,6 +62,7 @@ def prepare(
             f"device {wanted} does not exist: {simulation.devices} simulated; set {simulate.DEVICES} for more"
         )
     if build:
+        refuse_other_paddle(choice.candidate.profile)
         simulate.refuse_if_impossible(user)
     root = (simulate_build.library() if build else simulate_build.place()).parent
     host = choosing.load_candidate(choosing.find_entry(HOST, discovery.find_entries(environ=user)))
@@ -71,3 +78,15 @@ def prepare(
         above=simulate.layer(simulation, profile, support, str(root)),
     )
     return Prepared(dataclasses.replace(choice, candidate=candidate), composed, host)
+
+
+def refuse_other_paddle(profile: DeviceProfile) -> None:
+    """Raise BadInputError where no Paddle is installed, or not one that the device's plugin is meant for."""
+    identity, wanted = native.paddle_identity(), profile.paddle_versions
+    needs = f"{wanted.bounds} ({wanted.source})" if wanted else "any version"
+    if identity is None:
+        raise BadInputError(f"device {profile.name} needs Paddle, {needs}, and none is installed; {INSTALL}")
+    version = identity.partition("+")[0]
+    # a version of zeros is a build of the day, which says nothing of what it holds
+    if wanted is not None and version.strip("0.") and not wanted.contains(version):
+        raise BadInputError(f"device {profile.name} needs Paddle {needs}, found {version}; {INSTALL}")

@@ -73,7 +73,7 @@ def test_an_index_counts_the_visible_devices(use_plugins: Use, acme_cards: Cards
     monkeypatch.setenv("ACME_VISIBLE_DEVICES", "2,3")
     chosen = choice.choose("acme:1", None, {})
     assert (chosen.index, chosen.index_given) == (1, True)
-    with pytest.raises(DeviceError, match="acme:2 does not exist: 2 visible"):
+    with pytest.raises(BadInputError, match="acme:2 does not exist: 2 visible"):
         choice.choose("acme:2", None, {})
 
 

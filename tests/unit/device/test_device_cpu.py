@@ -181,6 +181,6 @@ def test_random_state_comes_back_and_is_plain_arrays():
 
 def test_there_is_one_cpu(start):
     done = start(["-c", "import mix_core.device as d; d.activate('cpu:1')"])
-    assert "DeviceError: device cpu:1 does not exist" in done.stderr
+    assert "BadInputError: device cpu:1 does not exist" in done.stderr
     with pytest.raises(DeviceError, match="the host is one device"):
         cpu.mix_runtime(1)
