@@ -100,8 +100,10 @@ inline float softmax_row(float* row, int64_t width, int64_t begin, int64_t end) 
   const int64_t count = end - begin;
   const float top = row_max(row + begin, count);
   if (!(top > -std::numeric_limits<float>::infinity())) {
-    std::fill(row + begin, row + end, 0.0f);
-    return -std::numeric_limits<float>::infinity();
+    // nothing is visible, or all that is is NaN, which a maximum passes over and a result must not
+    const bool nan = std::any_of(row + begin, row + end, [](float score) { return std::isnan(score); });
+    std::fill(row + begin, row + end, nan ? std::numeric_limits<float>::quiet_NaN() : 0.0f);
+    return nan ? std::numeric_limits<float>::quiet_NaN() : -std::numeric_limits<float>::infinity();
   }
   const float sum = exp_row(row + begin, count, top);
   scale_row(row + begin, count, 1.0f / sum);

@@ -190,3 +190,14 @@ def test_frozen_inputs_are_allowed() -> None:
     k, v = (paddle.to_tensor(oracle.draw(i, 1, 4, 2, 4).astype("float32")) for i in (1, 2))
     ops.attention(q, k, v, causal=True).sum().backward()
     assert q.grad is not None and k.grad is None
+
+
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_a_nan_is_never_lost(which) -> None:
+    rng = np.random.default_rng(5)
+    parts = {name: rng.standard_normal((1, 6, 2, 16)).astype(np.float32) for name in "qkv"}
+    parts[which][0, 3, 1, 2] = np.nan
+    out = ops.attention(*(paddle.to_tensor(parts[name]) for name in "qkv"), causal=True).numpy()
+    rows = np.isnan(out[0, :, 1]).any(axis=-1)
+    assert rows[3] and (which == "q" or rows[3:].all())
+    assert not np.isnan(out[0, :, 0]).any(), "the other head has none"
