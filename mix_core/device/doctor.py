@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mix_core
-from mix_core.device import choice, composition, discovery, native, settings
+from mix_core.device import choice, composition, discovery, native, settings, simulate, simulate_build
 from mix_core.device.names import AUTO, DeviceName
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.values import Workload
@@ -95,7 +95,19 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "operators", "ok" if status.possible else "warning", built if status.possible else status.reason
     )
+    yield _simulator()
     yield shared_memory()
+
+
+def _simulator() -> Finding:
+    """Whether `--simulate` would work here at once."""
+    try:
+        library = simulate_build.place()
+        simulate.refuse_if_impossible(os.environ)
+    except MixError as error:
+        return Finding("simulator", "warning", str(error))
+    built = "built" if library.is_file() else "not built yet: --simulate builds it once, in about a minute"
+    return Finding("simulator", "ok", built)
 
 
 def _paddles() -> list[str]:
