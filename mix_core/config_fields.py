@@ -78,7 +78,9 @@ class ModelKeys(Keys):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number type of the computation (Qwen-VL; bf16, fp16 and mixed_precision say the same)."""
     fp16_opt_level: Literal["O0", "O1", "O2"] = "O1"
-    """With a 16-bit dtype, O1 keeps float32 parameters; O2 keeps them in 16 bits."""
+    """With a 16-bit dtype, O1 keeps float32 parameters; O2 keeps them in 16 bits, beside float32 masters."""
+    scale_loss: Annotated[float, Ge(1.0)] = 32768.0
+    """First factor on the loss with float16; it changes by itself (PaddleNLP)."""
     recompute: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     freeze_vit: bool = False

@@ -36,8 +36,8 @@ class ModelFamily:
     """(model, folder): fill it from the published files. Raises WeightsError."""
     save_weights: Callable[..., None]
     """(model, folder, max_shard_bytes=...): write the published layout."""
-    write_config: Callable[[Any, Path], None]
-    """(configuration, folder): write config.json as published."""
+    write_config: Callable[..., None]
+    """(configuration, folder, dtype="float32"): write config.json as published; the dtype is the weights'."""
     load_processor: Callable[[Path], Any]
     """Folder -> the processor of text, pictures and videos; imports no paddle."""
 

@@ -1,15 +1,61 @@
-"""Statistics in float32: the references compute narrower floating types in it and round the result."""
+"""Which dtype an operator computes in.
+
+Statistics are float32: the references compute narrower floating types in it and round the result. A run may
+ask for matrix products in a narrower dtype than its parameters have (`products_in`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import paddle
 from paddle import Tensor
 
+import mix_core.device as device
+
 NARROW = (paddle.bfloat16, paddle.float16)
+
+_products: Any = None
+"""The dtype that matrix products are asked to compute in; None: that of their tensors."""
+
+
+@contextmanager
+def products_in(dtype: Any) -> Iterator[None]:
+    """Let `linear` and `linear_cross_entropy` bring their tensors to `dtype` (bfloat16, float16) first.
+
+    Going backward belongs inside too, for blocks that are computed again there. Norms then give the dtype of
+    their weights, and everything else that of its first tensor. Not Paddle's auto_cast: it casts products
+    wherever they stand, also those by which references take statistics, and it is off going backward.
+    """
+    global _products
+    before, _products = _products, dtype
+    try:
+        yield
+    finally:
+        _products = before
+
+
+def for_product(*values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in the dtype that products compute in; itself where nothing else is asked."""
+    if _products is None:
+        return values
+    return tuple(None if value is None else cast(value, _products) for value in values)
+
+
+def kept_in(dtype: Any, operator_class: str) -> Any:
+    """`dtype` where the device has this class of operators for it (its profile's `dtypes`), else float32."""
+    active = device.active()
+    name = str(dtype).removeprefix("paddle.")
+    has = active is None or active.profile.supports_dtype(name, operator_class)
+    return dtype if has else paddle.float32
+
+
+def cast(value: Tensor, dtype: Any) -> Tensor:
+    """The tensor in `dtype`; itself where it has it, because `astype` would copy it."""
+    return value if value.dtype == dtype else value.astype(dtype)
 
 
 def widened(value: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
-from mix_core.ops.dtypes import widened
+from mix_core.ops.dtypes import for_product, widened
 from mix_core.ops.gradients import frozen
+from mix_core.ops.shapes import take_rows
 
 MAX_LOGITS = 1 << 24
 """Logits of one block, in numbers; a block has one row at least."""
@@ -33,12 +34,13 @@ def linear_cross_entropy(
     """
     rows = np.flatnonzero(labels_T != ignore_index)
     if len(rows) == 0:
-        return paddle.sum(hidden_TD) * 0.0, 0
+        return paddle.sum(widened(hidden_TD)) * 0.0, 0
+    hidden_TD, weight_VD = for_product(hidden_TD, weight_VD)
     kernel = kernel_for("linear_cross_entropy", hidden_TD.dtype, training=not hidden_TD.stop_gradient)
     if kernel is not None:
         return kernel(hidden_TD, weight_VD, labels_T, ignore_index=ignore_index)
     if len(rows) != len(labels_T):
-        hidden_TD = paddle.gather(hidden_TD, paddle.to_tensor(rows))
+        hidden_TD = take_rows(hidden_TD, paddle.to_tensor(rows))
     hidden_TD, weight_VD = widened(hidden_TD), widened(weight_VD)
     labels_R = labels_T[rows].astype(np.int64)
     return _HeadLoss.apply(hidden_TD, weight_VD, labels_R, paddle.is_grad_enabled()), len(rows)

@@ -1,5 +1,7 @@
 """Normalisations: rms_norm, layer_norm and group_norm. Statistics are taken in float32.
 
+A result has the dtype of the weights: where products are narrower than parameters, norms are not.
+
 Shapes: T rows, D model dim, C channels, `...` any leading axes.
 """
 
@@ -14,7 +16,7 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.ops.dispatch import kernel_for
-from mix_core.ops.dtypes import in_float32
+from mix_core.ops.dtypes import cast, in_float32
 from mix_core.ops.gradients import frozen, unless
 from mix_core.ops.shapes import reshape
 
@@ -24,6 +26,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
     x (..., D), weight (D,) -> (..., D). Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
+    x = cast(x, weight_D.dtype)
     kernel = kernel_for("rms_norm", x.dtype, training=not (x.stop_gradient and weight_D.stop_gradient))
     if kernel is not None:
         return kernel(x, weight_D, eps)
@@ -76,6 +79,7 @@ def layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: f
 
     x (..., D) -> (..., D). Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
+    x = x if weight_D is None else cast(x, weight_D.dtype)
     kernel = kernel_for("layer_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
         return kernel(x, weight_D, bias_D, eps)
@@ -87,6 +91,7 @@ def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor |
 
     weight and bias (C,) may each be None. Wu and He, "Group Normalization", 2018.
     """
+    x = x if weight_C is None else cast(x, weight_C.dtype)
     kernel = kernel_for("group_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
         return kernel(x, groups, weight_C, bias_C, eps)

@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import widened
 
 
 @paddle.no_grad()
@@ -32,7 +33,7 @@ def sampling(
     if kernel is not None:
         return kernel(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p, uniform_B=uniform_B)
     if temperature == 0.0:
-        return paddle.argmax(logits_BV, axis=-1)
+        return paddle.argmax(widened(logits_BV), axis=-1)
     if uniform_B is None or len(uniform_B) != logits_BV.shape[0]:
         raise ValueError(
             f"sampling {logits_BV.shape[0]} rows needs as many numbers in [0, 1), got {uniform_B}"
@@ -40,7 +41,8 @@ def sampling(
     V = logits_BV.shape[1]
     # float32 also where a device keeps logits narrower: the tail of a sum of many small terms counts
     logits_Bk, ids_Bk = paddle.topk(logits_BV.astype("float32"), min(top_k, V) if top_k > 0 else V)
-    probabilities_Bk = F.softmax(logits_Bk / temperature, axis=-1)
+    # by a tensor: Paddle divides by a number with an operator that few chips have
+    probabilities_Bk = F.softmax(logits_Bk / paddle.full([1], temperature, "float32"), axis=-1)
     before_Bk = paddle.cumsum(probabilities_Bk, axis=-1) - probabilities_Bk
     if top_p < 1.0:
         # the most likely token has nothing before it and always stays
@@ -48,6 +50,8 @@ def sampling(
         probabilities_Bk = probabilities_Bk * keep_Bk.astype("float32")
     sums_Bk = paddle.cumsum(probabilities_Bk, axis=-1)
     threshold_B1 = paddle.to_tensor(uniform_B.astype(np.float32))[:, None] * sums_Bk[:, -1:]
-    place_B1 = (sums_Bk <= threshold_B1).astype("int64").sum(axis=-1, keepdim=True)
-    last_B1 = (probabilities_Bk > 0).astype("int64").sum(axis=-1, keepdim=True) - 1
-    return paddle.take_along_axis(ids_Bk, paddle.minimum(place_B1, last_B1), 1).squeeze(1)
+    # counted in float32, exact up to 2^24, and fetched as int32: chips have few operators in int64
+    place_B1 = (sums_Bk <= threshold_B1).astype("float32").sum(axis=-1, keepdim=True)
+    last_B1 = (probabilities_Bk > 0).astype("float32").sum(axis=-1, keepdim=True) - 1.0
+    place_B1 = paddle.minimum(place_B1, last_B1).astype("int64")
+    return paddle.index_sample(ids_Bk.astype("int32"), place_B1).squeeze(1).astype("int64")

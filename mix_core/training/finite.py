@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 
-def first_not_finite(parameters: list[tuple[str, Any]]) -> str:
+def first_not_finite(parameters: Mapping[str, Any], gradients: Mapping[str, Any]) -> str:
     """Name what is not finite, in the model's order; a parameter comes before the gradients it spoils.
 
     Args:
-        parameters: (published name, parameter with its gradient).
+        parameters, gradients: tensors by published name; a gradient may be None.
     """
-    for kind, values_of in (("parameter", lambda p: p), ("gradient of", lambda p: p.grad)):
-        for name, parameter in parameters:
-            values = values_of(parameter)
+    for kind, tensors in (("parameter", parameters), ("gradient of", gradients)):
+        for name, values in tensors.items():
             if values is None:
                 continue
             array = values.astype("float32").numpy()

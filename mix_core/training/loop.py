@@ -2,21 +2,24 @@
 
 The loss of a step is the sum over its label tokens divided by their number, over all passes of the step, so
 that 4 passes of 2 samples give what one pass of 8 gives. Gradients are summed as they come; the division
-happens inside the update.
+happens inside the update, and with it the one by the loss scale.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mix_core.errors import DataError, RunFailedError
 from mix_core.training.faults import place
 from mix_core.training.finite import first_not_finite
+from mix_core.training.precision import Precision
 
 if TYPE_CHECKING:
+    from mix_core.training.loss_scale import LossScale
     from mix_core.training.optimizer import AdamW
     from mix_core.training.schedule import Schedule
     from mix_core.training.stream import StepBatches
@@ -35,7 +38,7 @@ class StepResult:
     """Mean over the step's label tokens."""
     learning_rate: float
     grad_norm: float
-    """Global norm before clipping."""
+    """Global norm before clipping; not finite where the update was skipped."""
     label_tokens: int
     tokens: int
     """Tokens that are no padding."""
@@ -44,6 +47,10 @@ class StepResult:
     data_ms: float
     """Part of step_ms that was spent waiting for data."""
     ends_epoch: bool
+    loss_scale: float | None = None
+    """Of this step, where there is one."""
+    skipped: bool = False
+    """Whether gradients overflowed, so that there was no update."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -61,8 +68,12 @@ class Stepper:
         *,
         max_grad_norm: float,
         seed: int,
+        precision: Precision | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self.model = model
+        self.precision = precision or Precision()
+        self.loss_scale = loss_scale
         self.optimizer = optimizer
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
@@ -75,16 +86,20 @@ class Stepper:
             step: its number, from 1.
             started: time.perf_counter() when the step began; `waited_s` of it went into data.
         Raises:
-            NotFiniteError: loss or gradient is not finite; parameters are as they were before the step.
+            NotFiniteError: the loss is not finite, or the gradient at the lowest loss scale or without any;
+                parameters are as they were before the step.
             DataError: no sample of the step has anything to learn.
         """
         loss_sum: Any = None
         label_tokens = 0
+        scale = self.loss_scale.scale if self.loss_scale is not None else None
+        factor = self.loss_scale.factor(_labels(batches.passes)) if self.loss_scale is not None else 1.0
         for batch in batches.passes:
             if self.model.random is not None:
                 self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
-            pass_loss, count = self.model.loss(batch)
-            pass_loss.backward()
+            with self.precision.computing():
+                pass_loss, count = self.model.loss(batch)
+                (pass_loss if factor == 1.0 else pass_loss * factor).backward()
             label_tokens += count
             detached = pass_loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
@@ -93,16 +108,13 @@ class Stepper:
                 f"step {step}: none of its samples has a label; check the rows' answers and mask_history"
             )
         norm_of_sums, total = self.optimizer.gradient_norm(beside=loss_sum)
-        loss, norm = total / label_tokens, norm_of_sums / label_tokens
+        loss, norm = total / label_tokens, norm_of_sums / factor / label_tokens
         place("forward")
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            where = first_not_finite(list(self.model.named_parameters()))
-            raise NotFiniteError(
-                f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}; {where}"
-            )
-        clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
         rate = self.schedule.rate(step)
-        self.optimizer.step(rate, grad_scale=clip / label_tokens)
+        finite = self._check(step, loss, norm)
+        if finite:
+            clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
+            self.optimizer.step(rate, grad_scale=clip / label_tokens / factor)
         self.optimizer.clear_grad()
         return StepResult(
             step=step,
@@ -115,4 +127,25 @@ class Stepper:
             step_ms=(time.perf_counter() - started) * 1e3,
             data_ms=waited_s * 1e3,
             ends_epoch=batches.ends_epoch,
+            loss_scale=scale,
+            skipped=not finite,
         )
+
+    def _check(self, step: int, loss: float, norm: float) -> bool:
+        """Whether the step may be taken; False where scaled gradients overflowed. Moves the loss scale."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            if self.loss_scale is not None:
+                self.loss_scale.went_well()
+            return True
+        if math.isfinite(loss) and self.loss_scale is not None and self.loss_scale.overflowed():
+            return False
+        where = first_not_finite(dict(self.model.named_parameters()), self.optimizer.gradients())
+        at = "" if self.loss_scale is None else f" at loss scale {self.loss_scale.scale:g}"
+        raise NotFiniteError(
+            f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}{at}; {where}"
+        )
+
+
+def _labels(passes: Sequence[dict[str, Any]]) -> int:
+    """Labels of all passes, before any is run."""
+    return sum(int((batch["labels"] != -100).sum()) for batch in passes)

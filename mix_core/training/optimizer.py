@@ -2,11 +2,14 @@
 
 Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. The update itself is an operator
 (`mix_core.ops.adamw`) that takes all parameters of a group at once.
+
+A parameter narrower than float32 has a master: the float32 value that updates change and of which it is the
+rounded copy. Its gradients of several passes are summed in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +18,12 @@ from paddle import Tensor, _C_ops
 
 from mix_core import ops
 from mix_core.errors import CheckpointError
+from mix_core.ops.dtypes import NARROW, cast
 from mix_core.training.state import StateReader
 
-MEAN, SQUARE = "optimizer.mean.", "optimizer.square."
-"""Before a parameter's name: the running means of its gradient and of the squared one, in checkpoints."""
+MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
+"""Before a parameter's name in checkpoints: the running means of its gradient and of the squared one, and its
+float32 value where the model's is narrower."""
 
 
 @dataclass
@@ -30,6 +35,8 @@ class Group:
     """Their learning rate, as a multiple of the run's."""
     names: list[str] = field(default_factory=list)
     parameters: list[Tensor] = field(default_factory=list)
+    masters: list[Tensor] = field(default_factory=list)
+    """Float32 values; the parameters themselves where these are float32."""
     means: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
 
@@ -45,6 +52,7 @@ class AdamW:
     Args:
         model: its parameters whose `stop_gradient` is set are left out.
         rate_factors: published name -> multiple of the learning rate, where it is not 1.
+        masters: published name -> float32 value of each learning parameter that is narrower.
 
     A parameter without a gradient in some step (the vision tower, in a batch of text) is left as it is.
     """
@@ -57,7 +65,8 @@ class AdamW:
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
-        rate_factors: dict[str, float] | None = None,
+        rate_factors: Mapping[str, float] | None = None,
+        masters: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
@@ -70,12 +79,36 @@ class AdamW:
             group = groups.setdefault(kind, Group(*kind))
             group.names.append(name)
             group.parameters.append(parameter)
+            group.masters.append((masters or {}).get(name, parameter))
             group.means.append(paddle.zeros(parameter.shape, dtype="float32"))
             group.squares.append(paddle.zeros(parameter.shape, dtype="float32"))
         self.groups = list(groups.values())
         order = {name: place for place, (name, _) in enumerate(model.named_parameters())}
         pairs = [pair for group in self.groups for pair in zip(group.names, group.parameters)]
         self._named = sorted(pairs, key=lambda pair: order[pair[0]])
+        self._sums: dict[str, Tensor] = {}
+        """Gradients of narrow parameters so far, in float32."""
+        for name, parameter in self._named:
+            if parameter.dtype in NARROW:
+                parameter._register_backward_hook(self._summing(name, parameter))
+
+    def _summing(self, name: str, parameter: Tensor) -> Callable[..., None]:
+        """What is called when the parameter has its gradient of one pass: add it to the sum, forget it."""
+
+        @paddle.no_grad()
+        def add(*_: object) -> None:
+            gradient = parameter.grad.astype("float32")
+            parameter.clear_gradient(False)
+            self._sums[name] = self._sums[name].add_(gradient) if name in self._sums else gradient
+
+        return add
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients so far by name, in float32, in the model's order; None where there is none."""
+        return {
+            name: self._sums.get(name) if parameter.dtype in NARROW else parameter.grad
+            for name, parameter in self._named
+        }
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         """The learning parameters in the model's order."""
@@ -84,7 +117,7 @@ class AdamW:
     @paddle.no_grad()
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
         """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
-        squares = [_C_ops.squared_l2_norm(p.grad) for _, p in self._named if p.grad is not None]
+        squares = [_C_ops.squared_l2_norm(g) for g in self.gradients().values() if g is not None]
         square = paddle.add_n(squares) if squares else paddle.zeros([1])
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()
         return float(np.sqrt(both[0], dtype=np.float64)), float(both[1])
@@ -93,16 +126,18 @@ class AdamW:
     def step(self, learning_rate: float, *, grad_scale: float = 1.0) -> None:
         """Update every parameter that has a gradient; `grad_scale` multiplies the gradients on the way."""
         self.steps += 1
+        all_gradients = self.gradients()
         for group in self.groups:
-            gradients = [parameter.grad for parameter in group.parameters]
-            lists = (group.parameters, gradients, group.means, group.squares)
+            gradients = [all_gradients[name] for name in group.names]
+            lists = (group.parameters, group.masters, gradients, group.means, group.squares)
             if any(gradient is None for gradient in gradients):
-                rows = [row for row in zip(*lists) if row[1] is not None]
-                lists = tuple(list(column) for column in zip(*rows)) if rows else ([], [], [], [])
+                rows = [row for row in zip(*lists) if row[2] is not None]
+                lists = tuple(list(column) for column in zip(*rows)) if rows else ([], [], [], [], [])
             if not lists[0]:
                 continue
+            parameters, masters, *_ = lists
             ops.adamw(
-                *lists,
+                *lists[1:],
                 step=self.steps,
                 learning_rate=learning_rate * group.rate_factor,
                 beta1=self.beta1,
@@ -111,21 +146,26 @@ class AdamW:
                 weight_decay=group.weight_decay,
                 grad_scale=grad_scale,
             )
+            _round(parameters, masters)
 
     def clear_grad(self) -> None:
         """Forget the gradients, their memory too."""
         for _, parameter in self._named:
             parameter.clear_gradient(False)
+        self._sums.clear()
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The moments, by their names in checkpoints."""
+        """Moments and masters, by their names in checkpoints."""
         for group in self.groups:
-            for name, mean, square in zip(group.names, group.means, group.squares):
+            lists = (group.names, group.parameters, group.masters, group.means, group.squares)
+            for name, parameter, master, mean, square in zip(*lists):
                 yield MEAN + name, mean.numpy()
                 yield SQUARE + name, square.numpy()
+                if master is not parameter:
+                    yield MASTER + name, master.numpy()
 
     def load(self, reader: StateReader, steps: int) -> None:
-        """Take the moments from a checkpoint.
+        """Take moments, and the masters where it has them, from a checkpoint.
 
         Raises:
             CheckpointError: it has no moments, or not those of these parameters.
@@ -135,9 +175,12 @@ class AdamW:
                 f"{reader.folder} holds no optimizer state (save_optimizer was false); "
                 "--load_optimizer false starts the moments anew"
             )
+        kept = set(reader.names(MASTER))
         for group in self.groups:
-            for name, mean, square in zip(group.names, group.means, group.squares):
-                for prefix, tensor in ((MEAN, mean), (SQUARE, square)):
+            for name, master, mean, square in zip(group.names, group.masters, group.means, group.squares):
+                for prefix, tensor in ((MEAN, mean), (SQUARE, square), (MASTER, master)):
+                    if prefix == MASTER and prefix + name not in kept:
+                        continue  # the published weights were float32: the model has them
                     values = reader.read(prefix + name)
                     if list(values.shape) != list(tensor.shape):
                         raise CheckpointError(
@@ -145,4 +188,13 @@ class AdamW:
                             f"{tuple(tensor.shape)}"
                         )
                     tensor.set_value(values)
+            _round(group.parameters, group.masters)
         self.steps = steps
+
+
+@paddle.no_grad()
+def _round(parameters: list[Tensor], masters: list[Tensor]) -> None:
+    """Bring narrow parameters to their masters' values, in place."""
+    for parameter, master in zip(parameters, masters):
+        if master is not parameter:
+            paddle.assign(cast(master, parameter.dtype), output=parameter)

@@ -14,6 +14,7 @@ from mix_core.errors import ConfigError, RunFailedError
 from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
+from mix_core.training.precision import Precision
 from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mix_core.config import RunConfig
-    from mix_core.device import Activation
 
 
 def train(config: RunConfig, *, device_name: str | None = None, command: list[str] | None = None) -> None:
@@ -83,10 +83,10 @@ def _train(
         kernels=config.kernels,
         allow_reexec=True,
     )
-    refuse_precision(config, activation)
+    precision = Precision.of(config, activation)
     from mix_core.training.session import Session
 
-    with Session(config, folder, source, start, rows, activation, command) as session:
+    with Session(config, folder, source, start, rows, activation, precision, command) as session:
         make_room()
         session.run()
 
@@ -112,17 +112,3 @@ def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
         if path == start:
             return
         print(f"passing over {path.name}: {checkpoint.first_fault(path)}", file=sys.stderr)
-
-
-def refuse_precision(config: RunConfig, activation: Activation) -> None:
-    """Training computes in float32 so far; say what the device could do."""
-    if config.dtype == "float32":
-        return
-    can = ", ".join(activation.profile.dtypes["default"])
-    if not activation.profile.supports_dtype(config.dtype):
-        raise ConfigError(
-            f"dtype is {config.dtype}, but device {activation.name} computes in {can}; give --dtype float32"
-        )
-    raise ConfigError(
-        f"training in {config.dtype} is not built yet; give --dtype float32 (bf16 and fp16 false)"
-    )

@@ -31,6 +31,7 @@ from mix_core.training.stream import StepStream, processor_options
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.device import Activation
+    from mix_core.training.precision import Precision
     from mix_core.training.rows import Rows
 
 
@@ -45,11 +46,12 @@ class Session:
         start: Path | None,
         rows: Rows,
         activation: Activation,
+        precision: Precision,
         command: list[str],
     ) -> None:
         """`source`: the folder of model and processor. `start`: the checkpoint to go on from, if any."""
         self.config, self.folder, self.rows = config, folder, rows
-        self.activation, self.command = activation, command
+        self.activation, self.precision, self.command = activation, precision, command
         paddle.seed(config.seed)
         fresh = config.from_scratch and start is None
         family, model_config, self.model = load_model(source, random_init=fresh, seed=config.seed)
@@ -63,9 +65,18 @@ class Session:
             epsilon=config.adam_epsilon,
             weight_decay=config.weight_decay,
             rate_factors=rate_factors(learning, config),
+            masters=precision.narrow(self.model),
         )
         self.parts = Parts(
-            config, family, model_config, self.model, self.processor, self.optimizer, activation.runtime
+            config,
+            family,
+            model_config,
+            self.model,
+            self.processor,
+            self.optimizer,
+            activation.runtime,
+            precision.parameter_dtype,
+            precision.loss_scale(),
         )
         if config.eval_with_do_generation:
             for row in rows.eval:
@@ -123,6 +134,8 @@ class Session:
             schedule_of(config, self.last_step),
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
+            precision=self.precision,
+            loss_scale=self.parts.loss_scale,
         )
         self.model.train()
         with (
@@ -165,6 +178,8 @@ class Session:
             tokens_per_s=result.tokens_per_s,
             learning_rate=result.learning_rate,
         )
+        if result.skipped:
+            self.progress.note(self._skipped(result))
         values = self._measured(result)
         if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
             values |= {f"eval_{name}": value for name, value in self._evaluate(during=True).items()}
@@ -183,7 +198,16 @@ class Session:
         values = {name: getattr(result, name) for name in names}
         if not self.config.skip_memory_metrics:
             values["memory_bytes"] = self.activation.runtime.memory_stats()["allocated"]
+        if result.loss_scale is not None:
+            values |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
         return values | {name: getattr(result, name) for name in ("step_ms", "data_ms", "epoch")}
+
+    def _skipped(self, result: StepResult) -> str:
+        dtype, after = self.precision.dtype, self.parts.loss_scale.scale
+        return (
+            f"step {result.step}: gradients overflow {dtype} at loss scale {result.loss_scale:g}, "
+            f"so there is no update; going on at {after:g}"
+        )
 
     def _is_due(self, strategy: str, every: int | None, result: StepResult) -> bool:
         if strategy == "steps":
@@ -220,18 +244,19 @@ class Session:
         rows = self.rows.eval[: config.max_eval_samples] if during else self.rows.eval
         batch_size = config.per_device_eval_batch_size
         self.model.eval()
-        if config.eval_with_do_generation:
-            results = evaluate(
-                self.model,
-                self.processor,
-                rows,
-                batch_size=batch_size,
-                max_new_tokens=config.eval_max_new_tokens,
-                gallery_dir=None if during or not config.gallery_samples else self.folder.path,
-                gallery_size=config.gallery_samples,
-            )
-        else:
-            results = held_out_loss(self.model, self.processor, rows, batch_size)
+        with self.precision.computing():
+            if config.eval_with_do_generation:
+                results = evaluate(
+                    self.model,
+                    self.processor,
+                    rows,
+                    batch_size=batch_size,
+                    max_new_tokens=config.eval_max_new_tokens,
+                    gallery_dir=None if during or not config.gallery_samples else self.folder.path,
+                    gallery_size=config.gallery_samples,
+                )
+            else:
+                results = held_out_loss(self.model, self.processor, rows, batch_size)
         self.model.train()
         if during:
             self.progress.pause()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.device import DeviceRuntime
     from mix_core.models.registry import ModelFamily
+    from mix_core.training.loss_scale import LossScale
 
 RANDOM_STATE = "random."
 """Before the parts of the device generator's state, in checkpoints."""
@@ -39,11 +40,14 @@ class Parts:
     processor: Any
     optimizer: AdamW
     runtime: DeviceRuntime
+    weights_dtype: str = "float32"
+    """Of the model's parameters, which are published as they are."""
+    loss_scale: LossScale | None = None
 
     def write(self, folder: Path, reached: Progressed) -> None:
         """Fill an empty checkpoint folder."""
         self.family.save_weights(self.model, folder)
-        self.family.write_config(self.model_config, folder)
+        self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
         self.processor.save(folder)
         place("checkpoint-weights")
         inner = folder / state.FOLDER
@@ -61,10 +65,12 @@ class Parts:
             "position": reached.position,
             "seed": self.config.seed,
         }
+        if self.loss_scale is not None:
+            values["loss_scale"] = self.loss_scale.state()
         state.write_manifest(inner, reached.step, values, tensors)
 
     def restore(self, checkpoint: Path) -> Progressed:
-        """Take moments, random state and place from a checkpoint; the model's weights are loaded already.
+        """Take the training state from a checkpoint; the model's weights are loaded already.
 
         Raises:
             CheckpointError: it does not hold what load_optimizer asks for, or that of another model.
@@ -73,6 +79,8 @@ class Parts:
         values = reader.manifest["state"]
         if self.config.load_optimizer:
             self.optimizer.load(reader, int(values["optimizer_steps"]))
+        if self.loss_scale is not None and "loss_scale" in values:
+            self.loss_scale.load(values["loss_scale"])
         step = int(reader.manifest["step"])
         if not self.config.load_random_state:
             return Progressed(step, position=0)

@@ -11,7 +11,8 @@ import paddle
 from paddle import Tensor
 
 from mix_core.errors import BadInputError
-from mix_core.ops.shapes import reshape
+from mix_core.ops.dtypes import cast, kept_in
+from mix_core.ops.shapes import reshape, take_rows
 
 
 class KVCache:
@@ -47,10 +48,14 @@ class KVCache:
         self._rows = paddle.to_tensor((token_BC[:, None] * K + np.arange(K)[:, None]).reshape(-1))
 
     def fill(self, layer: int, k_TKH: Tensor, v_TKH: Tensor) -> None:
-        """Keep the prompt's keys and values of one layer, T = B * S of them."""
+        """Keep the prompt's keys and values of one layer, T = B * S of them.
+
+        They are kept in float32 where the device cannot write single rows of a narrower dtype.
+        """
         H = self._shape[3]
-        self._keys[layer] = paddle.gather(reshape(k_TKH, [-1, H]), self._rows)
-        self._values[layer] = paddle.gather(reshape(v_TKH, [-1, H]), self._rows)
+        dtype = kept_in(k_TKH.dtype, "scatter")
+        self._keys[layer] = cast(take_rows(reshape(k_TKH, [-1, H]), self._rows), dtype)
+        self._values[layer] = cast(take_rows(reshape(v_TKH, [-1, H]), self._rows), dtype)
 
     def advance(self) -> np.ndarray:
         """Open the next slot of each row; return the rotary positions of the tokens in them, (B,)."""
@@ -71,6 +76,6 @@ class KVCache:
         full = []
         for kept, new_BKH in ((self._keys[layer], k_BKH), (self._values[layer], v_BKH)):
             # rows of a flat matrix: right also where views do not alias (see the profile's slices_alias)
-            kept.scatter_(self._rows, reshape(new_BKH, [-1, H]))
+            kept.scatter_(self._rows, cast(reshape(new_BKH, [-1, H]), kept.dtype))
             full.append(reshape(kept, self._shape))
         return full[0], full[1]

@@ -21,6 +21,7 @@ from mix_core.models.common.cache import KVCache
 from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
 from mix_core.models.common.layers import Embedding
 from mix_core.models.common.random import SampleRandom
+from mix_core.ops.dtypes import widened
 
 Batch = dict[str, Any]
 
@@ -82,7 +83,7 @@ class CausalLM(nn.Layer):
         targets_T = targets_BS.reshape(-1)
         chosen = np.flatnonzero(targets_T != -100)
         if len(chosen) == 0:
-            return paddle.sum(self.hidden_states(batch)) * 0.0, 0
+            return paddle.sum(widened(self.hidden_states(batch))) * 0.0, 0
         hidden_RD = self.hidden_states(batch, chosen)
         return ops.linear_cross_entropy(hidden_RD, self.head_weight_VD, targets_T[chosen])
 

@@ -14,10 +14,11 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.cache import KVCache
-from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm
+from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm, residual
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
-from mix_core.ops.shapes import reshape
+from mix_core.ops.dtypes import cast
+from mix_core.ops.shapes import reshape, take_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,9 @@ class SelfAttention(nn.Layer):
         q_TNH, k_TKH = ops.rotary(q_TNH, k_TKH, positions.cos_T1H, positions.sin_T1H)
         if positions.decoding:
             k_BKCH, v_BKCH = cache.append(self.index, k_TKH, v_TKH)
-            out = ops.attention_decode(q_TNH, k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
-            return reshape(out, [-1, heads * H])
+            q_BNH = cast(q_TNH, k_BKCH.dtype)
+            out = ops.attention_decode(q_BNH, k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
+            return reshape(cast(out, q_TNH.dtype), [-1, heads * H])
         if cache is not None:
             cache.fill(self.index, k_TKH, v_TKH)
         dropout = {}
@@ -118,9 +120,9 @@ class DecoderLayer(nn.Layer):
         out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache)
         if chosen is not None:
             # whatever follows the attention works token by token
-            out, x_TD = paddle.gather(out, chosen), paddle.gather(x_TD, chosen)
-        x_TD = x_TD + self.self_attn.o_proj(out)
-        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+            out, x_TD = take_rows(out, chosen), take_rows(x_TD, chosen)
+        x_TD = residual(x_TD, self.self_attn.o_proj(out))
+        return residual(x_TD, self.mlp(self.post_attention_layernorm(x_TD)))
 
 
 class Decoder(nn.Layer):

@@ -10,6 +10,12 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from mix_core import ops
+from mix_core.ops.dtypes import cast
+
+
+def residual(x: Tensor, branch: Tensor) -> Tensor:
+    """``x + branch`` in the dtype of x: a branch ends in a product, which may be asked to be narrower."""
+    return x + cast(branch, x.dtype)
 
 
 class Linear(nn.Layer):

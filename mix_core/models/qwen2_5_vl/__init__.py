@@ -34,8 +34,8 @@ def _save_weights(model: Any, folder: Path, max_shard_bytes: int = 5 << 30) -> N
     save_weights(model, folder, max_shard_bytes)
 
 
-def _write_config(config: Any, folder: Path) -> None:
-    text = json.dumps(config_to_dict(config, "float32"), indent=2)
+def _write_config(config: Any, folder: Path, dtype: str = "float32") -> None:
+    text = json.dumps(config_to_dict(config, dtype), indent=2)
     (Path(folder) / "config.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -19,6 +19,8 @@ from mix_core.models.common.decoder import DecoderShape
 from mix_core.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from mix_core.models.qwen2_5_vl.geometry import as_grids, batch_positions
 from mix_core.models.qwen2_5_vl.vision import VisionTower
+from mix_core.ops.dtypes import cast
+from mix_core.ops.shapes import put_rows
 
 
 class Qwen2_5_VL(CausalLM):
@@ -97,7 +99,7 @@ class Qwen2_5_VL(CausalLM):
             return x_TD
         patches = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
         cells_CD = self.visual(paddle.to_tensor(patches), tuple(grids))
-        return paddle.scatter(x_TD, paddle.to_tensor(np.concatenate(places)), cells_CD)
+        return put_rows(x_TD, np.concatenate(places), cast(cells_CD, x_TD.dtype))
 
     def _checked_pixels(self, pixels: np.ndarray, name: str, grids: list[tuple[int, int, int]]) -> np.ndarray:
         expected = (sum(t * h * w for t, h, w in grids), self.config.vision.patch_width)

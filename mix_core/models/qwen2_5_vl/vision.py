@@ -13,10 +13,12 @@ import paddle
 from paddle import Tensor, nn
 
 from mix_core import ops
-from mix_core.models.common.layers import GatedMLP, Linear, RMSNorm
+from mix_core.models.common.layers import GatedMLP, Linear, RMSNorm, residual
 from mix_core.models.common.recompute import recompute
 from mix_core.models.qwen2_5_vl.config import VisionConfig
 from mix_core.models.qwen2_5_vl.geometry import Grid, vision_plan
+from mix_core.ops.dtypes import cast
+from mix_core.ops.shapes import take_rows
 
 EPS = 1e-6
 """Of the tower's norms; fixed in the architecture, not in the file."""
@@ -33,7 +35,8 @@ class PatchEmbed(nn.Layer):
         self.proj = Linear(config.patch_width, config.hidden_size, bias=False)
 
     def forward(self, pixels_P: Tensor) -> Tensor:
-        return self.proj(pixels_P)
+        dtype = self.proj.weight.dtype
+        return cast(self.proj(cast(pixels_P, dtype)), dtype)
 
 
 class VisionAttention(nn.Layer):
@@ -45,7 +48,9 @@ class VisionAttention(nn.Layer):
 
     def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
         P, D = x_PD.shape
-        q_PNH, k_PNH, v_PNH = self.qkv(x_PD).reshape([P, 3, self.heads, self.head_dim]).unbind(1)
+        q_PNH, k_PNH, v_PNH = (
+            part.reshape([P, self.heads, self.head_dim]) for part in self.qkv(x_PD).split(3, axis=1)
+        )
         q_PNH, k_PNH = ops.rotary(q_PNH, k_PNH, *tables)
         out_PNH = ops.attention_packed(q_PNH, k_PNH, v_PNH, cu_seqlens, causal=False)
         return self.proj(out_PNH.reshape([P, D]))
@@ -60,8 +65,8 @@ class VisionBlock(nn.Layer):
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=True)
 
     def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
-        x_PD = x_PD + self.attn(self.norm1(x_PD), cu_seqlens, tables)
-        return x_PD + self.mlp(self.norm2(x_PD))
+        x_PD = residual(x_PD, self.attn(self.norm1(x_PD), cu_seqlens, tables))
+        return residual(x_PD, self.mlp(self.norm2(x_PD)))
 
 
 class PatchMerger(nn.Layer):
@@ -108,7 +113,7 @@ class VisionTower(nn.Layer):
         merged_CO = self.merger(x_PD)
         if order is layout.by_frame:
             return merged_CO
-        return paddle.gather(merged_CO, layout.by_frame.from_other_C)
+        return take_rows(merged_CO, layout.by_frame.from_other_C)
 
 
 @dataclass(frozen=True)
@@ -153,4 +158,4 @@ def _tables(row_column_P2: np.ndarray, head_dim: int) -> tuple[Tensor, Tensor]:
 def _reorder(x_PD: Tensor, order_C: Tensor) -> Tensor:
     """Patches with their cells in another order; the patches of a cell stay together."""
     cells = x_PD.reshape([order_C.shape[0], -1])
-    return paddle.gather(cells, order_C).reshape(x_PD.shape)
+    return take_rows(cells, order_C).reshape(x_PD.shape)

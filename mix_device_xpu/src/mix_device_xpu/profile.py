@@ -22,6 +22,7 @@ PROFILE = DeviceProfile(
         "default": ("float32", "float16", "bfloat16"),
         "convolution": ("float32", "float16"),
         "group_norm": ("float32",),
+        "scatter": ("float32",),
         "interpolation": ("float32", "float16"),
         # the table has float32 too, but the kernel multiplies in TF32
         "attention": ("float16", "bfloat16"),

@@ -148,3 +148,49 @@ def test_a_step_without_labels_is_refused(folder, samples):
     blank = [{**sample, "labels": np.full_like(sample["labels"], -100)} for sample in samples]
     with pytest.raises(DataError, match="step 1: none of its samples has a label"):
         take(fresh(folder), folder, blank, 4)
+
+
+def test_a_loss_scale_changes_nothing_but_the_range(folder, samples):
+    """Scaling by a power of two rounds nothing, so that norms and parameters keep their bits."""
+    from mix_core.training.loss_scale import LossScale
+
+    plain, scaled = fresh(folder), fresh(folder, loss_scale=LossScale(4096.0))
+    for step in (1, 2):
+        expected, found = (take(stepper, folder, samples, 4, step) for stepper in (plain, scaled))
+        assert (found.loss, found.grad_norm) == (expected.loss, expected.grad_norm)
+        assert (found.loss_scale, found.skipped, expected.loss_scale) == (4096.0, False, None)
+    after = values(plain)
+    for name, value in values(scaled).items():
+        np.testing.assert_array_equal(value, after[name], err_msg=name)
+
+
+def test_scaled_gradients_that_overflow_cost_the_update_and_nothing_else(folder, samples):
+    from mix_core.training.loss_scale import LossScale
+
+    stepper = fresh(folder, loss_scale=LossScale(2.0**130))
+    before = values(stepper)
+    result = take(stepper, folder, samples, 4)
+    assert result.skipped and np.isfinite(result.loss) and not np.isfinite(result.grad_norm)
+    assert (result.loss_scale, stepper.loss_scale.scale) == (2.0**130, 2.0**129)
+    assert stepper.optimizer.steps == 0
+    assert all(parameter.grad is None for parameter in stepper.model.parameters())
+    for name, value in values(stepper).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_overflow_at_the_lowest_scale_and_a_loss_that_is_not_finite_end_the_run(folder, samples):
+    from mix_core.training.loop import NotFiniteError
+    from mix_core.training.loss_scale import LossScale
+
+    stepper = fresh(folder, loss_scale=LossScale(1.0))
+    norm = stepper.model.model.norm.weight
+    norm.set_value(np.full(norm.shape, 3e38, np.float32))
+    with pytest.raises(NotFiniteError, match=r"at loss scale 1; the first gradient of \S+ that is not"):
+        take(stepper, folder, samples, 8)
+
+    stepper = fresh(folder, loss_scale=LossScale(1024.0))
+    loss = stepper.model.loss
+    stepper.model.loss = lambda batch: (loss(batch)[0] * float("nan"), loss(batch)[1])
+    with pytest.raises(NotFiniteError, match=r"the loss is nan.*at loss scale 1024; the first gradient"):
+        take(stepper, folder, samples, 8)
+    assert stepper.loss_scale.scale == 1024.0

@@ -56,8 +56,9 @@ def _save_weights(model: Any, folder: Path, max_shard_bytes: int = 5 << 30) -> N
     save_folder(slots_of(model), folder, max_shard_bytes)
 
 
-def _write_config(config: PlainConfig, folder: Path) -> None:
-    (Path(folder) / "config.json").write_text(json.dumps({"model_type": "plain", **asdict(config)}))
+def _write_config(config: PlainConfig, folder: Path, dtype: str = "float32") -> None:
+    source = {"model_type": "plain", "torch_dtype": dtype, **asdict(config)}
+    (Path(folder) / "config.json").write_text(json.dumps(source))
 
 
 def _load_processor(folder: Path) -> Any:
