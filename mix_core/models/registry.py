@@ -13,9 +13,21 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mix_core.errors import BadInputError
 
 GROUP = "mix_core.models"
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A member of a family that is small, and asks a device for the same operators as the published ones."""
+
+    config: dict[str, Any]
+    """Its config.json, for `config_from_dict`. Head sizes are the published ones: kernels depend on them."""
+    batch: dict[str, np.ndarray]
+    """Labelled rows with everything that the family takes, as the processor would give them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +52,8 @@ class ModelFamily:
     """(configuration, folder, dtype="float32"): write config.json as published; the dtype is the weights'."""
     load_processor: Callable[[Path], Any]
     """Folder -> the processor of text, pictures and videos; imports no paddle."""
+    tiny: Callable[[], TinyModel] | None = None
+    """A small model and a batch for it, to try a device with; imports no paddle."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.ops.add_rows import add_distinct_rows
 from mix_core.ops.attend_plan import Job, Plan, make_plan
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.gradients import frozen, unless
@@ -137,5 +138,5 @@ def _back(parts: list[Tensor], plan: Plan, shape: list[int]) -> Tensor:
         return _C_ops.gather(rows, plan.kv_rows_back, 0).reshape(shape)
     total = paddle.zeros([shape[0] * shape[1], shape[2]], parts[0].dtype)
     for job, part in zip(plan.jobs, parts):
-        total = _C_ops.index_add_(total, job.kv_rows, part, 0)
+        total = add_distinct_rows(total, job.kv_rows, part)
     return total.reshape(shape)

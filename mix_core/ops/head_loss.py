@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.ops.add_rows import add_rows
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, widened
 from mix_core.ops.gradients import frozen
@@ -73,8 +74,7 @@ class _HeadLoss(PyLayer):
             if not weight_frozen:
                 part_VD = _C_ops.matmul(probabilities_bV, hidden_bD, True, False)
                 less_bD = _C_ops.scale(hidden_bD, -1.0, 0.0, True)
-                # not index_put: on a CPU its threads lose sums where a label repeats
-                part_VD = _C_ops.index_add_(part_VD, labels_b, less_bD, 0)
+                part_VD = add_rows(part_VD, labels_R[start : start + step], less_bD)
                 dweight_VD = part_VD if dweight_VD is None else dweight_VD.add_(part_VD)
         ctx.dhidden = paddle.concat(dhidden) if len(dhidden) > 1 else (dhidden or [None])[0]
         ctx.dweight = dweight_VD

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mix_core.models.qwen2_5_vl.config import config_from_dict, config_to_dict
+from mix_core.models.qwen2_5_vl.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
 
@@ -55,4 +56,5 @@ FAMILY = ModelFamily(
     save_weights=_save_weights,
     write_config=_write_config,
     load_processor=_load_processor,
+    tiny=tiny,
 )
