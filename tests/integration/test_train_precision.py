@@ -205,8 +205,6 @@ def test_a_float32_run_goes_on_from_masters(config, tmp_path):
     """Another precision on the way: what the masters hold beyond the weights is not lost."""
     run = tmp_path / "run"
     assert train(config, run, "--bf16", "--fp16_opt_level", "O2", "--max_steps", 4).returncode == 0
-    done = train(config, run, "--resume", "auto", "--max_steps", 4, "--overwrite_output_dir", "false")
-    assert done.returncode == 0, done.stderr
     done = train(config, run, "--resume", "auto", "--max_steps", 5, "--learning_rate", 0.0)
     assert done.returncode == 0 and "another dtype: float32, was bfloat16" in done.stderr, done.stderr
     name = "model.layers.0.mlp.down_proj.weight"
@@ -219,7 +217,7 @@ def test_the_curve_ends_where_that_of_float32_does(tmp_path):
     """The main job in short, from the same seed; docs/precision.md has longer ones."""
     ends = {}
     for name, words in {"f32": (), "o1": ("--bf16",), "o2": ("--bf16", "--fp16_opt_level", "O2")}.items():
-        command = [*DIGITS, "--max_steps", "60", "--output_dir", tmp_path / name, *words]
+        command = [*DIGITS, "--max_steps", "40", "--output_dir", tmp_path / name, *words]
         done = run_simulated(["-m", "mix_core.train", *command], tmp_path)
         assert done.returncode == 0, done.stderr
         ends[name] = float(np.mean([row["loss"] for row in metrics(tmp_path / name)][-10:]))
