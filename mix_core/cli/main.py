@@ -46,6 +46,14 @@ def guarded(call: Callable[[], object], argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except (MemoryError, OSError, RuntimeError) as error:
+        from mix_core.device.failures import as_failure
+
+        failure = as_failure(error)
+        if failure is None or debug:
+            raise
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.exit_code
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
+from mix_core.device.failures import as_failure
 from mix_core.errors import EXIT_INTERRUPTED, MixError, RunFailedError
 from mix_core.models.registry import load_model
 from mix_core.training import checkpoint, record
@@ -110,7 +111,8 @@ class Session:
         if error is None or self.record["status"] != "running":
             return
         stopped = isinstance(error, KeyboardInterrupt)
-        self._settle("interrupted" if stopped else "failed", " ".join(str(error).split()))
+        words = " ".join(str(as_failure(error) or error).split())
+        self._settle("interrupted" if stopped else "failed", words)
         if stopped:
             there = [path.name for path in checkpoint.list_checkpoints(self.folder.path)]
             again = record.command_text(self.command, resume="auto")

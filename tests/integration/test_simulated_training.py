@@ -106,6 +106,15 @@ def test_other_chips_train_resume_and_answer(on_cpu, device):
     assert answer(device, on_cpu, last_checkpoint(run)) == answer("cpu", on_cpu, last_checkpoint(run)) != ""
 
 
+def test_out_of_memory_is_one_line_and_code_3(on_cpu):
+    words = [*TRAIN, on_cpu / "config.json", "--output_dir", on_cpu / "small", "--device", "npu"]
+    done = run_simulated(words, on_cpu, MIX_SIM_MEMORY="3MiB")
+    assert done.returncode == 3, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: out of memory on npu:0: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unaware_program_runs_there(tmp_path, start):
     code = (
         "import paddle; m = paddle.nn.Linear(4, 4); o = paddle.optimizer.SGD(0.1, m.parameters())\n"
