@@ -63,8 +63,12 @@ class _HeadLoss(PyLayer):
         for start in range(0, R, step):
             hidden_bD = hidden_RD if step == R else hidden_RD[start : start + step]
             labels_b = paddle.to_tensor(labels_R[start : start + step])
-            probabilities_bV = F.softmax_(_C_ops.matmul(hidden_bD, weight_VD, False, True), axis=-1)
-            losses.append(paddle.sum(_losses(probabilities_bV, hidden_bD, weight_VD, labels_b)))
+            logits_bV = _C_ops.matmul(hidden_bD, weight_VD, False, True)
+            # Paddle's softmax on a CPU makes 1 / V of NaN; nothing else would tell the loss of it
+            nothing = paddle.sum(paddle.index_sample(logits_bV, labels_b.unsqueeze(1)) * 0.0)
+            probabilities_bV = F.softmax_(logits_bV, axis=-1)
+            loss = paddle.sum(_losses(probabilities_bV, hidden_bD, weight_VD, labels_b))
+            losses.append(loss + nothing)
             if not learning or (hidden_frozen and weight_frozen):
                 continue
             # the labels' own -1 is a row of each product, so the block need not be walked for it

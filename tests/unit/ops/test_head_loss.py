@@ -87,3 +87,14 @@ def test_many_equal_labels_add_up_the_same_every_time() -> None:
     for gradient in gradients:
         assert oracle.distance(gradient, expected) < oracle.GRADIENT
         np.testing.assert_array_equal(gradient, gradients[0])
+
+
+@pytest.mark.parametrize("where", ["hidden", "weight"])
+def test_a_nan_reaches_the_loss(where) -> None:
+    rng = np.random.default_rng(3)
+    hidden, weight = rng.standard_normal((5, 8)), rng.standard_normal((17, 8))
+    labels = np.array([1, 2, -100, 4, 5])
+    (hidden if where == "hidden" else weight)[4, 3] = np.nan
+    parts = (paddle.to_tensor(part.astype(np.float32)) for part in (hidden, weight))
+    loss, count = ops.linear_cross_entropy(*parts, labels)
+    assert np.isnan(float(loss)) and count == 4
