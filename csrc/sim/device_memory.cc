@@ -122,11 +122,11 @@ C_Status queue_copy(const C_Device device, C_Stream stream, void* to, const void
   if (bytes == 0) return C_SUCCESS;
   const auto status = checked(WAY, device->id, device->id, to, from, bytes);
   if (status != C_SUCCESS) return status;
+  if (WAY != Way::on_device && stream_of(stream)->idle()) {
+    move(WAY, to, from, bytes);
+    return C_SUCCESS;
+  }
   if (WAY == Way::to_device) {
-    if (stream_of(stream)->idle()) {
-      move(WAY, to, from, bytes);
-      return C_SUCCESS;
-    }
     // the caller may free its buffer as soon as this returns (Paddle's numel does)
     note_copy_to_device(from, static_cast<int64_t>(bytes));
     const auto* start = static_cast<const char*>(from);
@@ -134,7 +134,11 @@ C_Status queue_copy(const C_Device device, C_Stream stream, void* to, const void
     return enqueue(stream, [=] { move(Way::on_device, to, snapshot->data(), bytes); });
   }
   if (WAY == Way::to_host) note_copy_to_host(to, static_cast<int64_t>(bytes));
-  return enqueue(stream, [=] { move(Way::on_device, to, from, bytes); });
+  const auto queued = enqueue(stream, [=] { move(Way::on_device, to, from, bytes); });
+  if (WAY != Way::to_host || queued != C_SUCCESS) return queued;
+  // to memory of the host that is not pinned a copy is complete when the call returns, as with CUDA: the caller
+  // reads its buffer, or frees it
+  return stream_of(stream)->synchronize() ? C_SUCCESS : refuse(stream_of(stream)->error());
 }
 
 C_Status queue_copy_peer(const C_Device to_device, const C_Device from_device, C_Stream stream, void* to,

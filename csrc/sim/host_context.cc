@@ -1,5 +1,6 @@
 #include "sim/host_context.h"
 
+#include <exception>
 #include <map>
 #include <mutex>
 
@@ -27,6 +28,15 @@ class ViewAllocator : public phi::Allocator {
   const bool empty_;
 };
 
+// The context of a group of processes has none, and Paddle throws where one is asked for.
+phi::Generator* generator_of(const phi::DeviceContext& device, const phi::DeviceContext& cpu) {
+  try {
+    return device.GetGenerator();
+  } catch (const std::exception&) {
+    return cpu.GetGenerator();
+  }
+}
+
 struct Host {
   explicit Host(const phi::DeviceContext& device)
       : allocator(device, false), zero_allocator(device, true), context(phi::CPUPlace()) {
@@ -36,7 +46,7 @@ struct Host {
     context.SetHostAllocator(&cpu.GetHostAllocator());
     context.SetHostZeroAllocator(&cpu.GetHostZeroAllocator());
     // one stream of random numbers a device, as on a chip; seeded alike it gives the CPU's numbers
-    context.SetGenerator(device.GetGenerator() != nullptr ? device.GetGenerator() : cpu.GetGenerator());
+    context.SetGenerator(generator_of(device, cpu));
     context.SetHostGenerator(cpu.GetHostGenerator());
   }
 

@@ -7,6 +7,7 @@
 
 #include "paddle/phi/common/place.h"
 #include "sim/kernels.h"
+#include "sim/own_kernels.h"
 
 namespace mix::sim {
 
@@ -50,13 +51,6 @@ const std::set<std::string>& collectives() {
       "reduce_scatter",   "send_v2",
   };
   return names;
-}
-
-// The forward half of a collective whose backward sums: a copy, which the CPU's kernel refuses to make.
-void identity(const phi::DeviceContext& context, const DenseTensor& x, int, bool, bool, DenseTensor* out) {
-  out->Resize(x.dims());
-  context.Alloc(out, x.dtype());
-  if (x.numel() > 0) std::memcpy(out->data(), x.data(), x.numel() * phi::SizeOf(x.dtype()));
 }
 
 bool is_half(DataType type) { return type == DataType::BFLOAT16 || type == DataType::FLOAT16; }
@@ -140,13 +134,12 @@ Registered register_kernels(const std::string& device_type, const Table& table, 
         is_half(wrapper.dtype) ? find(wrapper.name, key_of(phi::Backend::CPU, DataType::FLOAT32)) : nullptr;
     const bool widened = wide != nullptr && (own == nullptr || movers().count(wrapper.name) == 0);
     const auto* model = widened ? wide : own;
-    if (model == nullptr) continue;
+    if (model == nullptr || impossible(wrapper.name, widened)) continue;
     auto entry = std::make_unique<Entry>();
     entry->name = wrapper.name;
     entry->dtype = wrapper.dtype;
     entry->widened = widened;
-    entry->cpu = std::strcmp(wrapper.name, "c_identity") == 0 ? reinterpret_cast<void*>(&identity)
-                                                              : model->GetVariadicKernelFn<void*>();
+    entry->cpu = own_kernel(wrapper.name, wrapper.dtype, widened, model->GetVariadicKernelFn<void*>());
     *wrapper.entry = entry.get();
     const auto row = table.find(wrapper.name);
     const bool listed = all || for_views().count(wrapper.name) != 0 || (row != table.end() && std::find(row->second.begin(), row->second.end(),

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
@@ -109,24 +110,26 @@ C_Status add_callback(const C_Device device, C_Stream stream, C_Callback callbac
   });
 }
 
-Event* event_of(C_Event event) { return reinterpret_cast<Event*>(event); }
+// Streams share an event: Paddle destroys it while another stream has yet to wait for it.
+using SharedEvent = std::shared_ptr<Event>;
+SharedEvent& event_of(C_Event event) { return *reinterpret_cast<SharedEvent*>(event); }
 
 C_Status create_event(const C_Device device, C_Event* event) {
   const auto status = check(device);
-  if (status == C_SUCCESS) *event = reinterpret_cast<C_Event>(new Event);
+  if (status == C_SUCCESS) *event = reinterpret_cast<C_Event>(new SharedEvent(std::make_shared<Event>()));
   return status;
 }
 
 C_Status destroy_event(const C_Device, C_Event event) {
-  if (!forked()) event_of(event)->wait();  // the stream still holds a pointer to it
-  delete event_of(event);
+  delete reinterpret_cast<SharedEvent*>(event);
   return C_SUCCESS;
 }
 
 C_Status record_event(const C_Device, C_Stream stream, C_Event event) {
   if (Faults::instance().hit("event", "drop")) return C_SUCCESS;
-  const uint64_t ticket = event_of(event)->record();
-  return enqueue(stream, [=] { event_of(event)->reach(ticket); }, true);
+  const auto shared = event_of(event);
+  const uint64_t ticket = shared->record();
+  return enqueue(stream, [=] { shared->reach(ticket); }, true);
 }
 
 C_Status query_event(const C_Device, C_Event event) {
@@ -139,9 +142,9 @@ C_Status synchronize_event(const C_Device, C_Event event) {
 }
 
 C_Status stream_wait_event(const C_Device, C_Stream stream, C_Event event) {
-  const uint64_t ticket = event_of(event)->recorded();
-  if (event_of(event)->reached()) return C_SUCCESS;
-  return enqueue(stream, [=] { event_of(event)->wait(ticket); });
+  const auto shared = event_of(event);
+  if (shared->reached()) return C_SUCCESS;
+  return enqueue(stream, [shared, ticket = shared->recorded()] { shared->wait(ticket); });
 }
 
 C_Status device_count(size_t* count) {

@@ -1,8 +1,9 @@
 #include "sim/stream.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <exception>
+
+#include "sim/runtime.h"
 
 namespace mix::sim {
 
@@ -87,7 +88,7 @@ void Stream::work() {
     if (!error.empty()) {
       error_ = error;
       failed_.store(true, std::memory_order_release);
-      std::fprintf(stderr, "mix-sim: %s\n", error.c_str());
+      refuse(error);
     }
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) drained_.notify_all();
   }
