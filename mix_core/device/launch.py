@@ -43,7 +43,11 @@ def child_environment(explained: Explained, environ: Mapping[str, str]) -> dict[
     result = settings.exported(explained.rows, environ)
     result[choice.VARIABLE] = explained.choice.name
     variable = explained.choice.candidate.profile.visible_devices_variable
-    if explained.choice.index_given and variable is not None:
+    if explained.choice.index_given and simulate.TYPE in result:
+        result[simulate.DEVICES] = (
+            "1"  # simulated devices are alike: the program has one, and it is the first
+        )
+    elif explained.choice.index_given and variable is not None:
         result[variable] = _visible(explained.choice, result.get(variable), variable)
     elif explained.choice.index_given:
         result[choice.VARIABLE] = f"{explained.choice.name}:{explained.choice.index}"

@@ -57,6 +57,7 @@ def prepare(
             "example with --device, or leave out --simulate"
         )
     choice = choosing.choose(name, config_device, user, needs_device=False)
+    simulation = simulate.visible(simulation, choice.candidate.profile, user)
     if choice.index >= simulation.devices:
         raise BadInputError(
             f"device {wanted} does not exist: {simulation.devices} simulated; set {simulate.DEVICES} for more"

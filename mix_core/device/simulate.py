@@ -92,6 +92,24 @@ def requested(environ: Mapping[str, str]) -> Simulation:
     return Simulation(int(count), memory, table, protect == "1", faults)
 
 
+def visible(simulation: Simulation, profile: DeviceProfile, environ: Mapping[str, str]) -> Simulation:
+    """The simulation with only those devices that the chip's variable of visible devices leaves.
+
+    Raises BadInputError for an entry that names no simulated device.
+    """
+    variable = profile.visible_devices_variable
+    if variable is None or not environ.get(variable):
+        return simulation
+    entries = [entry.strip() for entry in environ[variable].split(",") if entry.strip()]
+    wrong = [entry for entry in entries if not entry.isdigit() or int(entry) >= simulation.devices]
+    if wrong or not entries:
+        raise BadInputError(
+            f"{variable} is {environ[variable]!r}, but there are {simulation.devices} simulated devices; "
+            f"name some of 0 to {simulation.devices - 1}, or set {DEVICES} for more"
+        )
+    return dataclasses.replace(simulation, devices=len(entries))
+
+
 def parse_size(text: str) -> int:
     """Bytes of `512MiB`, `4GiB` or a plain number. Raises BadInputError; at least 1 MiB."""
     match = _SIZE.fullmatch(text.strip())

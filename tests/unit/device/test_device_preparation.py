@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -66,3 +67,30 @@ def test_an_index_beyond_the_simulated_devices_is_bad_input(start):
     done = start(["-c", code], plugins=["acme"], MIX_SIM_DEVICES="2")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "device acme:2 does not exist: 2 simulated; set MIX_SIM_DEVICES for more" in done.stderr
+
+
+def test_the_chip_s_variable_hides_simulated_devices(profile):
+    chip = dataclasses.replace(profile, visible_devices_variable="CHIP_VISIBLE")
+    four = simulate.Simulation(devices=4)
+    assert simulate.visible(four, chip, {}).devices == 4
+    assert simulate.visible(four, chip, {"CHIP_VISIBLE": "1, 3"}).devices == 2
+    for wrong in ("4", "a", ","):
+        with pytest.raises(BadInputError, match=r"CHIP_VISIBLE is .* there are 4 simulated devices"):
+            simulate.visible(four, chip, {"CHIP_VISIBLE": wrong})
+
+
+def test_run_confines_a_program_to_the_device_it_names(start):
+    command = [
+        "-m",
+        "mix_core.cli.main",
+        "run",
+        "--device",
+        "npu:1",
+        "--simulate",
+        "--",
+        sys.executable,
+        "-c",
+    ]
+    code = "import paddle; print(paddle.device.get_available_custom_device())"
+    done = start([*command, code], plugins=["mix_device_npu"], MIX_SIM_DEVICES="2")
+    assert (done.returncode, done.stdout.strip()) == (0, "['npu']"), done.stderr
