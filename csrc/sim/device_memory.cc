@@ -80,7 +80,11 @@ std::string objection(Way way, int to_device, int from_device, const void* to, c
 void move(Way way, void* to, const void* from, size_t bytes) {
   auto* target = static_cast<char*>(memory().host(to));
   std::memmove(target, memory().host(from), bytes);
-  if (bytes > 0 && Faults::instance().hit("copy", "corrupt")) target[bytes / 2] = static_cast<char>(~target[bytes / 2]);
+  if (bytes > 0 && Faults::instance().hit("copy", "corrupt")) {
+    // the first number's sign and exponent where it has four bytes: Paddle pads small copies at their end
+    const size_t byte = bytes >= 4 ? 3 : 0;
+    target[byte] = static_cast<char>(~target[byte]);
+  }
   if (way == Way::to_host) note_copy_to_host(to, static_cast<int64_t>(bytes));
   if (way == Way::to_device) note_copy_to_device(from, static_cast<int64_t>(bytes));
 }

@@ -93,9 +93,10 @@ const DenseTensor& DeviceCall::host(const DenseTensor& input) {
     views_.push_back(unreadable(input, wide ? phi::DataType::FLOAT32 : input.dtype()));
     return views_.back();
   }
-  if (!lies_on_device(input)) return input;
+  const bool widened = entry_.widened && input.dtype() == entry_.dtype && input.initialized();
+  if (!lies_on_device(input) && !widened) return input;
   bytes_ += input.numel() * static_cast<int64_t>(phi::SizeOf(input.dtype()));
-  if (entry_.widened && input.dtype() == entry_.dtype) {
+  if (widened) {
     views_.emplace_back();
     widen(input, &views_.back());
   } else {
@@ -112,6 +113,15 @@ paddle::optional<DenseTensor> DeviceCall::host(const paddle::optional<DenseTenso
 std::vector<const DenseTensor*> DeviceCall::host(const std::vector<const DenseTensor*>& inputs) {
   std::vector<const DenseTensor*> views;
   for (const auto* input : inputs) views.push_back(input == nullptr ? nullptr : &host(*input));
+  return views;
+}
+
+std::vector<const phi::TensorBase*> DeviceCall::host(const std::vector<const phi::TensorBase*>& inputs) {
+  std::vector<const phi::TensorBase*> views;
+  for (const auto* input : inputs) {
+    const auto* dense = dynamic_cast<const DenseTensor*>(input);
+    views.push_back(dense == nullptr ? input : &host(*dense));
+  }
   return views;
 }
 

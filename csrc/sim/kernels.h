@@ -27,7 +27,8 @@ struct Entry {
   // `bytes`: inputs and outputs of calls on the device; `bytes_in`, `bytes_out`: moved for fallbacks
   const char* name;
   phi::DataType dtype;
-  void* cpu = nullptr;   // the CPU kernel that does the work
+  void* cpu = nullptr;   // the CPU kernel that does the work on the device
+  void* host = nullptr;  // the CPU's own kernel of this dtype, which serves what falls back
   bool widened = false;  // it computes in float32 for a 16-bit dtype
   std::atomic<int64_t> calls{0}, bytes{0}, fallbacks{0}, bytes_in{0}, bytes_out{0};
 };
@@ -53,6 +54,7 @@ class DeviceCall {
   const DenseTensor& host(const DenseTensor& input);
   paddle::optional<DenseTensor> host(const paddle::optional<DenseTensor>& input);
   std::vector<const DenseTensor*> host(const std::vector<const DenseTensor*>& inputs);
+  std::vector<const phi::TensorBase*> host(const std::vector<const phi::TensorBase*>& inputs);
   paddle::optional<std::vector<const DenseTensor*>> host(
       const paddle::optional<std::vector<const DenseTensor*>>& inputs);
   DenseTensor* host(DenseTensor* output);
@@ -91,6 +93,11 @@ class HostCall {
   void output(const std::vector<DenseTensor*>& tensors) {
     for (const auto* tensor : tensors) output(tensor);
   }
+  void input(const std::vector<const phi::TensorBase*>& tensors) {
+    for (const auto* tensor : tensors)
+      if (const auto* dense = dynamic_cast<const DenseTensor*>(tensor)) input(*dense);
+  }
+  void note(const std::vector<const phi::TensorBase*>& tensors) { input(tensors); }
   void note(const DenseTensor& tensor) { input(tensor); }
   void note(const paddle::optional<DenseTensor>& tensor) { input(tensor); }
   void note(const std::vector<const DenseTensor*>& tensors) { input(tensors); }
@@ -114,14 +121,13 @@ struct Delegate {
   using Function = void (*)(const phi::DeviceContext&, A...);
 
   static void run(Entry& entry, const phi::DeviceContext& context, A... arguments) {
-    const auto function = reinterpret_cast<Function>(entry.cpu);
     if (on_device(context)) {
       DeviceCall call(entry, context);
-      function(call.context(), call.host(arguments)...);
+      reinterpret_cast<Function>(entry.cpu)(call.context(), call.host(arguments)...);
       call.finish();
     } else {
       HostCall call(entry);
-      function(context, arguments...);
+      reinterpret_cast<Function>(entry.host)(context, arguments...);
       (call.note(arguments), ...);
     }
   }

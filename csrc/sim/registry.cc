@@ -140,6 +140,7 @@ Registered register_kernels(const std::string& device_type, const Table& table, 
     entry->dtype = wrapper.dtype;
     entry->widened = widened;
     entry->cpu = own_kernel(wrapper.name, wrapper.dtype, widened, model->GetVariadicKernelFn<void*>());
+    entry->host = own == nullptr ? nullptr : own->GetVariadicKernelFn<void*>();
     *wrapper.entry = entry.get();
     const auto row = table.find(wrapper.name);
     const bool listed = all || for_views().count(wrapper.name) != 0 || (row != table.end() && std::find(row->second.begin(), row->second.end(),
@@ -147,7 +148,7 @@ Registered register_kernels(const std::string& device_type, const Table& table, 
     const auto model_dtype = widened ? DataType::FLOAT32 : wrapper.dtype;
     if (listed)
       to_device.emplace_back(&wrapper, wrapped(*model, wrapper, phi::Backend::CPU, device_backend, model_dtype));
-    if (!widened)  // the CPU's own, so that what falls back to it is counted
+    if (own != nullptr)  // the CPU's own, so that what falls back to it is counted
       to_host.emplace_back(&wrapper, wrapped(*own, wrapper, phi::Backend::CPU, phi::Backend::CPU, wrapper.dtype));
     all_entries().push_back(std::move(entry));
   }

@@ -21,6 +21,9 @@ std::string input_type(std::type_index type) {
     return "const std::vector<const DenseTensor*>&";
   if (type == std::type_index(typeid(const paddle::optional<std::vector<const DenseTensor*>>&)))
     return "const paddle::optional<std::vector<const DenseTensor*>>&";
+  // of any kind; add_n is the one kernel of these that models call
+  if (type == std::type_index(typeid(const std::vector<const phi::TensorBase*>&)))
+    return "const std::vector<const phi::TensorBase*>&";
   return "";
 }
 

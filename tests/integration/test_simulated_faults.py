@@ -79,7 +79,7 @@ report(failed=failed, wrong=np.flatnonzero(seen != np.arange(1024)).tolist(), hi
     facts, errors = facts_of(tmp_path, code)
     assert facts["failed"][0] != "ok"
     assert "mix-sim: simulated fault: a copy device_to_host failed" in errors
-    assert (facts["wrong"], facts["hits"], facts["healed"]) == ([512], 1, True)
+    assert (facts["wrong"], facts["hits"], facts["healed"]) == ([0], 1, True)
 
 
 @needs_compiler
