@@ -15,6 +15,7 @@ from tests.integration.training_runs import digests, metrics, write_inputs
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 TRAIN = ("-m", "mix_core.train")
+PLACES = Path(__file__).parents[1] / "programs" / "training_places.py"
 SAME = ("loss", "grad_norm", "learning_rate", "tokens")
 
 
@@ -71,6 +72,14 @@ def test_the_run_says_that_it_was_simulated(on_npu):
     assert stand_in and "simulated" in stand_in[0]["reason"]
 
 
+@pytest.mark.parametrize("words", [(), ("bf16=true", "fp16_opt_level=O2")], ids=["float32", "bfloat16 O2"])
+def test_no_state_leaves_the_device(on_cpu, tmp_path, words):
+    places = [PLACES, on_cpu / "config.json", "npu", f"output_dir={tmp_path / 'run'}", *words]
+    seen = json.loads(succeed(run_simulated(places, tmp_path)).stdout.splitlines()[-1])
+    assert seen["steps"] == 8 and seen["states"] > 100 and seen["gradients"] >= 8
+    assert (seen["elsewhere"], seen["moved"]) == ([], [])
+
+
 def test_nothing_fell_back_unseen(on_cpu, on_npu):
     counted = json.loads((on_cpu / "counters.json").read_text())
     fell_back = {row["kernel"] for row in counted["kernels"] if row["fallbacks"]}
@@ -104,6 +113,16 @@ def test_other_chips_train_resume_and_answer(on_cpu, device):
     run = train_on(device, on_cpu, f"{device}-resumed", "--resume", str(whole / "checkpoint-6"))
     assert digests(last_checkpoint(run)) == digests(last_checkpoint(on_cpu / "cpu"))
     assert answer(device, on_cpu, last_checkpoint(run)) == answer("cpu", on_cpu, last_checkpoint(run)) != ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["npu", "xpu", "gpu"])
+def test_the_main_job_begins_as_on_the_cpu(tmp_path, device):
+    words = [*TRAIN, "--recipe", "digits", "--max_steps", "20", "--do_eval", "false"]
+    for name, simulate in (("cpu", "0"), (device, "1")):
+        more = ["--device", name, "--output_dir", tmp_path / name]
+        succeed(run_simulated([*words, *more], tmp_path, device=device, MIX_SIMULATE=simulate))
+    assert len(curve(tmp_path / device)) == 20 and curve(tmp_path / device) == curve(tmp_path / "cpu")
 
 
 def test_out_of_memory_is_one_line_and_code_3(on_cpu):
