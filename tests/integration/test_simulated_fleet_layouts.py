@@ -60,8 +60,8 @@ def test_sharding_equals_one_process(device: str, stage: str, tmp_path: Path):
 
 STAGE_2_ENDS_BADLY = pytest.mark.xfail(
     strict=False,
-    reason="one run in about twenty ends with a segmentation fault of a rank after its results are written; not "
-    "explained yet (docs/distributed.md)",
+    reason="one run in about twenty ends with a segmentation fault of a rank after its results are written "
+    "(docs/distributed.md)",
 )
 
 
