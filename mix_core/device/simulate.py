@@ -20,7 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mix_core.device import native, simulate_build
+from mix_core.device import custom_libraries, native, simulate_build
+from mix_core.device.custom_libraries import ROOT
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.settings import Layer
 from mix_core.device.simulate_faults import check_faults
@@ -28,7 +29,6 @@ from mix_core.device.values import Decision, Workload
 from mix_core.errors import BadInputError, DeviceError
 
 VARIABLE = "MIX_SIMULATE"
-ROOT = "CUSTOM_DEVICE_ROOT"
 SOURCE = "simulation"
 DEVICES, MEMORY, TABLE, PROTECT, FAULTS = (
     f"MIX_SIM_{name}" for name in ("DEVICES", "MEMORY", "TABLE", "PROTECT", "FAULTS")
@@ -49,7 +49,6 @@ DEFAULT_MEMORY = "4GiB"
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _WHEEL = "paddlepaddle"
-_PLUGIN_FOLDER = "paddle_custom_device"
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,10 @@ def refuse_if_impossible(environ: Mapping[str, str]) -> None:
             f"a simulated device needs the CPU build of Paddle ({_WHEEL}), found: {found}; use an "
             f"environment of its own with `pip install {_WHEEL}`, or leave out --simulate"
         )
-    folder = native.paddle_folder()
-    places = [Path(environ[ROOT])] if environ.get(ROOT) else []
-    places += [folder.parent / _PLUGIN_FOLDER] if folder else []
-    for place in places:
-        libraries = sorted(place.glob("*.so"))
-        if libraries and libraries[0].stem != simulate_build.LIBRARY:
+    for library in (*custom_libraries.libraries(environ), *custom_libraries.libraries({})):
+        if library.stem != simulate_build.LIBRARY:
             raise BadInputError(
-                f"a real device's library is here ({libraries[0]}), and Paddle would load it beside the "
+                f"a real device's library is here ({library}), and Paddle would load it beside the "
                 f"simulated one; use an environment without it (and unset {ROOT}), or leave out --simulate"
             )
 

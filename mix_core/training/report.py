@@ -82,9 +82,10 @@ def header_html(run: RunView) -> str:
     """Name, state, and the facts that one asks for first."""
     record, model, device = run.record, run.section("model"), run.section("device")
     status = str(record.get("status") or "no record")
+    kind = "simulated, not the chip" if device.get("simulated") else device.get("vendor")
     facts = [
         ("Model", _joined(model.get("family"), _counted(model.get("parameters"), "parameters"))),
-        ("Device", _joined(device.get("place") or device.get("name"), device.get("vendor"))),
+        ("Device", _joined(device.get("place") or device.get("name"), kind)),
         ("Data", _joined(_rows_of(run, "train"), _rows_of(run, "eval"))),
         ("Duration", _joined(_duration(run), _steps(run))),
     ]

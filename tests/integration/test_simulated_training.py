@@ -68,6 +68,7 @@ def test_the_run_says_that_it_was_simulated(on_npu):
         "source": "simulation",
         "reason": "",
     }
+    assert "simulated, not the chip" in (on_npu / "report.html").read_text()
     stand_in = [kernel for kernel in about["kernels"] if kernel["op"] == "rms_norm"]
     assert stand_in and "simulated" in stand_in[0]["reason"]
 
