@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pluggy
 
 from mix_core.device import choice as choosing
-from mix_core.device import composition, custom_libraries, discovery, settings
+from mix_core.device import composition, custom_libraries, defaults, discovery, settings
 from mix_core.device import simulate as simulation
 from mix_core.device.discovery import describe
 from mix_core.device.names import AUTO
@@ -339,8 +339,7 @@ def _start(paddle: Any, choice: choosing.Choice, composed: composition.Compositi
         paddle.set_device(choice.place)
         for row in composed.rows:
             if row.stage == "runtime" and row.value is not None:
-                known = paddle.get_flags([row.name])[row.name]
-                paddle.set_flags({row.name: settings.flag_value(row.value, known)})
+                _set_flag(paddle, row)
         runtime = composed.manager.hook.mix_runtime(index=choice.index)
     except MixError:
         raise
@@ -349,3 +348,13 @@ def _start(paddle: Any, choice: choosing.Choice, composed: composition.Compositi
     if not isinstance(runtime, DeviceRuntime):
         raise DeviceError(f"mix_runtime of device {choice.name!r} returned {runtime!r}, not a DeviceRuntime")
     return runtime
+
+
+def _set_flag(paddle: Any, row: settings.SettingRow) -> None:
+    try:
+        known = paddle.get_flags([row.name])[row.name]
+    except ValueError:
+        if row.source == defaults.SOURCE:  # meant for every Paddle, and this one has no such flag
+            return
+        raise
+    paddle.set_flags({row.name: settings.flag_value(str(row.value), known)})

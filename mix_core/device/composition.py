@@ -41,7 +41,7 @@ def compose(
     """
     entry = candidate.plugin.entry
     overlays, warnings = serving_overlays(entry.name, user)
-    stack = [("core", defaults), (f"plugin {entry.name}", candidate.plugin.module)]
+    stack = [(defaults.SOURCE, defaults), (f"plugin {entry.name}", candidate.plugin.module)]
     stack += [(f"overlay {overlay.entry.name}", overlay.module) for overlay in overlays]
     manager = discovery.new_manager()
     for source, module in stack:

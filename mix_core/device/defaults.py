@@ -1,13 +1,28 @@
-"""Core's own hooks, lowest in every device's manager: checks that hold for any device."""
+"""Core's own hooks, lowest in every device's manager: settings and checks that hold for any device."""
 
 from __future__ import annotations
 
 from mix_core.device.hookspec import hookimpl
-from mix_core.device.values import Check
+from mix_core.device.values import Check, Decision, Workload
 from mix_core.errors import DeviceError
+
+SOURCE = "core"
+"""What rows of these settings name as their source."""
 
 TOLERANCE = 5e-3
 """Relative error in norm of a float32 product that may be computed in TF32, against float64."""
+
+
+@hookimpl
+def mix_environment(workload: Workload) -> dict[str, Decision]:
+    return {
+        "FLAGS_tcp_store_using_libuv": Decision(
+            False,
+            "with libuv the store's thread logs after Paddle's log is gone: a rank 0 that ends while another "
+            "leaves dies of SIGABRT or SIGSEGV (seen with Paddle 3.3.1)",
+            "runtime",
+        )
+    }
 
 
 @hookimpl

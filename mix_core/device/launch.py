@@ -19,7 +19,7 @@ def replace_process(command: Sequence[str], device: str | None, workload: Worklo
     """Become `command`. Raises BadInputError when it is not a program, DeviceError for the device."""
     workload = dataclasses.replace(workload, simulate=simulate.wanted(workload))
     explained = explain_device(device, workload, needs_device=True, build=True)
-    for line in (*explained.notes, *runtime_notes(explained)):
+    for line in explained.notes:
         print(f"mix-core: {line}", file=sys.stderr)
     environ = child_environment(explained, os.environ)
     path = shutil.which(command[0], path=environ.get("PATH"))
@@ -32,15 +32,9 @@ def replace_process(command: Sequence[str], device: str | None, workload: Worklo
     os.execve(path, list(command), environ)
 
 
-def runtime_notes(explained: Explained) -> list[str]:
-    """The settings that only `paddle.set_flags` inside the program could make."""
-    rows = [row for row in explained.rows if row.stage == "runtime"]
-    return [f"not applied, call paddle.set_flags yourself: {row.name}={row.value}" for row in rows]
-
-
 def child_environment(explained: Explained, environ: Mapping[str, str]) -> dict[str, str]:
     """The program's environment: the settings, and the choice of the device for a mix-core program in it."""
-    result = settings.exported(explained.rows, environ)
+    result = settings.exported(explained.rows, environ, runtime=True)
     result[choice.VARIABLE] = explained.choice.name
     variable = explained.choice.candidate.profile.visible_devices_variable
     if explained.choice.index_given and simulate.TYPE in result:

@@ -165,12 +165,18 @@ def read_ledger(environ: Mapping[str, str]) -> dict[str, tuple[str | None, str |
         return {}  # not ours: someone else's text in the variable
 
 
-def exported(rows: Iterable[SettingRow], environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process in which these rows (process and import stage) hold, ledger included."""
+def exported(
+    rows: Iterable[SettingRow], environ: Mapping[str, str], *, runtime: bool = False
+) -> dict[str, str]:
+    """The environment of a process in which these rows hold, ledger included.
+
+    Those of the stage `runtime` only where asked for: Paddle reads its flags from the environment too, and a
+    program that knows nothing of mix-core has no other way to them.
+    """
     result = user_environment(environ)
     ledger: dict[str, tuple[str | None, str | None]] = {}
     for row in rows:
-        if row.stage == "runtime":
+        if row.stage == "runtime" and not runtime:
             continue
         before = result.get(row.name)
         if before == row.value:

@@ -225,3 +225,24 @@ assert "CUSTOM_DEVICE_ROOT" in os.environ, "paddle writes it where it is missing
 print(settings.user_environment(os.environ) == before)
 """
     assert start(["-c", code]).stdout.strip() == "True"
+
+
+def test_a_flag_that_paddle_lacks_is_let_go_from_core_alone(start):
+    code = """
+import mix_core.device as d
+d.activate("cpu")
+import paddle
+from mix_core.device import activation, defaults, settings
+
+def put(source):
+    row = settings.SettingRow("FLAGS_none", "0", "reason", source, "environment", "runtime")
+    activation._set_flag(paddle, row)
+
+put(defaults.SOURCE)
+try:
+    put("plugin acme")
+except ValueError as error:
+    print("FLAGS_none" in str(error))
+"""
+    done = start(["-c", code])
+    assert done.stdout.strip() == "True", done.stderr

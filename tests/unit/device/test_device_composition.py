@@ -34,8 +34,10 @@ def test_every_kind_of_decision_becomes_a_row(use_plugins: Use):
         "FLAGS_allocator_strategy": ("auto_growth", "allocator", "import"),
         "FLAGS_auto_growth_chunk_size_in_mb": ("64", "allocator", "import"),
         "FLAGS_check_nan_inf": ("1", "environment", "runtime"),
+        "FLAGS_tcp_store_using_libuv": ("0", "environment", "runtime"),
         "FLAGS_use_stride_kernel": ("0", "stride_kernel", "import"),
     }
+    assert rows.pop("FLAGS_tcp_store_using_libuv").source == "core"
     assert {row.source for row in rows.values()} == {"plugin acme"}
     assert all(row.reason for row in rows.values())
 
