@@ -25,7 +25,6 @@ LOWER_IS_BETTER = ("step_ms", "rss_mib", "prefill_ms")
 def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the workload on mix-core in this process."""
     import mix_core.device as device
-    from mix_core.errors import ConfigError
     from mix_core.models.registry import get_family
 
     size = workload.SIZES[arguments.size]
@@ -33,9 +32,9 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     activation = device.activate(arguments.device, workload=run, kernels=arguments.kernels, allow_reexec=True)
     from mix_core.inference.generation import generate
     from mix_core.training.optimizer import AdamW
+    from mix_core.training.precision import Precision
 
-    if arguments.dtype != "float32":
-        raise ConfigError(f"this benchmark steps in float32 so far, not in {arguments.dtype}")
+    precision = Precision.of(arguments.dtype, "O1", activation)
     family = get_family("qwen2_5_vl")
     model = family.build(family.config_from_dict(workload.config_dict(size)))
     family.init_weights(model, 0)
@@ -44,9 +43,10 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     prompt = {name: array for name, array in batch.items() if name != "labels"}
 
     def train_step() -> float:
-        loss_sum, labels = model.loss(batch)
-        loss = loss_sum / labels
-        loss.backward()
+        with precision.computing():
+            loss_sum, labels = model.loss(batch)
+            loss = loss_sum / labels
+            loss.backward()
         optimizer.step(workload.LEARNING_RATE)
         optimizer.clear_grad()
         activation.runtime.synchronize()
@@ -54,7 +54,8 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def generate_tokens(tokens: int) -> None:
         model.eval()
-        generate(model, prompt, max_new_tokens=tokens)
+        with precision.computing():
+            generate(model, prompt, max_new_tokens=tokens)
 
     model.train()
     return workload.measure(

@@ -17,18 +17,25 @@ MIX_KERNEL(void, add_row, (const float* x, int64_t n, float* sum), (x, n, sum))
 
 }  // namespace
 
-void linear_forward(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs,
-                    int64_t outputs, float* out) {
+void linear_forward(const LinearShape& shape, const float* x, const float* weight, const float* bias, float* out) {
+  if (bias != nullptr) {
 #pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(bias, outputs, out + r * outputs);
-  gemm(false, false, rows, outputs, inputs, 1.0f, x, inputs, weight, outputs, 1.0f, out, outputs);
+    for (int64_t r = 0; r < shape.rows; ++r) std::copy_n(bias, shape.outputs, out + r * shape.outputs);
+  }
+  gemm(false, false, shape.rows, shape.outputs, shape.inputs, 1.0f, x, shape.inputs, weight, shape.outputs,
+       bias == nullptr ? 0.0f : 1.0f, out, shape.outputs, shape.products);
 }
 
-void linear_backward(const float* x, const float* weight, const float* d_out, int64_t rows, int64_t inputs,
-                     int64_t outputs, float* dx, float* d_weight, float* d_bias) {
-  gemm(false, true, rows, inputs, outputs, 1.0f, d_out, outputs, weight, outputs, 0.0f, dx, inputs);
-  gemm(true, false, inputs, outputs, rows, 1.0f, x, inputs, d_out, outputs, 0.0f, d_weight, outputs);
-  sum_rows(rows, outputs, d_bias, [&](int64_t r, float* sum) { add_row(d_out + r * outputs, outputs, sum); });
+void linear_backward(const LinearShape& shape, const float* x, const float* weight, const float* d_out, float* dx,
+                     float* d_weight, float* d_bias) {
+  const int64_t rows = shape.rows, inputs = shape.inputs, outputs = shape.outputs;
+  if (dx != nullptr)
+    gemm(false, true, rows, inputs, outputs, 1.0f, d_out, outputs, weight, outputs, 0.0f, dx, inputs, shape.products);
+  if (d_weight != nullptr)
+    gemm(true, false, inputs, outputs, rows, 1.0f, x, inputs, d_out, outputs, 0.0f, d_weight, outputs,
+         shape.products);
+  if (d_bias != nullptr)
+    sum_rows(rows, outputs, d_bias, [&](int64_t r, float* sum) { add_row(d_out + r * outputs, outputs, sum); });
 }
 
 }  // namespace mix

@@ -1,15 +1,25 @@
-// Affine map of rows on the CPU: out = x W + b, and its gradients. x [R, I], W [I, O], b [O], out [R, O].
+// The linear map out = x weight + bias on the CPU (contract: docs/operators.md).
+// x [rows, inputs], weight [inputs, outputs], bias [outputs]; all row-major.
 #pragma once
 
 #include <cstdint>
 
+#include "mix/gemm.h"
+
 namespace mix {
 
-void linear_forward(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs,
-                    int64_t outputs, float* out);
+struct LinearShape {
+  int64_t rows;
+  int64_t inputs;
+  int64_t outputs;
+  Products products;
+};
 
-// dx [R, I], d_weight [I, O] and d_bias [O], each written whole.
-void linear_backward(const float* x, const float* weight, const float* d_out, int64_t rows, int64_t inputs,
-                     int64_t outputs, float* dx, float* d_weight, float* d_bias);
+// bias may be null.
+void linear_forward(const LinearShape& shape, const float* x, const float* weight, const float* bias, float* out);
+
+// The gradients dx, d_weight and d_bias of the shapes of x, weight and bias; one that is null is not computed.
+void linear_backward(const LinearShape& shape, const float* x, const float* weight, const float* d_out, float* dx,
+                     float* d_weight, float* d_bias);
 
 }  // namespace mix

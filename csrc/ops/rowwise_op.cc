@@ -1,8 +1,7 @@
-// Paddle bindings of the row-wise kernels: mix_rms_norm, mix_swiglu, mix_rotary, mix_linear.
+// Paddle bindings of the row-wise kernels: mix_rms_norm, mix_swiglu, mix_rotary.
 #include <vector>
 
 #include "ops/binding.h"
-#include "ops/linear.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
 #include "ops/swiglu.h"
@@ -66,28 +65,6 @@ Tensors rotary_grad(const Tensor& cos, const Tensor& sin, const Tensor& d_out) {
   return {rotate(d_out, cos, sin, true)};
 }
 
-Tensors linear(const Tensor& x_in, const Tensor& weight, const Tensor& bias) {
-  const auto x = mix::dense(x_in);
-  const int64_t inputs = weight.shape()[0], outputs = weight.shape()[1];
-  PD_CHECK(x.shape().back() == inputs && bias.numel() == outputs,
-           "linear takes x [..., I], weight [I, O] and bias [O]");
-  auto shape = x.shape();
-  shape.back() = outputs;
-  auto out = paddle::empty(shape, x.dtype(), x.place());
-  mix::linear_forward(mix::data<float>(x), mix::data<float>(weight), mix::data<float>(bias), x.numel() / inputs, inputs,
-                      outputs, mix::data<float>(out));
-  return {out};
-}
-
-Tensors linear_grad(const Tensor& x_in, const Tensor& weight, const Tensor& bias, const Tensor& d_out_in) {
-  const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
-  auto dx = like(x), d_weight = like(weight), d_bias = like(bias);
-  mix::linear_backward(mix::data<float>(x), mix::data<float>(weight), mix::data<float>(d_out), x.numel() / weight.shape()[0],
-                       weight.shape()[0], weight.shape()[1], mix::data<float>(dx), mix::data<float>(d_weight),
-                       mix::data<float>(d_bias));
-  return {dx, d_weight, d_bias};
-}
-
 }  // namespace
 
 PD_BUILD_OP(mix_rms_norm)
@@ -111,12 +88,6 @@ PD_BUILD_GRAD_OP(mix_rotary)
     .Inputs({"cos", "sin", paddle::Grad("out")})
     .Outputs({paddle::Grad("x")})
     .SetKernelFn(PD_KERNEL(rotary_grad));
-
-PD_BUILD_OP(mix_linear).Inputs({"x", "weight", "bias"}).Outputs({"out"}).SetKernelFn(PD_KERNEL(linear));
-PD_BUILD_GRAD_OP(mix_linear)
-    .Inputs({"x", "weight", "bias", paddle::Grad("out")})
-    .Outputs({paddle::Grad("x"), paddle::Grad("weight"), paddle::Grad("bias")})
-    .SetKernelFn(PD_KERNEL(linear_grad));
 
 extern "C" __attribute__((visibility("default"))) void mix_set_host_view(uintptr_t start, size_t size,
                                                                          intptr_t distance, void (*wait)()) {

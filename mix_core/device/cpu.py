@@ -41,6 +41,7 @@ MIX_PLUGIN_API = (1, 0)
 MKL_PATH = "MKL_DEBUG_CPU_TYPE"
 AVX512_FLAGS = frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl"})
 AVX2_FLAGS = frozenset({"avx2", "fma"})
+BFLOAT16_FLAGS = AVX512_FLAGS | {"avx512_bf16"}
 MKL_TOLERANCE = 1e-5
 """Relative error in norm against float64; 3.3e-7 was measured, a wrong code path is off by orders."""
 
@@ -66,12 +67,17 @@ def mix_profile() -> DeviceProfile:
         vendor=read_processor().vendor or platform.machine(),
         priority=0,
         # paddle.amp.is_bfloat16_supported() says True here, yet every bf16 and fp16 operator raises.
-        dtypes={"default": ("float32", "float64")},
+        dtypes={"default": ("float32", "float64"), "products": ("float32", *narrow_products())},
         capabilities=frozenset({Capability.COLLECTIVES, Capability.MEMORY_STATS}),
         collective=Collective("gloo"),
         memory_bytes=_total_memory(),
         paddle_versions=VersionRange(">=3.3.1,<3.4", "the wheel the settings were measured with"),
     )
+
+
+def narrow_products() -> tuple[str, ...]:
+    """What this processor multiplies float32 numbers in beside float32 (csrc/ops/gemm_tiles.h)."""
+    return ("bfloat16",) if read_processor().flags >= BFLOAT16_FLAGS else ()
 
 
 @hookimpl

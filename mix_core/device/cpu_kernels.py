@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,17 @@ def select(op: str, request: KernelRequest) -> Kernel | None:
     fn = _KERNELS.get(op)
     if fn is None or request.dtype != "float32" or native_build.load().library is None:
         return None
+    if request.products == "bfloat16":
+        return _narrow(op)
     return Kernel(fn, f"csrc {op}", reason=REASON)
+
+
+def _narrow(op: str) -> Kernel | None:
+    """The kernel that multiplies in bfloat16, where the processor does (and MIX_CPU_ISA does not hide it)."""
+    library = native_build.load().kernels
+    if op not in _NARROW or library is None or not library.mix_has_bfloat16_products():
+        return None
+    return Kernel(partial(_KERNELS[op], narrow=True), f"csrc {op}, bfloat16 products", reason=REASON)
 
 
 def _run(name: str, *arguments: Any) -> Any:
@@ -119,12 +129,12 @@ def _turn(x: Any, cos: Any, sin: Any) -> Any:
     return _run("mix_rotary", flat, cos, sin).reshape(x.shape)
 
 
-def linear(x: Any, weight_IO: Any, bias_O: Any) -> Any:
+def linear(x: Any, weight_IO: Any, bias_O: Any, *, narrow: bool = False) -> Any:
+    """`narrow`: both factors rounded to bfloat16, sums in float32."""
+    wanted = (narrow, not x.stop_gradient, not weight_IO.stop_gradient)
     if bias_O is None:
-        from paddle import _C_ops
-
-        return _C_ops.matmul(x, weight_IO, False, False)
-    return _run("mix_linear", x, weight_IO, bias_O)
+        return _run("mix_product", x, weight_IO, *wanted)
+    return _run("mix_linear", x, weight_IO, bias_O, *wanted)
 
 
 class _AdamWSettings(ctypes.Structure):
@@ -165,6 +175,7 @@ def adamw(
     library.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
 
 
+_NARROW = frozenset({"linear"})
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
     "attention": attention,

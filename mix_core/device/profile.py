@@ -97,7 +97,10 @@ class DeviceProfile:
     priority: int
     """`auto` takes the usable device of highest priority; the CPU has 0."""
     dtypes: Mapping[str, tuple[str, ...]]
-    """Operator class (`default`, `matmul`, `attention`, `convolution`, ...) to the dtypes it computes in."""
+    """Operator class (`default`, `matmul`, `attention`, `convolution`, ...) to the dtypes it computes in.
+
+    `products` are those that float32 tensors may be multiplied in, where tensors have no such dtype.
+    """
     custom_device: bool = True
     """False where Paddle itself knows `device_type`; a simulated device then bears another name."""
     capabilities: frozenset[Capability] = frozenset()

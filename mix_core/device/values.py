@@ -78,6 +78,8 @@ class KernelRequest:
     packed: bool = False
     training: bool = False
     size_class: str | None = None
+    products: str | None = None
+    """A narrower dtype that float32 factors shall be rounded to; sums and results stay float32."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def kernel_for(
     packed: bool = False,
     training: bool = False,
     size_class: str | None = None,
+    products: str | None = None,
 ) -> Callable[..., Any] | None:
     """Return the active device's function for this request, or None where the reference has to run."""
     global _answers_of
@@ -36,7 +37,7 @@ def kernel_for(
     if active is not _answers_of:
         _answers.clear()
         _answers_of = active
-    key = (op, dtype, head_dim, causal, windowed, packed, training, size_class)
+    key = (op, dtype, head_dim, causal, windowed, packed, training, size_class, products)
     try:
         return _answers[key]
     except KeyError:
@@ -48,6 +49,7 @@ def kernel_for(
             packed=packed,
             training=training,
             size_class=size_class,
+            products=products,
         )
         kernel = active.kernel(op, request)
         answer = None if kernel is None else kernel.fn

@@ -20,29 +20,39 @@ NARROW = (paddle.bfloat16, paddle.float16)
 
 _products: Any = None
 """The dtype that matrix products are asked to compute in; None: that of their tensors."""
+_inside = False
+"""Whether their tensors stay as they are, and kernels are asked to narrow the factors."""
 
 
 @contextmanager
-def products_in(dtype: Any) -> Iterator[None]:
+def products_in(dtype: Any, *, inside: bool = False) -> Iterator[None]:
     """Let `linear` and `linear_cross_entropy` bring their tensors to `dtype` (bfloat16, float16) first.
+
+    With `inside` the tensors stay float32, and the kernel is asked to multiply in `dtype`.
 
     Going backward belongs inside too, for blocks that are computed again there. Norms then give the dtype of
     their weights, and everything else that of its first tensor. Not Paddle's auto_cast: it casts products
     wherever they stand, also those by which references take statistics, and it is off going backward.
     """
-    global _products
-    before, _products = _products, dtype
+    global _products, _inside
+    before = _products, _inside
+    _products, _inside = dtype, inside
     try:
         yield
     finally:
-        _products = before
+        _products, _inside = before
 
 
 def for_product(*values: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in the dtype that products compute in; itself where nothing else is asked."""
-    if _products is None:
+    if _products is None or _inside:
         return values
     return tuple(None if value is None else cast(value, _products) for value in values)
+
+
+def products_inside() -> str | None:
+    """The name of the dtype that kernels are asked to multiply float32 tensors in, if they are."""
+    return str(_products).removeprefix("paddle.") if _inside else None
 
 
 def kept_in(dtype: Any, operator_class: str) -> Any:

@@ -15,7 +15,7 @@ from paddle.autograd import PyLayer
 
 from mix_core.ops.add_rows import add_rows
 from mix_core.ops.dispatch import kernel_for
-from mix_core.ops.dtypes import for_product, widened
+from mix_core.ops.dtypes import for_product, products_inside, widened
 from mix_core.ops.gradients import frozen
 from mix_core.ops.shapes import take_rows
 
@@ -37,7 +37,10 @@ def linear_cross_entropy(
     if len(rows) == 0:
         return paddle.sum(widened(hidden_TD)) * 0.0, 0
     hidden_TD, weight_VD = for_product(hidden_TD, weight_VD)
-    kernel = kernel_for("linear_cross_entropy", hidden_TD.dtype, training=not hidden_TD.stop_gradient)
+    training = not hidden_TD.stop_gradient
+    kernel = kernel_for(
+        "linear_cross_entropy", hidden_TD.dtype, training=training, products=products_inside()
+    )
     if kernel is not None:
         return kernel(hidden_TD, weight_VD, labels_T, ignore_index=ignore_index)
     if len(rows) != len(labels_T):

@@ -83,7 +83,7 @@ def _train(
         kernels=config.kernels,
         allow_reexec=True,
     )
-    precision = Precision.of(config, activation)
+    precision = Precision.of(config.dtype, config.fp16_opt_level, activation, config.scale_loss)
     from mix_core.training.session import Session
 
     with Session(config, folder, source, start, rows, activation, precision, command) as session:

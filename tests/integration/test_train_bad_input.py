@@ -81,8 +81,8 @@ def test_output_folder_in_use_not_empty_or_not_writable(inputs, tmp_path):
 def test_devices(inputs, tmp_path):
     config = spoilt(inputs, tmp_path)
     assert_refused(train(config, "--device", "nosuch"), 1, "nosuch")
-    done = train(config, "--device", "cpu", "--bf16")
-    assert_refused(done, 2, "dtype is bfloat16", "cpu computes in float32", "--dtype float32")
+    done = train(config, "--device", "cpu", "--fp16")
+    assert_refused(done, 2, "dtype is float16", "cpu computes in float32", "--dtype float32")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def main(path: str, name: str, *pairs: str) -> None:
 
     with RunFolder(config.output_dir) as folder:
         source = resolve_model_folder(config.model_name_or_path, config.revision)
-        precision = Precision.of(config, active)
+        precision = Precision.of(config.dtype, config.fp16_opt_level, active)
         with Watched(config, folder, source, None, read_rows(config), active, precision, ["x"]) as session:
             for parameter in session.model.parameters():
                 parameter.register_hook(note_gradient)

@@ -11,7 +11,8 @@ namespace mix {
 
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
-// The best set this processor has; MIX_CPU_ISA=portable|avx2|avx512 lowers it (tests run every path).
+// The best set this processor has; MIX_CPU_ISA=portable|avx2|avx512|amx lowers it (tests run every path). `amx` is
+// AVX-512 with a unit for tiles (ops/gemm_tiles.h).
 inline Isa detect_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -19,7 +20,7 @@ inline Isa detect_isa() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   const char* wanted = std::getenv("MIX_CPU_ISA");
-  const bool below512 = wanted != nullptr && std::strcmp(wanted, "avx512") != 0;
+  const bool below512 = wanted != nullptr && std::strcmp(wanted, "avx512") != 0 && std::strcmp(wanted, "amx") != 0;
   const bool below2 = below512 && std::strcmp(wanted, "avx2") != 0;
   if (avx512 && !below512) return Isa::kAvx512;
   if (avx2 && !below2) return Isa::kAvx2;

@@ -14,14 +14,23 @@ from mix_core.training.loss_scale import GROWTH_INTERVAL, HIGHEST, LossScale
 from mix_core.training.precision import Precision
 
 
-def activation(*dtypes: str) -> Any:
-    """A device that computes in these."""
-    profile = SimpleNamespace(dtypes={"default": dtypes}, supports_dtype=lambda dtype: dtype in dtypes)
-    return SimpleNamespace(name="acme", profile=profile)
+def activation(*dtypes: str, products: tuple[str, ...] = (), kernels: bool = True) -> Any:
+    """A device that computes in these, and multiplies float32 tensors in `products`."""
+    classes = {"default": dtypes, "products": products}
+    profile = SimpleNamespace(
+        dtypes=classes, supports_dtype=lambda dtype, kind="default": dtype in classes[kind]
+    )
+    return SimpleNamespace(
+        name="acme", profile=profile, kernel=lambda op, request: "kernel" if kernels else None
+    )
+
+
+def of(config: RunConfig, device: Any) -> Precision:
+    return Precision.of(config.dtype, config.fp16_opt_level, device, config.scale_loss)
 
 
 def precision(**keys: Any) -> Precision:
-    return Precision.of(RunConfig(**keys), activation("float32", "bfloat16", "float16"))
+    return of(RunConfig(**keys), activation("float32", "bfloat16", "float16"))
 
 
 def test_levels():
@@ -38,9 +47,21 @@ def test_only_float16_scales_its_loss():
 
 def test_what_a_device_does_not_compute_in_is_refused():
     with pytest.raises(ConfigError, match="device acme computes in float32, float16; give --dtype float32"):
-        Precision.of(RunConfig(dtype="bfloat16"), activation("float32", "float16"))
+        of(RunConfig(dtype="bfloat16"), activation("float32", "float16"))
     with pytest.raises(ConfigError, match="O0 computes in float32, but dtype is float16; give O1 or O2"):
         precision(dtype="float16", fp16_opt_level="O0")
+
+
+def test_a_device_may_have_bfloat16_inside_of_products_alone():
+    device = activation("float32", products=("bfloat16",))
+    found = of(RunConfig(dtype="bfloat16"), device)
+    assert found == Precision("bfloat16", "O1", inside=True) and found.parameter_dtype == "float32"
+    with pytest.raises(
+        ConfigError, match="O2 keeps parameters in bfloat16, and device acme has bfloat16 inside"
+    ):
+        of(RunConfig(dtype="bfloat16", fp16_opt_level="O2"), device)
+    with pytest.raises(ConfigError, match="device acme computes in float32; give --dtype float32"):
+        of(RunConfig(dtype="bfloat16"), activation("float32", products=("bfloat16",), kernels=False))
 
 
 def test_the_scale_falls_at_once_and_rises_slowly():
