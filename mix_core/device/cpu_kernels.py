@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mix_core.device import native_build, simulate
+from mix_core.device.cpu_head_loss import linear_cross_entropy
 from mix_core.device.values import Kernel, KernelRequest
 
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
@@ -175,13 +176,14 @@ def adamw(
     library.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
 
 
-_NARROW = frozenset({"linear"})
+_NARROW = frozenset({"linear", "linear_cross_entropy"})
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
     "linear": linear,
+    "linear_cross_entropy": linear_cross_entropy,
     "rms_norm": rms_norm,
     "rotary": rotary,
     "swiglu": swiglu,

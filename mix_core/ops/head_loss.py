@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.errors import DataError
 from mix_core.ops.add_rows import add_rows
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, products_inside, widened
@@ -32,12 +33,14 @@ def linear_cross_entropy(
     """Sum of the cross entropies of ``hidden @ weight.T`` with the labels (), and how many labels there are.
 
     labels_T are host integers; rows that hold `ignore_index` are not computed. Statistics are float32.
+    Raises DataError where a label is no word of the vocabulary.
     """
     rows = np.flatnonzero(labels_T != ignore_index)
     if len(rows) == 0:
         return paddle.sum(widened(hidden_TD)) * 0.0, 0
+    _check(labels_T, rows, weight_VD.shape[0])
     hidden_TD, weight_VD = for_product(hidden_TD, weight_VD)
-    training = not hidden_TD.stop_gradient
+    training = not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
     kernel = kernel_for(
         "linear_cross_entropy", hidden_TD.dtype, training=training, products=products_inside()
     )
@@ -48,6 +51,17 @@ def linear_cross_entropy(
     hidden_TD, weight_VD = widened(hidden_TD), widened(weight_VD)
     labels_R = labels_T[rows].astype(np.int64)
     return _HeadLoss.apply(hidden_TD, weight_VD, labels_R, paddle.is_grad_enabled()), len(rows)
+
+
+def _check(labels_T: np.ndarray, rows: np.ndarray, vocabulary: int) -> None:
+    labels_R = labels_T[rows]
+    outside = np.flatnonzero((labels_R < 0) | (labels_R >= vocabulary))
+    if len(outside):
+        row = int(rows[outside[0]])
+        raise DataError(
+            f"label {int(labels_T[row])} of row {row} is no word of the head's {vocabulary}; check that "
+            "tokenizer and model belong together, and which label is to be ignored"
+        )
 
 
 class _HeadLoss(PyLayer):

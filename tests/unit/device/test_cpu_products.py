@@ -73,6 +73,24 @@ def test_products_in_bfloat16(shape: tuple[int, int, int]) -> None:
 
 
 @needs_bfloat16
+def test_the_head_in_bfloat16() -> None:
+    hidden, weight = drawn(70, 96), drawn(500, 96, seed=1)
+    labels = np.random.default_rng(2).integers(0, 500, 70)
+    loss, count = cpu_kernels.linear_cross_entropy(hidden, weight, labels, ignore_index=-100, narrow=True)
+    (loss / count).backward()
+    h, w = hidden.numpy().astype(np.float64), weight.numpy().astype(np.float64)
+    z = h @ w.T
+    odds = np.exp(z - z.max(1, keepdims=True))
+    dz = odds / odds.sum(1, keepdims=True)
+    losses = -np.log(dz[np.arange(70), labels])
+    dz[np.arange(70), labels] -= 1
+    assert abs(float(loss) / losses.sum() - 1) < ROUNDED
+    # a gradient holds differences of rounded logits, z - z_label, of order 10
+    assert distance(hidden.grad, dz @ w / 70) < 4 * ROUNDED
+    assert distance(weight.grad, dz.T @ h / 70) < 4 * ROUNDED
+
+
+@needs_bfloat16
 def test_bfloat16_rounds_the_factors_and_not_the_sums() -> None:
     """Numbers that bfloat16 holds are multiplied exactly; float32 sums of 2,048 of them are, too."""
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from mix_core import ops
+from mix_core.errors import DataError
 from mix_core.ops import head_loss
 from tests.unit.ops import oracle
 
@@ -98,3 +99,10 @@ def test_a_nan_reaches_the_loss(where) -> None:
     parts = (paddle.to_tensor(part.astype(np.float32)) for part in (hidden, weight))
     loss, count = ops.linear_cross_entropy(*parts, labels)
     assert np.isnan(float(loss)) and count == 4
+
+
+@pytest.mark.parametrize("label", [-1, V])
+def test_a_label_outside_the_vocabulary_is_named(label) -> None:
+    hidden, weight = (paddle.to_tensor(oracle.draw(i, n, D).astype("float32")) for i, n in ((0, T), (1, V)))
+    with pytest.raises(DataError, match=f"label {label} of row 4"):
+        ops.linear_cross_entropy(hidden, weight, np.where(np.arange(T) == 4, label, LABELS))
