@@ -25,6 +25,7 @@ using Exact = std::vector<double>;
 
 constexpr double kForwardLimit = 1e-6;
 constexpr double kGradientLimit = 1e-5;
+constexpr double kNarrowLimit = 2e-2;  // factors rounded to bfloat16
 
 // Numbers of order 1 and none near 0, where a relative error says nothing: 0.25 to 1.75, either sign.
 inline Array draw(unsigned seed, int64_t count, float factor = 1.0f) {
@@ -51,18 +52,17 @@ class Case {
   // Errors are norms of the difference over the norm of the exact result, which counts as 0.1 a number at
   // least: some gradients are exactly 0.
   void forward(const std::string& what, const Array& found, const Exact& exact) {
-    hold(what, found, exact, kForwardLimit);
+    within(kForwardLimit, what, found, exact);
   }
   void gradient(const std::string& what, const Array& found, const Exact& exact) {
-    hold(what, found, exact, kGradientLimit);
+    within(kGradientLimit, what, found, exact);
   }
+  void within(double limit, const std::string& what, const Array& found, const Exact& exact);
   // The same call again must give the same bits.
   void same(const std::string& what, const Array& first, const Array& second);
   void that(bool holds, const std::string& what);
 
  private:
-  void hold(const std::string& what, const Array& found, const Exact& exact, double limit);
-
   std::string name_, said_;
   bool failed_ = false;
 };

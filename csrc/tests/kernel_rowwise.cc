@@ -87,8 +87,10 @@ void rotary(int64_t T, int64_t N, int64_t H) {
   }
 }
 
-void linear(int64_t R, int64_t I, int64_t O) {
-  Case one("linear" + sizes({R, I, O}));
+// A large product goes through tiles where the processor has them, in three bfloat16 parts; `narrow` in one.
+void linear(int64_t R, int64_t I, int64_t O, bool narrow = false) {
+  Case one("linear" + sizes({R, I, O}) + (narrow ? ", narrow" : ""));
+  const mix::LinearShape shape{R, I, O, narrow ? mix::Products::kBfloat16 : mix::Products::kFloat32};
   const Array x = draw(1, R * I), weight = draw(2, I * O), bias = draw(3, O), d_out = draw(4, R * O);
   Exact out(R * O), dx(R * I, 0.0), d_weight(I * O, 0.0), d_bias(O, 0.0);
   for (int64_t r = 0; r < R; ++r)
@@ -105,13 +107,17 @@ void linear(int64_t R, int64_t I, int64_t O) {
     }
   Array found = unwritten(R * O), found_dx = unwritten(R * I);
   Array found_dw = unwritten(I * O), found_db = unwritten(O);
-  mix::linear_forward(x.data(), weight.data(), bias.data(), R, I, O, found.data());
-  mix::linear_backward(x.data(), weight.data(), d_out.data(), R, I, O, found_dx.data(), found_dw.data(),
+  mix::linear_forward(shape, x.data(), weight.data(), bias.data(), found.data());
+  mix::linear_backward(shape, x.data(), weight.data(), d_out.data(), found_dx.data(), found_dw.data(),
                        found_db.data());
-  one.forward("out", found, out);
-  one.gradient("dx", found_dx, dx);
-  one.gradient("dweight", found_dw, d_weight);
+  one.within(narrow ? kNarrowLimit : kForwardLimit, "out", found, out);
+  one.within(narrow ? kNarrowLimit : kGradientLimit, "dx", found_dx, dx);
+  one.within(narrow ? kNarrowLimit : kGradientLimit, "dweight", found_dw, d_weight);
   one.gradient("dbias", found_db, d_bias);
+  for (int64_t i = 0; i < R * O; ++i) out[i] -= bias[i % O];
+  mix::linear_forward(shape, x.data(), weight.data(), nullptr, found.data());
+  mix::linear_backward(shape, x.data(), weight.data(), d_out.data(), nullptr, nullptr, nullptr);
+  one.within(narrow ? kNarrowLimit : kForwardLimit, "without a bias", found, out);
 }
 
 }  // namespace
@@ -149,4 +155,7 @@ MIX_CASES(linear) {
   linear(17, 1025, 7);
   linear(1025, 7, 17);
   linear(1, 64, 1025);
+  linear(129, 257, 300);
+  linear(17, 33, 65, true);
+  linear(129, 257, 300, true);
 }

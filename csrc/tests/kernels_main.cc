@@ -8,8 +8,9 @@
 #include <cstring>
 #include <map>
 
-#include "mix/vector.h"
 #include "tests/kernel_case.h"
+
+extern "C" int mix_instruction_set();
 
 namespace mix {
 namespace test {
@@ -32,7 +33,7 @@ Case::~Case() {
   failed += failed_;
 }
 
-void Case::hold(const std::string& what, const Array& found, const Exact& exact, double limit) {
+void Case::within(double limit, const std::string& what, const Array& found, const Exact& exact) {
   double difference = 0.0, norm = 0.0;
   for (size_t i = 0; i < std::min(found.size(), exact.size()); ++i) {
     difference += (found[i] - exact[i]) * (found[i] - exact[i]);
@@ -63,8 +64,8 @@ void Case::that(bool holds, const std::string& what) {
 }  // namespace mix
 
 int main(int count, char** names) {
-  constexpr const char* kSets[] = {"portable", "avx2", "avx512"};
-  std::printf("instruction set: %s\n", kSets[static_cast<int>(mix::active_isa())]);
+  constexpr const char* kSets[] = {"portable", "avx2", "avx512", "amx"};
+  std::printf("instruction set: %s\n", kSets[mix_instruction_set()]);
   for (int i = 1; i < count; ++i)
     if (mix::test::suites().count(names[i]) == 0) {
       std::fprintf(stderr, "no cases for %s\n", names[i]);

@@ -4,15 +4,13 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "mix/gemm.h"
-
-extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a,
-                            int lda, const float* b, int ldb, float beta, float* c, int ldc) {
+extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha,
+                            const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc) {
   constexpr int kRowMajor = 101, kTrans = 112;
   const bool ta = trans_a == kTrans, tb = trans_b == kTrans;
   if (order != kRowMajor || lda < (ta ? m : k) || ldb < (tb ? k : n) || ldc < n) {
-    std::fprintf(stderr, "cblas_sgemm: order %d, m %d, n %d, k %d do not fit lda %d, ldb %d, ldc %d\n", order, m, n, k,
-                 lda, ldb, ldc);
+    std::fprintf(stderr, "cblas_sgemm: order %d, m %d, n %d, k %d do not fit lda %d, ldb %d, ldc %d\n", order, m,
+                 n, k, lda, ldb, ldc);
     std::abort();
   }
   for (int64_t i = 0; i < m; ++i)

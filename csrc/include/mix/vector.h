@@ -12,7 +12,7 @@ namespace mix {
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
 // The best set this processor has; MIX_CPU_ISA=portable|avx2|avx512|amx lowers it (tests run every path). `amx` is
-// AVX-512 with a unit for tiles (ops/gemm_tiles.h).
+// AVX-512 with a unit for tiles (ops/gemm_tiles.h). Other values are refused before this library is loaded.
 inline Isa detect_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();

@@ -11,6 +11,7 @@ import pytest
 import mix_core.device as device
 from mix_core import ops
 from mix_core.device import Kernel, KernelRequest
+from mix_core.device.operators import USUAL_REQUESTS
 
 
 class Asked:
@@ -118,6 +119,11 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.sampling(x, temperature=0.0)
     tables = {name for name in ops.__all__ if name.startswith("rotary_tables")}
     assert {op for op, _ in asked.questions} == set(ops.__all__) - tables
+
+
+def test_doctor_asks_for_every_operator() -> None:
+    tables = {name for name in ops.__all__ if name.startswith("rotary_tables")}
+    assert set(USUAL_REQUESTS) == set(ops.__all__) - tables
 
 
 def test_the_contract_names_every_operator() -> None:
