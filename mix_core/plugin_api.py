@@ -22,6 +22,7 @@ from mix_core.device.values import (
     Decision,
     Kernel,
     KernelRequest,
+    NoKernel,
     Probe,
     Workload,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Figure",
     "Kernel",
     "KernelRequest",
+    "NoKernel",
     "PaddleRuntime",
     "Probe",
     "RandomState",

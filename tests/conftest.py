@@ -82,6 +82,20 @@ def start(
 
 
 @pytest.fixture
+def failing_compiler(tmp_path: Path) -> str:
+    """A compiler, for $CXX, that tells its version and compiles nothing."""
+    script = tmp_path / "impatient-g++"
+    script.write_text(
+        "#!/bin/sh\n"
+        "[ \"$1\" = --version ] && echo 'impatient g++ 13.1.0' && exit\n"
+        "echo 'x.cc:1:1: error: out of patience' >&2\n"
+        "exit 1\n"
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture
 def acme_cards(tmp_path: Path) -> Callable[[int], str]:
     """Make a device folder with so many ACME cards, for $ACME_DEV."""
 

@@ -9,10 +9,23 @@
 
 namespace {
 
-mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, const paddle::Tensor& cu_q,
-                             const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask, bool causal,
-                             int64_t window, float scale) {
-  PD_CHECK(q.shape().size() == 3 && k.shape().size() == 3, "attention takes q [T, N, H] and k, v [T, K, H]");
+// The kernel reads whatever lies between two ends, so they must begin at 0, not fall and end at the last token.
+void check_ends(const int32_t* ends, int64_t count, int64_t tokens, const char* name) {
+  PD_CHECK(count >= 2 && ends[0] == 0, "attention: ", name, " has ", count, " numbers, expected 0 and an end a segment");
+  for (int64_t s = 1; s < count; ++s)
+    PD_CHECK(ends[s] >= ends[s - 1], "attention: ", name, " falls from ", ends[s - 1], " to ", ends[s], " at ", s);
+  PD_CHECK(ends[count - 1] == tokens, "attention: ", name, " ends at ", ends[count - 1], ", expected ", tokens);
+}
+
+mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, const paddle::Tensor& v,
+                             const paddle::Tensor& cu_q, const paddle::Tensor& cu_k,
+                             const paddle::optional<paddle::Tensor>& mask, bool causal, int64_t window,
+                             float scale) {
+  PD_CHECK(q.shape().size() == 3 && k.shape().size() == 3, "attention: q has ", q.shape().size(), " axes and k ",
+           k.shape().size(), ", expected q [T, N, H] and k, v [T, K, H]");
+  PD_CHECK(k.shape() == v.shape(), "attention: k and v must have one shape");
+  PD_CHECK(q.shape()[2] == k.shape()[2], "attention: q has the head dim ", q.shape()[2], " and k ", k.shape()[2]);
+  PD_CHECK(window >= 0, "attention: window is ", window, ", expected 0 (none) or more");
   mix::AttentionShape shape{};
   shape.cu_q = mix::data<int32_t>(cu_q);
   shape.cu_k = mix::data<int32_t>(cu_k);
@@ -20,15 +33,25 @@ mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, c
   shape.heads = q.shape()[1];
   shape.kv_heads = k.shape()[1];
   shape.head_dim = q.shape()[2];
-  PD_CHECK(shape.heads % shape.kv_heads == 0, "query heads must be a multiple of key heads");
-  PD_CHECK(shape.cu_q[shape.segments] == q.shape()[0] && shape.cu_k[shape.segments] == k.shape()[0],
-           "the last entry of cu_seqlens must be the number of packed tokens");
+  PD_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "attention: q has ", shape.heads, " heads and k ",
+           shape.kv_heads, ", expected a multiple of k's");
+  PD_CHECK(cu_k.numel() == cu_q.numel(), "attention: cu_k has ", cu_k.numel(), " numbers, cu_q ", cu_q.numel());
+  check_ends(shape.cu_q, cu_q.numel(), q.shape()[0], "cu_q");
+  check_ends(shape.cu_k, cu_k.numel(), k.shape()[0], "cu_k");
   shape.q_stride = shape.heads * shape.head_dim;
   shape.k_stride = shape.v_stride = shape.kv_heads * shape.head_dim;
   shape.scale = scale;
   shape.causal = causal;
   shape.window = window;
   if (mask) {
+    const auto got = mask->shape();
+    const int64_t queries = shape.cu_q[1], keys = shape.cu_k[1];
+    PD_CHECK(mask->dtype() == paddle::DataType::BOOL && got.size() == 4 && got[0] == shape.segments &&
+                 (got[1] == 1 || got[1] == shape.heads) && got[2] == queries && got[3] == keys,
+             "attention: mask must be bool [", shape.segments, ", 1 or ", shape.heads, ", ", queries, ", ", keys, "]");
+    for (int64_t s = 1; s <= shape.segments; ++s)
+      PD_CHECK(shape.cu_q[s] == s * queries && shape.cu_k[s] == s * keys,
+               "attention: a mask is for segments of one length, segment ", s - 1, " has another");
     shape.mask = mix::data<bool>(*mask);
     shape.mask_heads = mask->shape()[1];
   }
@@ -40,7 +63,7 @@ std::vector<paddle::Tensor> forward(const paddle::Tensor& q_in, const paddle::Te
                                     const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
                                     bool causal, int64_t window, float scale) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in);
-  const auto shape = shape_of(q, k, cu_q, cu_k, mask, causal, window, scale);
+  const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale);
   auto out = paddle::empty(q.shape(), q.dtype(), q.place());
   auto lse = paddle::empty({q.shape()[0], q.shape()[1]}, q.dtype(), q.place());
   mix::attention_forward(shape, mix::data<float>(q), mix::data<float>(k), mix::data<float>(v), mix::data<float>(out),
@@ -54,7 +77,7 @@ std::vector<paddle::Tensor> backward(const paddle::Tensor& q_in, const paddle::T
                                      const paddle::Tensor& out, const paddle::Tensor& lse,
                                      const paddle::Tensor& d_out_in, bool causal, int64_t window, float scale) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in), d_out = mix::dense(d_out_in);
-  const auto shape = shape_of(q, k, cu_q, cu_k, mask, causal, window, scale);
+  const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale);
   auto dq = paddle::empty(q.shape(), q.dtype(), q.place());
   auto dk = paddle::empty(k.shape(), k.dtype(), k.place());
   auto dv = paddle::empty(v.shape(), v.dtype(), v.place());
@@ -68,14 +91,18 @@ std::vector<paddle::Tensor> decode(const paddle::Tensor& q_in, const paddle::Ten
                                    const paddle::Tensor& v_in, const paddle::Tensor& lengths,
                                    float scale) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in);
-  PD_CHECK(q.shape().size() == 3 && k.shape().size() == 4, "decode takes q [B, N, H] and k, v [B, K, C, H]");
+  PD_CHECK(q.shape().size() == 3 && k.shape().size() == 4, "attention_decode: q has ", q.shape().size(),
+           " axes and k ", k.shape().size(), ", expected q [B, N, H] and k, v [B, K, C, H]");
+  PD_CHECK(k.shape() == v.shape() && k.shape()[0] == q.shape()[0] && k.shape()[3] == q.shape()[2],
+           "attention_decode: k and v must be [", q.shape()[0], ", K, C, ", q.shape()[2], "]");
   const int64_t batch = q.shape()[0], heads = q.shape()[1], head_dim = q.shape()[2];
   const int64_t kv_heads = k.shape()[1], slots = k.shape()[2];
-  PD_CHECK(heads % kv_heads == 0 && lengths.numel() == batch,
-           "query heads must be a multiple of key heads, and lengths have one number a row");
+  PD_CHECK(kv_heads > 0 && heads % kv_heads == 0, "attention_decode: q has ", heads, " heads and k ", kv_heads,
+           ", expected a multiple of k's");
+  PD_CHECK(lengths.numel() == batch, "attention_decode: ", lengths.numel(), " lengths, expected ", batch);
   const int64_t* ends = mix::data<int64_t>(lengths);
   for (int64_t b = 0; b < batch; ++b)
-    PD_CHECK(ends[b] >= 0 && ends[b] <= slots, "a row's length must fit the cache");
+    PD_CHECK(ends[b] >= 0 && ends[b] <= slots, "attention_decode: length ", ends[b], " of row ", b, ", expected 0 to ", slots);
   auto out = paddle::empty(q.shape(), q.dtype(), q.place());
   mix::attention_decode(mix::data<float>(q), mix::data<float>(k), mix::data<float>(v), ends, batch, heads, kv_heads, slots,
                         head_dim, scale, mix::data<float>(out));

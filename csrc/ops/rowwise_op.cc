@@ -15,8 +15,9 @@ Tensor like(const Tensor& tensor) { return paddle::empty(tensor.shape(), tensor.
 
 Tensors rms_norm(const Tensor& x_in, const Tensor& weight, float eps) {
   const auto x = mix::dense(x_in);
+  PD_CHECK(!x.shape().empty(), "rms_norm: x has no axis, expected [..., D]");
   const int64_t dim = x.shape().back(), rows = dim == 0 ? 0 : x.numel() / dim;
-  PD_CHECK(weight.numel() == dim, "rms_norm: the weight must have the length of x's last axis");
+  PD_CHECK(weight.numel() == dim, "rms_norm: weight has ", weight.numel(), " numbers, expected ", dim);
   auto out = like(x);
   auto inv_rms = paddle::empty({rows}, x.dtype(), x.place());
   mix::rms_norm_forward(mix::data<float>(x), mix::data<float>(weight), eps, rows, dim, mix::data<float>(out),
@@ -34,7 +35,8 @@ Tensors rms_norm_grad(const Tensor& x_in, const Tensor& weight, const Tensor& in
 
 Tensors swiglu(const Tensor& gate_in, const Tensor& up_in) {
   const auto gate = mix::dense(gate_in), up = mix::dense(up_in);
-  PD_CHECK(gate.shape() == up.shape(), "swiglu: gate and up must have one shape");
+  PD_CHECK(gate.shape() == up.shape(), "swiglu: gate and up must have one shape, they have ", gate.numel(), " and ",
+           up.numel(), " numbers");
   auto out = like(gate);
   mix::swiglu_forward(mix::data<float>(gate), mix::data<float>(up), gate.numel(), mix::data<float>(out));
   return {out};
@@ -50,9 +52,10 @@ Tensors swiglu_grad(const Tensor& gate_in, const Tensor& up_in, const Tensor& d_
 
 Tensor rotate(const Tensor& x_in, const Tensor& cos_in, const Tensor& sin_in, bool inverse) {
   const auto x = mix::dense(x_in), cos = mix::dense(cos_in), sin = mix::dense(sin_in);
-  PD_CHECK(x.shape().size() == 3, "rotary takes x [T, N, H]");
+  PD_CHECK(x.shape().size() == 3 && x.shape()[2] % 2 == 0, "rotary: x must be [T, N, H] with H even");
   const int64_t tokens = x.shape()[0], heads = x.shape()[1], head_dim = x.shape()[2];
-  PD_CHECK(cos.numel() == tokens * head_dim && sin.numel() == cos.numel(), "rotary takes tables [T, H]");
+  PD_CHECK(cos.numel() == tokens * head_dim && sin.numel() == cos.numel(), "rotary: tables have ", cos.numel(), " and ",
+           sin.numel(), " numbers, expected ", tokens * head_dim);
   auto out = like(x);
   mix::rotary(mix::data<float>(x), mix::data<float>(cos), mix::data<float>(sin), tokens, heads, head_dim, inverse,
               mix::data<float>(out));

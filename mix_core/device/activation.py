@@ -22,7 +22,7 @@ from mix_core.device.names import AUTO
 from mix_core.device.preparation import prepare
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.runtime import DeviceRuntime
-from mix_core.device.values import Kernel, KernelRequest, Workload
+from mix_core.device.values import Kernel, KernelRequest, NoKernel, Workload
 from mix_core.errors import DeviceError, MixError
 
 REEXEC_VARIABLE = "MIX_REEXECUTED"
@@ -52,7 +52,7 @@ class Activation:
     host: choosing.Candidate | None = field(repr=False)
     """The host's plugin, whose kernels serve a simulated device; None on a real one."""
     _runtime: DeviceRuntime = field(repr=False)
-    _kernels_used: dict[tuple[str, KernelRequest], Kernel | None] = field(default_factory=dict, repr=False)
+    _served: dict[tuple[str, KernelRequest], Kernel | NoKernel] = field(default_factory=dict, repr=False)
 
     @property
     def runtime(self) -> DeviceRuntime:
@@ -61,12 +61,18 @@ class Activation:
 
     def kernel(self, op: str, request: KernelRequest) -> Kernel | None:
         """Ask the plugins for a kernel; None means the reference. `ops` keeps the answer, so this is rare."""
+        found = self.serving(op, request)
+        return found if isinstance(found, Kernel) else None
+
+    def serving(self, op: str, request: KernelRequest) -> Kernel | NoKernel:
+        """The kernel for a request, or why the reference runs."""
         _refuse_in_child(self)
-        found = None if self.kernels == "reference" else self._ask(op, request)
-        self._kernels_used[op, request] = found
+        asked_for = NoKernel("kernels=reference was asked for")
+        found = asked_for if self.kernels == "reference" else self._ask(op, request)
+        self._served[op, request] = found
         return found
 
-    def _ask(self, op: str, request: KernelRequest) -> Kernel | None:
+    def _ask(self, op: str, request: KernelRequest) -> Kernel | NoKernel:
         try:
             found = self.manager.hook.mix_kernel(op=op, request=request, profile=self.profile)
         except MixError:
@@ -75,26 +81,30 @@ class Activation:
             raise DeviceError(
                 f"mix_kernel({op!r}) of device {self.name!r} failed: {describe(error)}"
             ) from error
-        if found is not None and not isinstance(found, Kernel):
+        if found is None:
+            found = NoKernel(f"the plugin of {self.name} has no kernel for this")
+        if not isinstance(found, (Kernel, NoKernel)):
             raise DeviceError(
-                f"mix_kernel({op!r}) of device {self.name!r} returned {found!r}, not a Kernel or None"
+                f"mix_kernel({op!r}) of device {self.name!r} returned {found!r}, "
+                "not a Kernel, a NoKernel or None"
             )
         return found if self.host is None else self._without_silicon(self.host, found, op, request)
 
     def _without_silicon(
-        self, host: choosing.Candidate, found: Kernel | None, op: str, request: KernelRequest
-    ) -> Kernel | None:
+        self, host: choosing.Candidate, found: Kernel | NoKernel, op: str, request: KernelRequest
+    ) -> Kernel | NoKernel:
         """What serves the operator on a simulated device: what needs no chip, else the host's kernel."""
-        if found is not None and not found.needs_silicon:
+        if isinstance(found, Kernel) and not found.needs_silicon:
             return found
         if os.environ.get(simulation.KERNELS) == "reference":
-            return None
+            return NoKernel(f"{simulation.KERNELS}=reference was asked for")
         served = discovery.new_manager()
         served.register(host.plugin.module)
         kernel = served.hook.mix_kernel(op=op, request=request, profile=host.profile)
-        of_chip = f"{found.name} needs the chip" if found else "the chip's plugin has no kernel for it"
-        if kernel is None:
-            return None
+        of_chip = f"{found.name} needs the chip" if isinstance(found, Kernel) else found.reason
+        if not isinstance(kernel, Kernel):
+            why = "the host has no kernel for this" if kernel is None else kernel.reason
+            return NoKernel(f"simulated: {of_chip}; {why}")
         return dataclasses.replace(kernel, reason=f"simulated: {of_chip}; {kernel.name} stands in")
 
     def to_json(self) -> dict[str, Any]:
@@ -103,10 +113,10 @@ class Activation:
             {
                 "op": op,
                 "dtype": request.dtype,
-                "kernel": kernel.name if kernel else "reference",
-                "reason": kernel.reason if kernel else "",
+                "kernel": found.name if isinstance(found, Kernel) else "reference",
+                "reason": found.reason,
             }
-            for (op, request), kernel in self._kernels_used.items()
+            for (op, request), found in self._served.items()
         ]
         return {
             "name": self.name,

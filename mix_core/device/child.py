@@ -60,6 +60,7 @@ def _host(report: Path, name: str) -> None:
 
 def _checks(report: Path, name: str) -> None:
     from mix_core.device import activate
+    from mix_core.device.operators import implementations
     from mix_core.errors import MixError
 
     _write(report, step="activation")
@@ -74,6 +75,9 @@ def _checks(report: Path, name: str) -> None:
     )
     checks = [check for part in reversed(activation.manager.hook.mix_checks()) for check in part]
     _run(report, [check for check in checks if check.needs_device])
+    _write(report, step="choice of kernels")
+    for row in implementations(activation):
+        _write(report, **row)
     _write(report, step="end")
 
 

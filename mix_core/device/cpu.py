@@ -25,6 +25,7 @@ from mix_core.plugin_api import (
     Figure,
     Kernel,
     KernelRequest,
+    NoKernel,
     Probe,
     VersionRange,
     Workload,
@@ -195,7 +196,7 @@ class CpuRuntime:
 
 
 @hookimpl
-def mix_kernel(op: str, request: KernelRequest) -> Kernel | None:
+def mix_kernel(op: str, request: KernelRequest) -> Kernel | NoKernel:
     from mix_core.device import cpu_kernels
 
     return cpu_kernels.select(op, request)
@@ -205,6 +206,9 @@ def mix_kernel(op: str, request: KernelRequest) -> Kernel | None:
 def mix_runtime(index: int) -> DeviceRuntime:
     if index != 0:
         raise DeviceError(f"cpu:{index} does not exist: the host is one device, cpu")
+    from mix_core.device import native_build
+
+    native_build.refuse_unknown_set()
     if MKL_PATH in os.environ:
         _verify_matmul()
     return CpuRuntime()
@@ -239,4 +243,6 @@ def _operators() -> str:
     from mix_core.device import native_build
 
     found = native_build.load()
-    return str(found.library) if found.library else f"none, the reference operators run: {found.reason}"
+    if found.library is None:
+        return f"none, the reference operators run: {found.reason}"
+    return f"{found.library}, instruction set {native_build.instruction_set()}"

@@ -15,27 +15,35 @@ import numpy as np
 
 from mix_core.device import native_build, simulate
 from mix_core.device.cpu_head_loss import linear_cross_entropy
-from mix_core.device.values import Kernel, KernelRequest
+from mix_core.device.values import Kernel, KernelRequest, NoKernel
 
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
 REASON = "fused, threaded and without a transposed copy (docs/performance.md)"
 
 
-def select(op: str, request: KernelRequest) -> Kernel | None:
-    """The kernel for this operator, or None where the reference has to run."""
+def select(op: str, request: KernelRequest) -> Kernel | NoKernel:
+    """The kernel for this operator, or why the reference has to run."""
     fn = _KERNELS.get(op)
-    if fn is None or request.dtype != "float32" or native_build.load().library is None:
-        return None
+    if fn is None:
+        return NoKernel("csrc has no kernel for it")
+    if request.dtype != "float32":
+        return NoKernel(f"the kernels of csrc take float32, this is {request.dtype}")
+    built = native_build.load()
+    if built.library is None:
+        return NoKernel(built.reason)
     if request.products == "bfloat16":
         return _narrow(op)
     return Kernel(fn, f"csrc {op}", reason=REASON)
 
 
-def _narrow(op: str) -> Kernel | None:
+def _narrow(op: str) -> Kernel | NoKernel:
     """The kernel that multiplies in bfloat16, where the processor does (and MIX_CPU_ISA does not hide it)."""
     library = native_build.load().kernels
-    if op not in _NARROW or library is None or not library.mix_has_bfloat16_products():
-        return None
+    if op not in _NARROW:
+        return NoKernel("csrc has no kernel for it with bfloat16 products")
+    if library is None or not library.mix_has_bfloat16_products():
+        why = f"instruction set {native_build.instruction_set()}"
+        return NoKernel(f"this processor has no bfloat16 products, or they are hidden: {why}")
     return Kernel(partial(_KERNELS[op], narrow=True), f"csrc {op}, bfloat16 products", reason=REASON)
 
 

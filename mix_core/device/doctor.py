@@ -42,6 +42,8 @@ class Finding:
 class Report:
     device: str
     findings: tuple[Finding, ...]
+    operators: tuple[dict[str, Any], ...] = ()
+    """What runs each replaceable operator: operator, dtype, runs, reason. Empty if it did not start."""
 
     @property
     def usable(self) -> bool:
@@ -52,6 +54,7 @@ class Report:
             "device": self.device,
             "usable": self.usable,
             "checks": [asdict(finding) for finding in self.findings],
+            "operators": list(self.operators),
         }
 
 
@@ -78,10 +81,11 @@ def examine(name: str | None, environ: Mapping[str, str] | None = None) -> Repor
         findings.append(Finding("choice", "error", str(error)))
         return Report(str(wanted), tuple(findings))
     findings += _plugin(candidate)
+    operators: list[dict[str, Any]] = []
     if _paddles():
         place = DeviceName(entry.name, wanted.index)
-        findings += _checks_in_child(str(place), candidate, environ)
-    return Report(entry.name, tuple(findings))
+        findings += _checks_in_child(str(place), candidate, environ, operators)
+    return Report(entry.name, tuple(findings), tuple(operators))
 
 
 def _machine() -> Iterator[Finding]:
@@ -227,9 +231,12 @@ def _checked(lines: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _checks_in_child(
-    device: str, candidate: choice.Candidate, environ: Mapping[str, str]
+    device: str,
+    candidate: choice.Candidate,
+    environ: Mapping[str, str],
+    operators: list[dict[str, Any]],
 ) -> Iterator[Finding]:
-    """Activate in a child that has the device's environment, and run its checks there."""
+    """Activate in a child that has the device's environment, and run its checks there; fill `operators`."""
     try:
         composed = composition.compose(candidate, Workload(), environ)
     except MixError as error:
@@ -238,6 +245,7 @@ def _checks_in_child(
     for warning in composed.warnings:
         yield Finding("settings", "warning", warning)
     lines, death = _run_child("checks", device, settings.exported(composed.rows, environ))
+    operators += [line for line in lines if "operator" in line]
     yield from _checked(lines)
     if death and not any(line.get("check") == "activation" and not line["ok"] for line in lines):
         yield Finding("checks", "error", f"{_last_step(lines)} {death}")

@@ -13,7 +13,16 @@ import pluggy
 
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.runtime import DeviceRuntime
-from mix_core.device.values import AllocatorPolicy, Check, Decision, Kernel, KernelRequest, Probe, Workload
+from mix_core.device.values import (
+    AllocatorPolicy,
+    Check,
+    Decision,
+    Kernel,
+    KernelRequest,
+    NoKernel,
+    Probe,
+    Workload,
+)
 
 PROJECT = "mix_core"
 MIX_PLUGIN_API = (1, 0)
@@ -68,7 +77,7 @@ def mix_conformance() -> Mapping[str, Any] | None:
 
 
 @hookspec(firstresult=True)
-def mix_kernel(op: str, request: KernelRequest, profile: DeviceProfile) -> Kernel | None:
+def mix_kernel(op: str, request: KernelRequest, profile: DeviceProfile) -> Kernel | NoKernel | None:
     """After: the kernel for one use of an operator, or None to leave it to the next."""
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from mix_core.device import native
-from mix_core.errors import DeviceError
+from mix_core.errors import BadInputError, DeviceError
 
 BLAS = "libmklml_intel.so"
 OPENMP = "libiomp5.so"
@@ -26,6 +28,9 @@ FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",  # lets selections become vector blends
 )
+SET_VARIABLE = "MIX_CPU_ISA"
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
+"""What the kernels are compiled for, as csrc/ops/instruction_set.cc counts them."""
 PADDLE_FLAGS = ("-DPADDLE_WITH_CUSTOM_KERNEL", "-D_GLIBCXX_USE_CXX11_ABI=1")
 
 
@@ -41,9 +46,14 @@ class NativeOps:
 
 @lru_cache(maxsize=1)
 def load() -> NativeOps:
-    """Build the operators where this machine has not done so, and register them with Paddle."""
+    """Build the operators where this machine has not done so, and register them with Paddle.
+
+    What stands in the way is a reason, said once; only an unknown MIX_CPU_ISA is an error (BadInputError).
+    """
+    refuse_unknown_set()
     try:
-        found = _build()
+        kernels, library = build()
+        found = NativeOps(library, f"built from {native.source_dir()}", ctypes.CDLL(str(kernels)))
     except DeviceError as error:
         found = NativeOps(None, str(error))
     if found.library is None:
@@ -66,14 +76,39 @@ def _show_simulated_memory(library: Path) -> None:
         ctypes.CDLL(str(library)).mix_set_host_view(*(kind(value) for kind, value in view))
 
 
-def _build() -> NativeOps:
+def refuse_unknown_set() -> None:
+    """Raise BadInputError where MIX_CPU_ISA names no instruction set."""
+    wanted = os.environ.get(SET_VARIABLE)
+    if wanted is not None and wanted not in INSTRUCTION_SETS:
+        raise BadInputError(
+            f"{SET_VARIABLE} is {wanted!r}, expected {', '.join(INSTRUCTION_SETS)}; unset it for the best"
+        )
+
+
+def instruction_set() -> str:
+    """The instruction set that the loaded kernels use, and why: `avx2 (this processor has no avx512)`."""
+    library = load().kernels
+    if library is None:
+        return "none"
+    used = INSTRUCTION_SETS[library.mix_instruction_set()]
+    wanted = os.environ.get(SET_VARIABLE)
+    if wanted and used != wanted:
+        return f"{used} ({SET_VARIABLE}={wanted}, which this processor has not)"
+    return f"{used} ({SET_VARIABLE})" if wanted else f"{used} (the best that this processor has)"
+
+
+def build() -> Iterator[Path]:
+    """Build the library of kernels, then that of their registration; each is built when it is asked for.
+
+    Raises DeviceError where that is not possible, with the compiler's error where it fails.
+    """
     status, root, paddle = native.status(), native.source_dir(), native.paddle_folder()
     if not status.possible or root is None or paddle is None:
-        return NativeOps(None, status.reason)
+        raise DeviceError(status.reason)
     libs = paddle / "libs"
     missing = [name for name in (BLAS, OPENMP) if not (libs / name).is_file()]
     if missing:
-        return NativeOps(None, f"this build of Paddle carries no {' and no '.join(missing)}")
+        raise DeviceError(f"this build of Paddle carries no {' and no '.join(missing)}")
     search = (f"-L{openmp_folder(libs)}", f"-L{libs}", f"-Wl,-rpath,{libs}")
     include = (f"-I{root}", f"-I{root / 'include'}")
     units = sorted((root / "ops").glob("*.cc"))
@@ -82,6 +117,7 @@ def _build() -> NativeOps:
         [unit for unit in units if not unit.stem.endswith("_op")],
         (*FLAGS, *include, "-Wl,-z,defs", *search, f"-l:{BLAS}"),
     )
+    yield kernels
     of_paddle = [paddle / "include", paddle / "include" / "third_party", Path(sysconfig.get_path("include"))]
     system = tuple(part for folder in of_paddle for part in ("-isystem", str(folder)))
     base = paddle / "base"
@@ -91,8 +127,7 @@ def _build() -> NativeOps:
         *(*search, f"-L{base}", f"-Wl,-rpath,{base}"),
         *("-l:libpaddle.so", "-l:libphi_core.so", "-l:libcommon.so"),
     )
-    library = native.build("libmix_ops", [unit for unit in units if unit.stem.endswith("_op")], bindings)
-    return NativeOps(library, f"sources in {root}", ctypes.CDLL(str(kernels)))
+    yield native.build("libmix_ops", [unit for unit in units if unit.stem.endswith("_op")], bindings)
 
 
 def openmp_folder(libs: Path) -> Path:

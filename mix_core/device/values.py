@@ -94,6 +94,13 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class NoKernel:
+    """The answer of a plugin that has no kernel for a request and says why; the reference runs."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class AllocatorPolicy:
     """How Paddle's allocator shall behave: its strategy and the variables that tune it."""
 

@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.ops.arguments import check_swiglu
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.gradients import frozen, unless
@@ -18,6 +19,7 @@ from mix_core.ops.gradients import frozen, unless
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``, both (..., F). Shazeer, "GLU Variants Improve Transformer", 2020."""
+    check_swiglu(gate, up)
     kernel = kernel_for("swiglu", gate.dtype, training=not gate.stop_gradient)
     if kernel is not None:
         return kernel(gate, up)

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, _C_ops
 
+from mix_core.ops.arguments import check_decode
 from mix_core.ops.attend_plan import MASKED
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
@@ -29,6 +30,7 @@ def attention_decode(
     scale: float | None = None,
 ) -> Tensor:
     """Attend to the first `lengths` slots of each row -> (B, N, H); docs/operators.md has the contract."""
+    check_decode(q_BNH, k_BKCH, v_BKCH, lengths_B)
     kernel = kernel_for("attention_decode", q_BNH.dtype, head_dim=q_BNH.shape[-1], causal=True)
     return (kernel or _reference)(q_BNH, k_BKCH, v_BKCH, lengths_B=lengths_B, scale=scale)
 

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from mix_core.ops.arguments import check_attention
 from mix_core.ops.attend_plan import MASKED
 from mix_core.ops.attend_reference import attend
 from mix_core.ops.dispatch import kernel_for
@@ -28,6 +29,7 @@ def attention(
     dropout_keys: np.ndarray | None = None,
 ) -> Tensor:
     """Softmax attention -> (B, S, N, H); docs/operators.md has the contract."""
+    check_attention(q_BSNH, k_BSKH, v_BSKH, window, mask_BNSS)
     if not dropout:
         kernel = kernel_for(
             "attention",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from paddle import Tensor
 
+from mix_core.ops.arguments import check_packed
 from mix_core.ops.attend_reference import attend
 from mix_core.ops.dispatch import kernel_for
 
@@ -25,6 +26,7 @@ def attention_packed(
     dropout_keys: np.ndarray | None = None,
 ) -> Tensor:
     """Attention within each segment of `cu_seqlens` -> (T, N, H); docs/operators.md has the contract."""
+    check_packed(q_TNH, k_TKH, v_TKH, cu_seqlens, window)
     if not dropout:
         kernel = kernel_for(
             "attention_packed",

@@ -14,6 +14,7 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.errors import DataError
+from mix_core.ops.arguments import check_head_loss
 from mix_core.ops.add_rows import add_rows
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, products_inside, widened
@@ -40,6 +41,7 @@ def linear_cross_entropy(
         return paddle.sum(widened(hidden_TD)) * 0.0, 0
     _check(labels_T, rows, weight_VD.shape[0])
     hidden_TD, weight_VD = for_product(hidden_TD, weight_VD)
+    check_head_loss(hidden_TD, weight_VD, labels_T)
     training = not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
     kernel = kernel_for(
         "linear_cross_entropy", hidden_TD.dtype, training=training, products=products_inside()

@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.ops.arguments import check_linear
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, products_inside
 from mix_core.ops.gradients import frozen
@@ -20,6 +21,7 @@ from mix_core.ops.shapes import reshape
 def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """``x @ weight + bias``: x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
     x, weight_IO, bias_O = for_product(x, weight_IO, bias_O)
+    check_linear(x, weight_IO, bias_O)
     training = not (x.stop_gradient and weight_IO.stop_gradient)
     kernel = kernel_for("linear", x.dtype, training=training, products=products_inside())
     if kernel is not None:

@@ -15,6 +15,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.ops.arguments import check_rms_norm
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import cast, in_float32
 from mix_core.ops.gradients import frozen, unless
@@ -26,6 +27,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
     x (..., D), weight (D,) -> (..., D). Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
+    check_rms_norm(x, weight_D)
     x = cast(x, weight_D.dtype)
     kernel = kernel_for("rms_norm", x.dtype, training=not (x.stop_gradient and weight_D.stop_gradient))
     if kernel is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, _C_ops
 
+from mix_core.ops.arguments import check_adamw
 from mix_core.ops.dispatch import kernel_for
 
 
@@ -44,6 +45,7 @@ def adamw(
     )
     if not parameters:
         return
+    check_adamw(parameters, gradients, means, squares)
     kernel = kernel_for("adamw", parameters[0].dtype, training=True)
     (kernel or _reference)(parameters, gradients, means, squares, **constants)
 

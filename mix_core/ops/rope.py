@@ -16,6 +16,7 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from mix_core.ops.arguments import check_rotary
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.shapes import reshape
@@ -69,6 +70,7 @@ def rotary_tables_mrope(
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Turn q (..., N, H) and k (..., K, H) by tables (..., 1, H) that hold one row a token."""
+    check_rotary(q, k, cos, sin)
     kernel = kernel_for("rotary", q.dtype, head_dim=q.shape[-1], training=not q.stop_gradient)
     if kernel is not None:
         return kernel(q, k, cos, sin)

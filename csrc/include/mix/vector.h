@@ -12,7 +12,7 @@ namespace mix {
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
 // The best set this processor has; MIX_CPU_ISA=portable|avx2|avx512|amx lowers it (tests run every path). `amx` is
-// AVX-512 with a unit for tiles (ops/gemm_tiles.h).
+// AVX-512 with a unit for tiles (ops/gemm_tiles.h). Other values are refused before this library is loaded.
 inline Isa detect_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -49,14 +49,15 @@ MIX_INLINE float fast_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const int32_t bits = (n + 127) << 23;
+  const uint32_t bits = static_cast<uint32_t>(n + 127) << 23;  // of NaN, n is any number
   float scale;
   std::memcpy(&scale, &bits, sizeof(scale));
   // A product, not a branch: with a branch the compiler threads the zero into callers and stops vectorising.
   return p * scale * static_cast<float>(x >= -87.0f);
 }
 
-MIX_INLINE float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+// 0 below -88, where fast_exp no longer grows: a gate of -1e38 would otherwise give -0.6 of silu.
+MIX_INLINE float sigmoid(float x) { return static_cast<float>(!(x < -88.0f)) / (1.0f + fast_exp(-x)); }
 
 }  // namespace mix
 

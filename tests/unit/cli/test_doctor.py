@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mix_core.device import doctor
+from mix_core.device import doctor, native
 
 COMMAND = ["-m", "mix_core.cli.main", "doctor"]
 
 
 def report(done) -> dict[str, dict]:
     loaded = json.loads(done.stdout)
-    assert set(loaded) == {"device", "usable", "checks"}
+    assert set(loaded) == {"device", "usable", "checks", "operators"}
     assert done.returncode == (0 if loaded["usable"] else 1), done.stderr
     return {check["name"]: check for check in loaded["checks"]}
 
@@ -26,6 +26,41 @@ def test_the_cpu_is_usable_and_its_checks_ran_in_a_child(start):
     wanted |= {"copy to the device and back", "product against float64", "gradient"}
     assert wanted <= set(checks)
     assert "relative error" in checks["product against float64"]["detail"]
+
+
+def test_it_lists_what_runs_each_operator_and_why(start):
+    done = start([*COMMAND, "cpu", "--json"], timeout_s=400.0)
+    rows = {row["operator"]: row for row in json.loads(done.stdout)["operators"]}
+    assert rows["sampling"]["runs"] == "reference" and "no kernel" in rows["sampling"]["reason"]
+    assert {row["dtype"] for row in rows.values()} == {"float32"}
+    if native.find_compiler()[0] is not None:
+        assert rows["rms_norm"]["runs"] == "csrc rms_norm" and rows["rms_norm"]["reason"]
+        assert "instruction set" in report(done)["C++ operators"]["detail"]
+
+
+def test_a_compiler_that_fails_leaves_the_references_and_the_log(start, failing_compiler, tmp_path: Path):
+    variables = {"CXX": failing_compiler, "MIX_CACHE": str(tmp_path / "cache")}
+    done = start([*COMMAND, "cpu", "--json"], **variables)
+    rows = {row["operator"]: row for row in json.loads(done.stdout)["operators"]}
+    [log] = (tmp_path / "cache").rglob("*.log")
+    why = f"cannot build libmix_kernels: x.cc:1:1: error: out of patience (all of it in {log})"
+    assert (rows["rms_norm"]["runs"], rows["rms_norm"]["reason"]) == ("reference", why)
+    assert done.returncode == 0 and why in report(done)["C++ operators"]["detail"]
+
+
+def test_a_device_without_kernels_in_a_dtype_says_so(start, acme_cards):
+    done = start([*COMMAND, "acme", "--json"], plugins=["acme"], ACME_DEV=acme_cards(1))
+    rows = {(row["operator"], row["dtype"]): row for row in json.loads(done.stdout)["operators"]}
+    assert rows["swiglu", "float32"]["runs"] == "acme swiglu"
+    assert rows["rotary", "float32"]["reason"] == "the plugin of acme has no kernel for this"
+
+
+def test_an_unknown_instruction_set_is_bad_input(start):
+    checks = report(start([*COMMAND, "cpu", "--json"], MIX_CPU_ISA="sse2"))
+    said = "MIX_CPU_ISA is 'sse2', expected portable, avx2, avx512, amx; unset it for the best"
+    assert (checks["activation"]["state"], checks["activation"]["detail"]) == ("error", said)
+    done = start(["-m", "mix_core.train", "--recipe", "digits", "--device", "cpu"], MIX_CPU_ISA="sse2")
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
 
 
 def test_without_a_name_it_examines_what_auto_would_take(start, acme_cards):

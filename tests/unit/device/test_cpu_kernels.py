@@ -268,3 +268,21 @@ def test_adamw_over_many_tensors_in_place() -> None:
         assert_close(parameters[i].numpy(), p * (1 - rate * decay) - rate * change, f"parameter {i}")
         assert_close(means[i].numpy(), m, f"mean {i}")
         assert_close(squares[i].numpy(), v, f"square {i}")
+
+
+BAD_BINDINGS = {
+    "falling ends": ((6, 2, 8), (6, 2, 8), (0, 5, 3, 6), "cu_q falls from 5 to 3 at 2"),
+    "a late start": ((6, 2, 8), (6, 2, 8), (1, 6), "cu_q has 2 numbers"),
+    "an early end": ((6, 2, 8), (6, 2, 8), (0, 4), "cu_q ends at 4, expected 6"),
+    "heads": ((6, 4, 8), (6, 3, 8), (0, 6), "q has 4 heads and k 3"),
+    "head dims": ((6, 2, 8), (6, 2, 16), (0, 6), "q has the head dim 8 and k 16"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BINDINGS)
+def test_the_binding_of_attention_refuses_what_would_read_elsewhere(case: str) -> None:
+    """Python refuses it first; this is what holds for callers of the operator itself."""
+    q, k, ends, words = BAD_BINDINGS[case]
+    arguments = (paddle.ones(q), paddle.ones(k), paddle.ones(k), np.array(ends, np.int32))
+    with pytest.raises((RuntimeError, OSError, ValueError), match=words):
+        cpu_kernels.attention_packed(*arguments, causal=True, window=None, scale=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import paddle
 import pytest
@@ -11,6 +9,7 @@ import pytest
 import mix_core.device as device
 from mix_core import ops
 from mix_core.device import Kernel, KernelRequest
+from mix_core.device.operators import USUAL_REQUESTS
 
 
 class Asked:
@@ -120,6 +119,11 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     assert {op for op, _ in asked.questions} == set(ops.__all__) - tables
 
 
+def test_doctor_asks_for_every_operator() -> None:
+    tables = {name for name in ops.__all__ if name.startswith("rotary_tables")}
+    assert set(USUAL_REQUESTS) == set(ops.__all__) - tables
+
+
 def test_the_contract_names_every_operator() -> None:
     from pathlib import Path
 
@@ -137,10 +141,11 @@ def test_a_kernel_gets_the_arguments_of_the_contract(activate) -> None:
             attention_decode=lambda *a, **k: seen.update(decode=(len(a), sorted(k))),
         )
     )
-    q, ends = paddle.ones([1, 3, 2, 8]), SimpleNamespace()
+    q, ends = paddle.ones([1, 3, 2, 8]), np.array([0, 3], np.int32)
     ops.attention(q, q, q, causal=True)
     ops.attention_packed(q[0], q[0], q[0], ends, causal=True)
-    ops.attention_decode(q[0], q, q, lengths_B=ends)
+    cache = paddle.ones([1, 2, 3, 8])
+    ops.attention_decode(q[:, 0], cache, cache, lengths_B=ends[1:])
     assert seen == {
         "dense": (3, ["causal", "mask_BNSS", "scale", "window"]),
         "packed": (4, ["causal", "scale", "window"]),

@@ -1,0 +1,195 @@
+"""Refusing what an operator cannot serve, before a kernel or the reference sees it: the same words for both.
+
+Each check raises ValueError with the operator, the argument, what was got and what was expected. They look at
+shapes, dtypes and host values only.
+
+Shapes: B batch, S queries, M keys, T packed tokens, N query heads, K key/value heads (K divides N),
+H head dim, C cache slots, I and O features, D model dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+
+def refuse(op: str, argument: str, got: object, expected: str) -> None:
+    raise ValueError(f"{op}: {argument} is {got}, expected {expected}")
+
+
+def _one_dtype(op: str, first: str, tensor: Tensor, **others: Tensor | None) -> None:
+    dtype = tensor.dtype
+    for name, other in others.items():
+        if other is not None and other.dtype != dtype:
+            refuse(op, f"the dtype of {name}", _plain(other.dtype), f"{_plain(dtype)} as {first} has")
+
+
+def _plain(dtype: object) -> str:
+    return str(dtype).removeprefix("paddle.")
+
+
+def _shape(op: str, name: str, got: Sequence[int], expected: str, fits: bool) -> None:
+    if not fits:
+        refuse(op, f"the shape of {name}", list(got), expected)
+
+
+def _heads(op: str, N: int, K: int, H: int, of_k: int) -> None:
+    if K == 0 or N % K != 0:
+        raise ValueError(f"{op}: q has {N} heads and k has {K}, expected a multiple of k's")
+    if H != of_k:
+        raise ValueError(f"{op}: q has the head dim {H} and k has {of_k}, expected one head dim")
+
+
+def _window(op: str, window: int | None) -> None:
+    if window is not None and window < 1:
+        refuse(op, "window", window, "None or at least 1")
+
+
+def check_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, mask: Tensor | None) -> None:
+    op = "attention"
+    of_q, of_k, of_v = q.shape, k.shape, v.shape
+    _shape(op, "q", of_q, "4 axes (B, S, N, H)", len(of_q) == 4)
+    _shape(op, "k", of_k, f"4 axes (B, M, K, H) with B = {of_q[0]}", len(of_k) == 4 and of_k[0] == of_q[0])
+    _shape(op, "v", of_v, f"{list(of_k)} as k has", of_v == of_k)
+    _heads(op, of_q[2], of_k[2], of_q[3], of_k[3])
+    _one_dtype(op, "q", q, k=k, v=v)
+    _window(op, window)
+    if mask is None:
+        return
+    B, S, N, _ = of_q
+    sizes = [[B, heads, S, of_k[1]] for heads in (1, N)]
+    _shape(op, "mask", mask.shape, f"{sizes[0]} or {sizes[1]}", mask.shape in sizes)
+    if mask.dtype != paddle.bool:
+        refuse(op, "the dtype of mask", _plain(mask.dtype), "bool (True = attend)")
+
+
+def check_packed(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: np.ndarray, window: int | None) -> None:
+    op = "attention_packed"
+    of_q, of_k, of_v = q.shape, k.shape, v.shape
+    _shape(op, "q", of_q, "3 axes (T, N, H)", len(of_q) == 3)
+    _shape(op, "k", of_k, f"3 axes (T, K, H) with T = {of_q[0]}", len(of_k) == 3 and of_k[0] == of_q[0])
+    _shape(op, "v", of_v, f"{list(of_k)} as k has", of_v == of_k)
+    _heads(op, of_q[1], of_k[1], of_q[2], of_k[2])
+    _one_dtype(op, "q", q, k=k, v=v)
+    _window(op, window)
+    _host_integers(op, "cu_seqlens", cu_seqlens)
+    _check_ends(cu_seqlens.tobytes(), cu_seqlens.dtype.str, of_q[0])
+
+
+def _host_integers(op: str, name: str, values: np.ndarray) -> None:
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
+        known = isinstance(values, np.ndarray)
+        got = f"{values.dtype} with {values.ndim} axes" if known else type(values).__name__
+        refuse(op, name, got, "a numpy array of integers with 1 axis")
+
+
+@lru_cache(maxsize=256)
+def _check_ends(numbers: bytes, dtype: str, T: int) -> None:
+    ends = np.frombuffer(numbers, dtype).astype(np.int64)
+    op, name = "attention_packed", "cu_seqlens"
+    if len(ends) < 2 or ends[0] != 0:
+        refuse(op, f"the start of {name}", ends[:2].tolist(), "0 and an end for each segment")
+    if ends[-1] != T:
+        refuse(op, f"the end of {name}", int(ends[-1]), f"{T}, the number of packed tokens of q")
+    falls = np.flatnonzero(np.diff(ends) < 0)
+    if len(falls):
+        at = int(falls[0])
+        refuse(op, name, f"falling from {ends[at]} to {ends[at + 1]} at {at + 1}", "numbers that do not fall")
+
+
+def check_decode(q: Tensor, k: Tensor, v: Tensor, lengths_B: np.ndarray) -> None:
+    op = "attention_decode"
+    of_q, of_k, of_v = q.shape, k.shape, v.shape
+    _shape(op, "q", of_q, "3 axes (B, N, H)", len(of_q) == 3)
+    _shape(op, "k", of_k, f"4 axes (B, K, C, H) with B = {of_q[0]}", len(of_k) == 4 and of_k[0] == of_q[0])
+    _shape(op, "v", of_v, f"{list(of_k)} as k has", of_v == of_k)
+    _heads(op, of_q[1], of_k[1], of_q[2], of_k[3])
+    _one_dtype(op, "q", q, k=k, v=v)
+    _host_integers(op, "lengths_B", lengths_B)
+    _check_lengths(lengths_B.tobytes(), lengths_B.dtype.str, of_q[0], of_k[2])
+
+
+@lru_cache(maxsize=8)
+def _check_lengths(numbers: bytes, dtype: str, B: int, C: int) -> None:
+    lengths = np.frombuffer(numbers, dtype).astype(np.int64)
+    if len(lengths) != B:
+        refuse("attention_decode", "lengths_B", f"{len(lengths)} numbers", f"{B}, one a row of q")
+    wrong = lengths[(lengths < 1) | (lengths > C)]
+    if len(wrong):
+        refuse(
+            "attention_decode", "a length in lengths_B", int(wrong[0]), f"1 to {C}, the slots of the cache"
+        )
+
+
+def check_rms_norm(x: Tensor, weight: Tensor) -> None:
+    of_x, of_weight = x.shape, weight.shape
+    _shape("rms_norm", "x", of_x, "1 axis or more (..., D)", len(of_x) >= 1)
+    _shape("rms_norm", "weight", of_weight, f"[{of_x[-1]}] as x's last axis", of_weight == of_x[-1:])
+
+
+def check_swiglu(gate: Tensor, up: Tensor) -> None:
+    _shape("swiglu", "up", up.shape, f"{list(gate.shape)} as gate has", up.shape == gate.shape)
+    _one_dtype("swiglu", "gate", gate, up=up)
+
+
+def check_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
+    op = "rotary"
+    of_q, of_k = q.shape, k.shape
+    _shape(op, "q", of_q, "(..., N, H) with H even", len(of_q) >= 2 and of_q[-1] % 2 == 0)
+    H, lead = of_q[-1], of_q[:-2]
+    fits = len(of_k) == len(of_q) and of_k[:-2] == lead and of_k[-1] == H
+    _shape(op, "k", of_k, f"{[*lead, 'K', H]} to go with q", fits)
+    _one_dtype(op, "q", q, k=k)
+    rows = q.size // (of_q[-2] * H) if q.size else 0
+    for name, table in (("cos", cos), ("sin", sin)):
+        of_table = table.shape
+        fits = bool(of_table) and of_table[-1] == H and table.size == rows * H
+        _shape(op, name, of_table, f"{[*lead, 1, H]}: a row for each token of q", fits)
+
+
+def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    op, of_x, of_weight = "linear", x.shape, weight.shape
+    _shape(op, "weight", of_weight, "2 axes (I, O)", len(of_weight) == 2)
+    fits = len(of_x) >= 1 and of_x[-1] == of_weight[0]
+    _shape(op, "x", of_x, f"(..., {of_weight[0]}) to go with the weight {list(of_weight)}", fits)
+    if bias is not None:
+        _shape(op, "bias", bias.shape, f"[{of_weight[1]}] to go with the weight", bias.shape == of_weight[1:])
+    _one_dtype(op, "x", x, weight=weight, bias=bias)
+
+
+def check_head_loss(hidden: Tensor, weight: Tensor, labels: np.ndarray) -> None:
+    op, of_hidden, of_weight = "linear_cross_entropy", hidden.shape, weight.shape
+    _shape(op, "hidden", of_hidden, "2 axes (T, D)", len(of_hidden) == 2)
+    fits = len(of_weight) == 2 and of_weight[1] == of_hidden[1]
+    _shape(op, "weight", of_weight, f"(V, {of_hidden[1]}) to go with hidden {list(of_hidden)}", fits)
+    _one_dtype(op, "hidden", hidden, weight=weight)
+    _host_integers(op, "labels_T", labels)
+    if len(labels) != of_hidden[0]:
+        refuse(op, "labels_T", f"{len(labels)} numbers", f"{of_hidden[0]}, one a row of hidden")
+
+
+def check_adamw(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+) -> None:
+    op, count, dtype = "adamw", len(parameters), parameters[0].dtype
+    for name, tensors in (("gradients", gradients), ("means", means), ("squares", squares)):
+        if len(tensors) != count:
+            refuse(op, name, f"{len(tensors)} tensors", f"{count}, one a parameter")
+    wide = (paddle.float32,)
+    kinds = (dtype,), (dtype, paddle.float32), wide, wide
+    names = ("parameters", "gradients", "means", "squares")
+    for i, row in enumerate(zip(parameters, gradients, means, squares)):
+        shape = row[0].shape
+        for name, tensor, kind in zip(names, row, kinds):
+            of_tensor = tensor.shape
+            _shape(op, f"{name}[{i}]", of_tensor, f"{list(shape)} as the parameter has", of_tensor == shape)
+            if tensor.dtype not in kind:
+                words = " or ".join(sorted({_plain(one) for one in kind}))
+                refuse(op, f"the dtype of {name}[{i}]", _plain(tensor.dtype), words)

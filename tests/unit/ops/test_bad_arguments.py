@@ -1,0 +1,121 @@
+"""What an operator refuses, with the same words whether a kernel or the reference would have run."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from mix_core import ops
+
+
+def x(*shape: int, dtype: str = "float32") -> paddle.Tensor:
+    return paddle.ones(shape, dtype)
+
+
+def ends(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int32)
+
+
+def packed(q=(6, 4, 8), k=(6, 2, 8), v=(6, 2, 8), cu_seqlens=(0, 6), **more) -> None:
+    cu_seqlens = ends(*cu_seqlens) if isinstance(cu_seqlens, tuple) else cu_seqlens
+    ops.attention_packed(*(x(*part) for part in (q, k, v)), cu_seqlens, causal=True, **more)
+
+
+def dense(q=(2, 3, 4, 8), k=(2, 5, 2, 8), v=(2, 5, 2, 8), **more) -> None:
+    ops.attention(*(x(*part) for part in (q, k, v)), causal=True, **more)
+
+
+def decode(q=(2, 4, 8), k=(2, 2, 5, 8), v=(2, 2, 5, 8), lengths=(1, 5)) -> None:
+    ops.attention_decode(*(x(*part) for part in (q, k, v)), lengths_B=ends(*lengths))
+
+
+def adamw(p=(2, 3), g=(2, 3), m=(2, 3), s=(2, 3), dtypes=("float32",) * 4, counts=(1, 1, 1, 1)) -> None:
+    lists = [[x(*shape, dtype=d)] * n for shape, d, n in zip((p, g, m, s), dtypes, counts)]
+    rates = dict(learning_rate=0.1, beta1=0.9, beta2=0.9, epsilon=1e-8, weight_decay=0.0)
+    ops.adamw(*lists, step=1, **rates)
+
+
+def head(hidden=(3, 8), weight=(7, 8), labels=(0, 6, 1)) -> None:
+    ops.linear_cross_entropy(x(*hidden), x(*weight), np.array(labels))
+
+
+def mixed(operator, *, other: int = 1, count: int = 3, shape=(2, 3, 2, 8), **more) -> None:
+    tensors = [x(*shape, dtype="float64" if i == other else "float32") for i in range(count)]
+    operator(*tensors, **more)
+
+
+REFUSED = {
+    "k's heads": (lambda: packed(k=(6, 3, 8), v=(6, 3, 8)), "q has 4 heads and k has 3"),
+    "no heads of k": (lambda: packed(k=(6, 0, 8), v=(6, 0, 8)), "q has 4 heads and k has 0"),
+    "head dims": (lambda: packed(k=(6, 2, 16), v=(6, 2, 16)), "q has the head dim 8 and k has 16"),
+    "v unlike k": (lambda: packed(v=(5, 2, 8)), r"shape of v is \[5, 2, 8\], expected \[6, 2, 8\]"),
+    "k's tokens": (lambda: packed(k=(5, 2, 8), v=(5, 2, 8)), r"of k is \[5, 2, 8\], .* with T = 6"),
+    "rank": (lambda: packed(q=(1, 6, 4, 8)), r"shape of q is \[1, 6, 4, 8\], expected 3 axes"),
+    "ends too early": (lambda: packed(cu_seqlens=(0, 5)), "the end of cu_seqlens is 5, expected 6"),
+    "ends too late": (lambda: packed(cu_seqlens=(0, 3, 9)), "the end of cu_seqlens is 9, expected 6"),
+    "begins late": (lambda: packed(cu_seqlens=(1, 6)), r"the start of cu_seqlens is \[1, 6\], expected 0"),
+    "falls": (lambda: packed(cu_seqlens=(0, 5, 3, 6)), "cu_seqlens is falling from 5 to 3 at 2"),
+    "below 0": (lambda: packed(cu_seqlens=(0, -4, 6)), "cu_seqlens is falling from 0 to -4 at 1"),
+    "no segment": (lambda: packed(cu_seqlens=(0,)), r"the start of cu_seqlens is \[0\]"),
+    "ends as floats": (
+        lambda: packed(cu_seqlens=np.array([0.0, 6.0])),
+        "is float64 with 1 axes",
+    ),
+    "ends as a list": (lambda: packed(cu_seqlens=[0, 6]), "cu_seqlens is list, expected a numpy array"),
+    "window": (lambda: packed(window=0), "window is 0, expected None or at least 1"),
+    "dense batch": (lambda: dense(k=(1, 5, 2, 8), v=(1, 5, 2, 8)), r"of k is \[1, 5, 2, 8\], .* with B = 2"),
+    "dense heads": (lambda: dense(q=(2, 3, 5, 8)), "q has 5 heads and k has 2"),
+    "dense window": (lambda: dense(window=-1), "window is -1"),
+    "mask": (
+        lambda: dense(mask_BNSS=x(2, 1, 3, 4, dtype="bool")),
+        r"of mask is \[2, 1, 3, 4\], expected \[2, 1, 3, 5\] or \[2, 4, 3, 5\]",
+    ),
+    "heads of a mask": (lambda: dense(mask_BNSS=x(2, 2, 3, 5, dtype="bool")), r"of mask is \[2, 2, 3, 5\]"),
+    "rank of a mask": (lambda: dense(mask_BNSS=x(3, 5, dtype="bool")), r"of mask is \[3, 5\]"),
+    "mask of floats": (lambda: dense(mask_BNSS=x(2, 1, 3, 5)), "dtype of mask is float32, expected bool"),
+    "dtypes": (lambda: mixed(ops.attention, causal=True), "dtype of k is float64, expected float32 as q has"),
+    "decode length": (lambda: decode(lengths=(1, 6)), "a length in lengths_B is 6, expected 1 to 5"),
+    "decode no length": (lambda: decode(lengths=(0, 5)), "a length in lengths_B is 0, expected 1 to 5"),
+    "decode lengths": (lambda: decode(lengths=(1,)), "lengths_B is 1 numbers, expected 2"),
+    "decode heads": (lambda: decode(q=(2, 3, 8)), "q has 3 heads and k has 2"),
+    "decode rank": (lambda: decode(k=(2, 5, 8)), r"shape of k is \[2, 5, 8\], expected 4 axes"),
+    "rms_norm": (lambda: ops.rms_norm(x(2, 8), x(7), 1e-6), r"of weight is \[7\], expected \[8\]"),
+    "swiglu": (lambda: ops.swiglu(x(2, 8), x(8)), r"shape of up is \[8\], expected \[2, 8\]"),
+    "swiglu dtypes": (lambda: mixed(ops.swiglu, count=2), "dtype of up is float64, expected float32"),
+    "rotary table": (
+        lambda: ops.rotary(x(3, 2, 8), x(3, 1, 8), x(2, 1, 8), x(3, 1, 8)),
+        r"of cos is \[2, 1, 8\], expected \[3, 1, 8\]",
+    ),
+    "rotary k": (lambda: ops.rotary(x(3, 2, 8), x(4, 1, 8), x(3, 1, 8), x(3, 1, 8)), r"of k is \[4, 1, 8\]"),
+    "rotary odd": (lambda: ops.rotary(x(3, 2, 7), x(3, 2, 7), x(3, 1, 7), x(3, 1, 7)), "with H even"),
+    "linear": (lambda: ops.linear(x(2, 8), x(7, 3)), r"of x is \[2, 8\], expected \(..., 7\)"),
+    "linear rank": (lambda: ops.linear(x(2, 8), x(8)), r"of weight is \[8\], expected 2 axes"),
+    "linear bias": (lambda: ops.linear(x(2, 8), x(8, 3), x(4)), r"of bias is \[4\], expected \[3\]"),
+    "linear dtypes": (lambda: mixed(ops.linear, count=2, shape=(8, 8)), "dtype of weight is float64"),
+    "head": (lambda: head(weight=(7, 9)), r"of weight is \[7, 9\], expected \(V, 8\)"),
+    "head labels": (lambda: head(labels=(0, 1)), "labels_T is 2 numbers, expected 3"),
+    "adamw count": (lambda: adamw(counts=(2, 2, 1, 2)), "means is 1 tensors, expected 2"),
+    "adamw shape": (lambda: adamw(g=(2, 2)), r"of gradients\[0\] is \[2, 2\], expected \[2, 3\]"),
+    "adamw moments": (
+        lambda: adamw(dtypes=("float32", "float32", "float16", "float32")),
+        r"dtype of means\[0\] is float16, expected float32",
+    ),
+    "adamw gradient": (
+        lambda: adamw(dtypes=("float32", "bfloat16", "float32", "float32")),
+        r"dtype of gradients\[0\] is bfloat16, expected float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(case: str) -> None:
+    call, words = REFUSED[case]
+    with pytest.raises(ValueError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_arguments_of_the_cases_are_accepted_as_they_stand() -> None:
+    for call in (packed, dense, decode, adamw, head):
+        call()
