@@ -48,7 +48,7 @@ def _run(name: str, *arguments: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _paddle() -> tuple[Any, Any]:
-    """Paddle's call of a custom operator, and its tracer; kept, because a decoded token asks a hundred times."""
+    """Paddle's call of a custom operator, and its tracer: a decoded token asks a hundred times."""
     from paddle.base import core, framework
 
     return core.eager._run_custom_op, framework._dygraph_tracer
