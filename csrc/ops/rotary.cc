@@ -30,7 +30,7 @@ MIX_KERNEL(void, rotate_back, (const float* x, const float* cos, const float* si
 void rotary(const float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,
             bool inverse, float* out) {
   const int64_t half = head_dim / 2;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (tokens > 1)
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t n = 0; n < heads; ++n) {
       const int64_t at = (t * heads + n) * head_dim;

@@ -29,14 +29,14 @@ MIX_KERNEL(void, backward_chunk, (const float* gate, const float* up, const floa
 }  // namespace
 
 void swiglu_forward(const float* gate, const float* up, int64_t count, float* out) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > kChunk)
   for (int64_t i = 0; i < count; i += kChunk)
     forward_chunk(gate + i, up + i, std::min(kChunk, count - i), out + i);
 }
 
 void swiglu_backward(const float* gate, const float* up, const float* d_out, int64_t count, float* d_gate,
                      float* d_up) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > kChunk)
   for (int64_t i = 0; i < count; i += kChunk)
     backward_chunk(gate + i, up + i, d_out + i, std::min(kChunk, count - i), d_gate + i, d_up + i);
 }

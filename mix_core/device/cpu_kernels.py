@@ -7,6 +7,7 @@ All take float32. A machine that cannot build csrc runs the references, and says
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -18,6 +19,8 @@ from mix_core.device.cpu_head_loss import linear_cross_entropy
 from mix_core.device.values import Kernel, KernelRequest, NoKernel
 
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
+FEW_ROWS = 8
+"""Up to as many rows a product is bound by reading its matrix, and `mix_gemv` reads it once in order."""
 REASON = "fused, threaded and without a transposed copy (docs/performance.md)"
 
 
@@ -48,9 +51,15 @@ def _narrow(op: str) -> Kernel | NoKernel:
 
 
 def _run(name: str, *arguments: Any) -> Any:
-    from paddle.base import core
+    return _paddle()[0](name, *arguments)[0]
 
-    return core.eager._run_custom_op(name, *arguments)[0]
+
+@lru_cache(maxsize=1)
+def _paddle() -> tuple[Any, Any]:
+    """Paddle's call of a custom operator, and its tracer: a decoded token asks a hundred times."""
+    from paddle.base import core, framework
+
+    return core.eager._run_custom_op, framework._dygraph_tracer
 
 
 @lru_cache(maxsize=512)
@@ -134,16 +143,34 @@ def rotary(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
 
 
 def _turn(x: Any, cos: Any, sin: Any) -> Any:
-    flat = x.reshape([-1, *x.shape[-2:]])
-    return _run("mix_rotary", flat, cos, sin).reshape(x.shape)
+    shape = x.shape
+    if len(shape) == 3:
+        return _run("mix_rotary", x, cos, sin)
+    return _run("mix_rotary", x.reshape([-1, *shape[-2:]]), cos, sin).reshape(shape)
 
 
 def linear(x: Any, weight_IO: Any, bias_O: Any, *, narrow: bool = False) -> Any:
     """`narrow`: both factors rounded to bfloat16, sums in float32."""
+    if not narrow and math.prod(x.shape[:-1]) <= FEW_ROWS and not _learning():
+        return _run("mix_gemv", x, weight_IO, bias_O, False)
     wanted = (narrow, not x.stop_gradient, not weight_IO.stop_gradient)
     if bias_O is None:
         return _run("mix_product", x, weight_IO, *wanted)
     return _run("mix_linear", x, weight_IO, bias_O, *wanted)
+
+
+def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
+    if hidden_TD.shape[0] <= FEW_ROWS and not _learning():
+        return _run("mix_gemv", hidden_TD, weight_VD, None, True)
+    from paddle import _C_ops
+
+    return _C_ops.matmul(hidden_TD, weight_VD, False, True)
+
+
+def _learning() -> bool:
+    """Whether autograd records, at a fraction of what `paddle.is_grad_enabled` costs."""
+    tracer = _paddle()[1]()
+    return bool(tracer is not None and tracer._has_grad)
 
 
 class _AdamWSettings(ctypes.Structure):
@@ -190,6 +217,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
+    "head_logits": head_logits,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,
     "rms_norm": rms_norm,

@@ -7,7 +7,7 @@ from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.head_loss import linear_cross_entropy
-from mix_core.ops.matmul import linear
+from mix_core.ops.matmul import head_logits, linear
 from mix_core.ops.norms import group_norm, layer_norm, rms_norm
 from mix_core.ops.optimizer_step import adamw
 from mix_core.ops.rope import rotary, rotary_tables_1d, rotary_tables_2d, rotary_tables_mrope
@@ -20,6 +20,7 @@ __all__ = [
     "attention_packed",
     "gelu",
     "group_norm",
+    "head_logits",
     "layer_norm",
     "linear",
     "linear_cross_entropy",

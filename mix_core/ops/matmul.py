@@ -1,6 +1,6 @@
-"""The linear map, in Paddle's layout of weights.
+"""The linear map, in Paddle's layout of weights, and the output head, in the embedding's.
 
-Shapes: T rows, I input features, O output features, `...` any leading axes.
+Shapes: T rows, I input features, O output features, D model dim, V vocabulary, `...` any leading axes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor
     if bias_O is None:
         return _C_ops.matmul(x, weight_IO, False, False)
     return _Affine.apply(x, weight_IO, bias_O)
+
+
+def head_logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
+    """``hidden @ weight.T``, (T, D) and (V, D) -> (T, V)."""
+    training = not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
+    kernel = kernel_for("head_logits", hidden_TD.dtype, training=training)
+    if kernel is not None:
+        return kernel(hidden_TD, weight_VD)
+    return _C_ops.matmul(hidden_TD, weight_VD, False, True)
 
 
 class _Affine(PyLayer):

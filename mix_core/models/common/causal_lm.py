@@ -66,7 +66,7 @@ class CausalLM(nn.Layer):
     def logits(self, batch: Batch) -> Tensor:
         """Logits of all tokens (B, S, V)."""
         hidden_TD = self.hidden_states(batch)
-        logits_TV = paddle.matmul(hidden_TD, self.head_weight_VD, transpose_y=True)
+        logits_TV = ops.head_logits(hidden_TD, self.head_weight_VD)
         return logits_TV.reshape([*batch["input_ids"].shape, -1])
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
@@ -127,7 +127,7 @@ class CausalLM(nn.Layer):
         B, S = mask_BS.shape
         last_B = S - 1 - np.argmax(mask_BS[:, ::-1], axis=1)
         hidden_BD = self.hidden_states(batch, np.arange(B) * S + last_B, cache)
-        return paddle.matmul(hidden_BD, self.head_weight_VD, transpose_y=True)
+        return ops.head_logits(hidden_BD, self.head_weight_VD)
 
     @paddle.no_grad()
     def decode(self, cache: KVCache, token_ids_B: Any) -> Tensor:
@@ -137,7 +137,7 @@ class CausalLM(nn.Layer):
         positions_1B1 = cache.advance()[None, :, None]
         x_BD = self.model.embed_tokens(paddle.to_tensor(ids_B))
         hidden_BD = self.model(x_BD, self._positions(positions_1B1, decoding=True), cache)
-        return paddle.matmul(hidden_BD, self.head_weight_VD, transpose_y=True)
+        return ops.head_logits(hidden_BD, self.head_weight_VD)
 
     def _positions(self, positions_ABS: np.ndarray, **rest: Any) -> Positions:
         cos_T1H, sin_T1H = (

@@ -108,6 +108,7 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.swiglu(x, x)
     ops.gelu(x)
     ops.linear(x, paddle.ones([4, 4]))
+    ops.head_logits(x, paddle.ones([3, 4]))
     ops.linear_cross_entropy(x, paddle.ones([3, 4]), np.array([0, 1]))
     ops.attention(q[None], q[None], q[None], causal=True)
     ops.attention_packed(q, q, q, np.array([0, 2], np.int32), causal=True)

@@ -1,0 +1,117 @@
+#include "ops/gemv.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "mix/parallel.h"
+#include "mix/vector.h"
+
+namespace mix {
+namespace {
+
+// Rows of W that are added to a sum at once: one load and store of the sum for eight of W, all read in sequence.
+constexpr int64_t kStep = 8;
+constexpr int64_t kBlock = 64;          // steps in a block
+constexpr int64_t kChunk = 2048;        // inputs in a piece of a dot product
+constexpr int64_t kSerial = 1 << 15;    // a smaller matrix is read sooner than a second thread wakes
+
+// sum[R, n] += x[R, 8] W[8, n] with x `stride` apart.
+MIX_INLINE void add_rows_body(const float* x, int64_t stride, const float* w, int64_t rows, int64_t n, float* sum) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* a = x + r * stride;
+    float* y = sum + r * n;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j)
+      y[j] += (a[0] * w[j] + a[1] * w[n + j]) + (a[2] * w[2 * n + j] + a[3] * w[3 * n + j]) +
+              ((a[4] * w[4 * n + j] + a[5] * w[5 * n + j]) + (a[6] * w[6 * n + j] + a[7] * w[7 * n + j]));
+  }
+}
+MIX_KERNEL(void, add_rows, (const float* x, int64_t stride, const float* w, int64_t rows, int64_t n, float* sum),
+           (x, stride, w, rows, n, sum))
+
+MIX_INLINE void add_row_body(const float* x, int64_t stride, const float* w, int64_t rows, int64_t n, float* sum) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* y = sum + r * n;
+    const float a = x[r * stride];
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) y[j] += a * w[j];
+  }
+}
+MIX_KERNEL(void, add_row, (const float* x, int64_t stride, const float* w, int64_t rows, int64_t n, float* sum),
+           (x, stride, w, rows, n, sum))
+
+// out[r * out_stride] += x[r] . w, four rows at a time where there are as many.
+MIX_INLINE void add_dots_body(const float* x, int64_t stride, const float* w, int64_t rows, int64_t n,
+                              int64_t out_stride, float* out) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4, out += 4 * out_stride) {
+    const float *a = x + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+    float p = 0.0f, q = 0.0f, s = 0.0f, t = 0.0f;
+#pragma omp simd reduction(+ : p, q, s, t)
+    for (int64_t j = 0; j < n; ++j) {
+      p += a[j] * w[j];
+      q += b[j] * w[j];
+      s += c[j] * w[j];
+      t += d[j] * w[j];
+    }
+    out[0] += p, out[out_stride] += q, out[2 * out_stride] += s, out[3 * out_stride] += t;
+  }
+  for (; r < rows; ++r, out += out_stride) {
+    const float* a = x + r * stride;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; ++j) sum += a[j] * w[j];
+    *out += sum;
+  }
+}
+MIX_KERNEL(void, add_dots,
+           (const float* x, int64_t stride, const float* w, int64_t rows, int64_t n, int64_t out_stride, float* out),
+           (x, stride, w, rows, n, out_stride, out))
+
+}  // namespace
+
+void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
+          float* out) {
+  // Threads share the inputs, so that each reads one piece of the matrix from end to end. A thread adds up blocks of
+  // steps, and then the blocks: sums of thousands of terms would lose digits.
+  const int64_t steps = (inputs + kStep - 1) / kStep, width = rows * outputs;
+  const int threads = inputs * outputs > kSerial ? omp_get_max_threads() : 1;
+  std::vector<float> sums(static_cast<size_t>(threads) * 2 * width, 0.0f);
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    float* const total = sums.data() + thread * 2 * width;
+    float* const block = total + width;
+    const int64_t last = steps * (thread + 1) / team;
+    for (int64_t step = steps * thread / team, in_block = 1; step < last; ++step, ++in_block) {
+      const int64_t begin = step * kStep, end = std::min(inputs, begin + kStep);
+      if (end - begin == kStep) {
+        add_rows(x + begin, inputs, weight + begin * outputs, rows, outputs, block);
+      } else {
+        for (int64_t i = begin; i < end; ++i) add_row(x + i, inputs, weight + i * outputs, rows, outputs, block);
+      }
+      if (in_block % kBlock != 0 && step + 1 < last) continue;
+      for (int64_t j = 0; j < width; ++j) total[j] += block[j];
+      std::fill_n(block, width, 0.0f);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const y = out + r * outputs;
+    std::copy_n(sums.data() + r * outputs, outputs, y);
+    for (int64_t t = 1; t < threads; ++t)
+      for (int64_t j = 0; j < outputs; ++j) y[j] += sums[t * 2 * width + r * outputs + j];
+    if (bias == nullptr) continue;
+    for (int64_t j = 0; j < outputs; ++j) y[j] += bias[j];
+  }
+}
+
+void gemv_transposed(const float* x, const float* weight, int64_t rows, int64_t inputs, int64_t outputs, float* out) {
+#pragma omp parallel for schedule(static) if (inputs * outputs > kSerial)
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t r = 0; r < rows; ++r) out[r * outputs + o] = 0.0f;
+    for (int64_t begin = 0; begin < inputs; begin += kChunk)
+      add_dots(x + begin, inputs, weight + o * inputs + begin, rows, std::min(kChunk, inputs - begin), outputs, out + o);
+  }
+}
+
+}  // namespace mix

@@ -1,0 +1,16 @@
+// Products of a few rows with a whole matrix, as decoding needs them: bound by reading the matrix once.
+// All in [rows, ...] row-major; rows is small (1 to 8), the matrix big.
+#pragma once
+
+#include <cstdint>
+
+namespace mix {
+
+// out [R, O] = x [R, I] W [I, O] + bias [O] (null: none)
+void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
+          float* out);
+
+// out [R, O] = x [R, I] W^T with W [O, I]
+void gemv_transposed(const float* x, const float* weight, int64_t rows, int64_t inputs, int64_t outputs, float* out);
+
+}  // namespace mix
