@@ -18,12 +18,18 @@ from mix_core.device.cpu_head_loss import linear_cross_entropy
 from mix_core.device.values import Kernel, KernelRequest
 
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
+GELU_FORMS = ("erf", "tanh", "quick")
+"""In the order of GeluForm in csrc/ops/gelu.h."""
+FEW = 1 << 15
+"""Below so many numbers Paddle's one operator is done before an operator of ours has begun."""
 REASON = "fused, threaded and without a transposed copy (docs/performance.md)"
 
 
 def select(op: str, request: KernelRequest) -> Kernel | None:
     """The kernel for this operator, or None where the reference has to run."""
     fn = _KERNELS.get(op)
+    if not request.training and (op == "layer_norm" or request.size_class == "tanh"):
+        return None  # Paddle's forward passes of these are as fast; its backward passes are not
     if fn is None or request.dtype != "float32" or native_build.load().library is None:
         return None
     if request.products == "bfloat16":
@@ -40,9 +46,13 @@ def _narrow(op: str) -> Kernel | None:
 
 
 def _run(name: str, *arguments: Any) -> Any:
+    return _run_all(name, *arguments)[0]
+
+
+def _run_all(name: str, *arguments: Any) -> Any:
     from paddle.base import core
 
-    return core.eager._run_custom_op(name, *arguments)[0]
+    return core.eager._run_custom_op(name, *arguments)
 
 
 @lru_cache(maxsize=512)
@@ -116,6 +126,35 @@ def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
     return _run("mix_rms_norm", x, weight_D, float(eps))
 
 
+def add_rms_norm(x: Any, branch: Any, weight_D: Any, eps: float) -> tuple[Any, Any]:
+    total, normed, _ = _run_all("mix_add_rms_norm", x, branch, weight_D, float(eps))
+    return total, normed
+
+
+def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
+    if x.size < FEW:
+        import paddle.nn.functional as F
+
+        return F.layer_norm(x, x.shape[-1], weight_D, bias_D, eps)
+    return _run("mix_layer_norm", x, weight_D, bias_D, float(eps))
+
+
+def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
+    if x.size < FEW:
+        import paddle.nn.functional as F
+
+        return F.group_norm(x, groups, eps, weight_C, bias_C)
+    return _run("mix_group_norm", x, weight_C, bias_C, groups, float(eps))
+
+
+def gelu(x: Any, form: str) -> Any:
+    if x.size < FEW and form != "quick":
+        import paddle.nn.functional as F
+
+        return F.gelu(x, form == "tanh")
+    return _run("mix_gelu", x, GELU_FORMS.index(form))
+
+
 def swiglu(gate: Any, up: Any) -> Any:
     return _run("mix_swiglu", gate, up)
 
@@ -179,9 +218,13 @@ def adamw(
 _NARROW = frozenset({"linear", "linear_cross_entropy"})
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
+    "add_rms_norm": add_rms_norm,
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
+    "gelu": gelu,
+    "group_norm": group_norm,
+    "layer_norm": layer_norm,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,
     "rms_norm": rms_norm,
