@@ -45,4 +45,9 @@ inline paddle::Tensor dense(const paddle::Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : tensor.contiguous();
 }
 
+// A new tensor of the same shape, dtype and place.
+inline paddle::Tensor like(const paddle::Tensor& tensor) {
+  return paddle::empty(tensor.shape(), tensor.dtype(), tensor.place());
+}
+
 }  // namespace mix

@@ -38,7 +38,7 @@ MIX_KERNEL(void, backward_row, (const float* x, const float* weight, float inver
 
 void rms_norm_forward(const float* x, const float* weight, float eps, int64_t rows, int64_t dim, float* out,
                       float* inv_rms) {
-#pragma omp parallel for schedule(static) if (rows > 1)
+#pragma omp parallel for schedule(static) if (rows * dim >= kWorthThreads)
   for (int64_t r = 0; r < rows; ++r) forward_row(x + r * dim, weight, eps, dim, out + r * dim, inv_rms + r);
 }
 

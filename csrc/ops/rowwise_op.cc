@@ -1,8 +1,7 @@
-// Paddle bindings of the row-wise kernels: mix_rms_norm, mix_swiglu, mix_rotary.
+// Paddle bindings of the row-wise kernels: mix_swiglu, mix_rotary.
 #include <vector>
 
 #include "ops/binding.h"
-#include "ops/rms_norm.h"
 #include "ops/rotary.h"
 #include "ops/swiglu.h"
 
@@ -10,28 +9,7 @@ namespace {
 
 using paddle::Tensor;
 using Tensors = std::vector<Tensor>;
-
-Tensor like(const Tensor& tensor) { return paddle::empty(tensor.shape(), tensor.dtype(), tensor.place()); }
-
-Tensors rms_norm(const Tensor& x_in, const Tensor& weight, float eps) {
-  const auto x = mix::dense(x_in);
-  PD_CHECK(!x.shape().empty(), "rms_norm: x has no axis, expected [..., D]");
-  const int64_t dim = x.shape().back(), rows = dim == 0 ? 0 : x.numel() / dim;
-  PD_CHECK(weight.numel() == dim, "rms_norm: weight has ", weight.numel(), " numbers, expected ", dim);
-  auto out = like(x);
-  auto inv_rms = paddle::empty({rows}, x.dtype(), x.place());
-  mix::rms_norm_forward(mix::data<float>(x), mix::data<float>(weight), eps, rows, dim, mix::data<float>(out),
-                        mix::data<float>(inv_rms));
-  return {out, inv_rms};
-}
-
-Tensors rms_norm_grad(const Tensor& x_in, const Tensor& weight, const Tensor& inv_rms, const Tensor& d_out_in) {
-  const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
-  auto dx = like(x), d_weight = like(weight);
-  mix::rms_norm_backward(mix::data<float>(x), mix::data<float>(weight), mix::data<float>(inv_rms), mix::data<float>(d_out),
-                         inv_rms.numel(), weight.numel(), mix::data<float>(dx), mix::data<float>(d_weight));
-  return {dx, d_weight};
-}
+using mix::like;
 
 Tensors swiglu(const Tensor& gate_in, const Tensor& up_in) {
   const auto gate = mix::dense(gate_in), up = mix::dense(up_in);
@@ -69,16 +47,6 @@ Tensors rotary_grad(const Tensor& cos, const Tensor& sin, const Tensor& d_out) {
 }
 
 }  // namespace
-
-PD_BUILD_OP(mix_rms_norm)
-    .Inputs({"x", "weight"})
-    .Outputs({"out", "inv_rms"})
-    .Attrs({"eps: float"})
-    .SetKernelFn(PD_KERNEL(rms_norm));
-PD_BUILD_GRAD_OP(mix_rms_norm)
-    .Inputs({"x", "weight", "inv_rms", paddle::Grad("out")})
-    .Outputs({paddle::Grad("x"), paddle::Grad("weight")})
-    .SetKernelFn(PD_KERNEL(rms_norm_grad));
 
 PD_BUILD_OP(mix_swiglu).Inputs({"gate", "up"}).Outputs({"out"}).SetKernelFn(PD_KERNEL(swiglu));
 PD_BUILD_GRAD_OP(mix_swiglu)

@@ -21,6 +21,10 @@ from mix_core.device.values import Kernel, KernelRequest, NoKernel
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
 FEW_ROWS = 8
 """Up to as many rows a product is bound by reading its matrix, and `mix_gemv` reads it once in order."""
+GELU_FORMS = ("erf", "tanh", "quick")
+"""In the order of GeluForm in csrc/ops/gelu.h."""
+FEW = 1 << 15
+"""Below so many numbers Paddle's one operator is done before an operator of ours has begun."""
 REASON = "fused, threaded and without a transposed copy (docs/performance.md)"
 
 
@@ -34,6 +38,8 @@ def select(op: str, request: KernelRequest) -> Kernel | NoKernel:
     built = native_build.load()
     if built.library is None:
         return NoKernel(built.reason)
+    if not request.training and (op == "layer_norm" or request.size_class == "tanh"):
+        return NoKernel("Paddle's forward pass is as fast; its backward pass is not")
     if request.products == "bfloat16":
         return _narrow(op)
     return Kernel(fn, f"csrc {op}", reason=REASON)
@@ -51,7 +57,11 @@ def _narrow(op: str) -> Kernel | NoKernel:
 
 
 def _run(name: str, *arguments: Any) -> Any:
-    return _paddle()[0](name, *arguments)[0]
+    return _run_all(name, *arguments)[0]
+
+
+def _run_all(name: str, *arguments: Any) -> Any:
+    return _paddle()[0](name, *arguments)
 
 
 @lru_cache(maxsize=1)
@@ -131,6 +141,35 @@ def attention_decode(
 
 def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
     return _run("mix_rms_norm", x, weight_D, float(eps))
+
+
+def add_rms_norm(x: Any, branch: Any, weight_D: Any, eps: float) -> tuple[Any, Any]:
+    total, normed, _ = _run_all("mix_add_rms_norm", x, branch, weight_D, float(eps))
+    return total, normed
+
+
+def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
+    if x.size < FEW:
+        import paddle.nn.functional as F
+
+        return F.layer_norm(x, x.shape[-1], weight_D, bias_D, eps)
+    return _run("mix_layer_norm", x, weight_D, bias_D, float(eps))
+
+
+def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
+    if x.size < FEW:
+        import paddle.nn.functional as F
+
+        return F.group_norm(x, groups, eps, weight_C, bias_C)
+    return _run("mix_group_norm", x, weight_C, bias_C, groups, float(eps))
+
+
+def gelu(x: Any, form: str) -> Any:
+    if x.size < FEW and form != "quick":
+        import paddle.nn.functional as F
+
+        return F.gelu(x, form == "tanh")
+    return _run("mix_gelu", x, GELU_FORMS.index(form))
 
 
 def swiglu(gate: Any, up: Any) -> Any:
@@ -214,10 +253,14 @@ def adamw(
 _NARROW = frozenset({"linear", "linear_cross_entropy"})
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
+    "add_rms_norm": add_rms_norm,
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
+    "gelu": gelu,
+    "group_norm": group_norm,
     "head_logits": head_logits,
+    "layer_norm": layer_norm,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,
     "rms_norm": rms_norm,

@@ -8,13 +8,14 @@ from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.matmul import head_logits, linear
-from mix_core.ops.norms import group_norm, layer_norm, rms_norm
+from mix_core.ops.norms import add_rms_norm, group_norm, layer_norm, rms_norm
 from mix_core.ops.optimizer_step import adamw
 from mix_core.ops.rope import rotary, rotary_tables_1d, rotary_tables_2d, rotary_tables_mrope
 from mix_core.ops.sample import sampling
 
 __all__ = [
     "adamw",
+    "add_rms_norm",
     "attention",
     "attention_decode",
     "attention_packed",

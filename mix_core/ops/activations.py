@@ -16,6 +16,8 @@ from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.gradients import frozen, unless
 
+GELU_FORMS = ("erf", "tanh", "quick")
+
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``, both (..., F). Shazeer, "GLU Variants Improve Transformer", 2020."""
@@ -56,6 +58,8 @@ def gelu(x: Tensor, form: str = "erf") -> Tensor:
 
     form: "erf" (exact), "tanh" (its approximation) or "quick" (``x * sigmoid(1.702 x)``, CLIP's).
     """
+    if form not in GELU_FORMS:
+        raise ValueError(f"gelu has the forms erf, tanh and quick, got {form!r}")
     kernel = kernel_for("gelu", x.dtype, training=not x.stop_gradient, size_class=form)
     if kernel is not None:
         return kernel(x, form)
@@ -68,6 +72,4 @@ def _gelu(x: Tensor, form: str) -> Tensor:
         return F.gelu(x)
     if form == "tanh":
         return F.gelu(x, approximate=True)
-    if form == "quick":
-        return x * F.sigmoid(1.702 * x)
-    raise ValueError(f"gelu has the forms erf, tanh and quick, got {form!r}")
+    return x * F.sigmoid(1.702 * x)

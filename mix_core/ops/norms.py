@@ -1,6 +1,7 @@
-"""Normalisations: rms_norm, layer_norm and group_norm. Statistics are taken in float32.
+"""Normalisations: rms_norm, alone and after a residual addition, layer_norm and group_norm.
 
-A result has the dtype of the weights: where products are narrower than parameters, norms are not.
+Statistics are taken in float32. A result has the dtype of the weights: where products are narrower than
+parameters, norms are not.
 
 Shapes: T rows, D model dim, C channels, `...` any leading axes.
 """
@@ -74,6 +75,22 @@ class _RMSNorm(PyLayer):
 @lru_cache(maxsize=64)
 def _column(length: int, value: float, dtype: Any) -> Tensor:
     return paddle.full([length, 1], value, dtype)
+
+
+def add_rms_norm(x: Tensor, branch: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x + branch``, and the `rms_norm` of it: x and branch (..., D), weight (D,) -> two of (..., D).
+
+    The sum has the dtype of x: a branch ends in a product, which may be asked to be narrower. The norm has
+    the dtype of the weight.
+    """
+    branch = cast(branch, x.dtype)
+    if x.dtype == weight_D.dtype:
+        learning = not (x.stop_gradient and branch.stop_gradient and weight_D.stop_gradient)
+        kernel = kernel_for("add_rms_norm", x.dtype, training=learning)
+        if kernel is not None:
+            return kernel(x, branch, weight_D, eps)
+    total = x + branch
+    return total, rms_norm(total, weight_D, eps)
 
 
 def layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: float) -> Tensor:

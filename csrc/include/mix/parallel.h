@@ -15,6 +15,9 @@
 
 namespace mix {
 
+// Waking threads for fewer numbers than this costs more than one thread's work on them.
+constexpr int64_t kWorthThreads = 1 << 14;
+
 // Calls body(index, state) for each index in [0, count), indices taken in order by whichever thread is free;
 // `make_state()` gives each thread its own state.
 template <typename MakeState, typename Body>
@@ -31,7 +34,7 @@ void parallel_tasks(int64_t count, MakeState make_state, Body body) {
 // so the result is the same for the same number of threads.
 template <typename Add>
 void sum_rows(int64_t rows, int64_t width, float* total, Add add) {
-  const int threads = omp_get_max_threads();
+  const int threads = rows * width < kWorthThreads ? 1 : omp_get_max_threads();
   std::vector<float> partial(static_cast<size_t>(threads) * width, 0.0f);
 #pragma omp parallel num_threads(threads)
   {

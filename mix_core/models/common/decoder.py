@@ -121,8 +121,8 @@ class DecoderLayer(nn.Layer):
         if chosen is not None:
             # whatever follows the attention works token by token
             out, x_TD = take_rows(out, chosen), take_rows(x_TD, chosen)
-        x_TD = residual(x_TD, self.self_attn.o_proj(out))
-        return residual(x_TD, self.mlp(self.post_attention_layernorm(x_TD)))
+        x_TD, normed_TD = self.post_attention_layernorm.after_residual(x_TD, self.self_attn.o_proj(out))
+        return residual(x_TD, self.mlp(normed_TD))
 
 
 class Decoder(nn.Layer):

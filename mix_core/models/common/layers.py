@@ -39,6 +39,10 @@ class RMSNorm(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
 
+    def after_residual(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """The `residual` sum of both (..., D), and the norm of it."""
+        return ops.add_rms_norm(x, branch, self.weight, self.eps)
+
 
 class Embedding(nn.Layer):
     """A row for each token: weight (V, D). The output head has the same layout."""

@@ -65,8 +65,9 @@ class VisionBlock(nn.Layer):
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=True)
 
     def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
-        x_PD = residual(x_PD, self.attn(self.norm1(x_PD), cu_seqlens, tables))
-        return residual(x_PD, self.mlp(self.norm2(x_PD)))
+        branch_PD = self.attn(self.norm1(x_PD), cu_seqlens, tables)
+        x_PD, normed_PD = self.norm2.after_residual(x_PD, branch_PD)
+        return residual(x_PD, self.mlp(normed_PD))
 
 
 class PatchMerger(nn.Layer):

@@ -104,6 +104,7 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.layer_norm(x, None, None, 1e-6)
     ops.group_norm(x.reshape([2, 2, 2]), 2, None, None, 1e-6)
     ops.rms_norm(x, paddle.ones([4]), 1e-6)
+    ops.add_rms_norm(x, x, paddle.ones([4]), 1e-6)
     ops.rotary(q, q, paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))
     ops.swiglu(x, x)
     ops.gelu(x)
@@ -131,6 +132,19 @@ def test_the_contract_names_every_operator() -> None:
     contract = (Path(__file__).parents[3] / "docs" / "operators.md").read_text(encoding="utf-8")
     missing = [name for name in ops.__all__ if f"`{name}" not in contract]
     assert missing == []
+
+
+def test_add_rms_norm_asks_only_for_one_dtype(activate) -> None:
+    asked = activate(Asked(add_rms_norm=lambda *arguments: arguments))
+    x, weight = paddle.to_tensor(X), paddle.ones([4])
+    wide = x.astype("float64")
+    seen = ops.add_rms_norm(x, wide, weight, 1e-6)
+    assert seen[0] is x and seen[1].dtype == paddle.float32 and seen[2:] == (weight, 1e-6)
+    ops.add_rms_norm(wide, x, weight, 1e-6)
+    assert asked.questions == [
+        ("add_rms_norm", KernelRequest(dtype="float32")),
+        ("rms_norm", KernelRequest(dtype="float32")),
+    ]
 
 
 def test_a_kernel_gets_the_arguments_of_the_contract(activate) -> None:

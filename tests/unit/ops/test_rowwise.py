@@ -14,11 +14,15 @@ from tests.unit.ops import oracle
 EPS = 1e-6
 
 
+def _root_mean_square(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * w
+
+
 @pytest.mark.parametrize("shape", [(5, 8), (2, 3, 6), (1, 4)])
 def test_rms_norm(shape) -> None:
     oracle.check(
         lambda x, w: ops.rms_norm(x, w, EPS),
-        lambda x, w: x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * w,
+        _root_mean_square,
         [oracle.draw(0, *shape), oracle.draw(1, shape[-1])],
     )
 
@@ -29,6 +33,34 @@ def test_rms_norm_keeps_its_precision_far_from_one() -> None:
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS)
     for row in range(4):
         assert oracle.distance(found[row], expected[row]) < oracle.FORWARD
+
+
+def test_add_rms_norm() -> None:
+    inputs = [oracle.draw(0, 2, 3, 6), oracle.draw(1, 2, 3, 6), oracle.draw(2, 6)]
+    oracle.check(
+        lambda x, branch, w: paddle.stack(ops.add_rms_norm(x, branch, w, EPS)),
+        lambda x, branch, w: np.stack([x + branch, _root_mean_square(x + branch, w)]),
+        inputs,
+    )
+
+
+def test_add_rms_norm_is_the_addition_and_the_norm_bit_for_bit() -> None:
+    x, branch, weight = (tensor(oracle.draw(i, 5, 8)) for i in range(3))
+    total, normed = ops.add_rms_norm(x, branch, weight[0], EPS)
+    np.testing.assert_array_equal(total.numpy(), (x + branch).numpy())
+    np.testing.assert_array_equal(normed.numpy(), ops.rms_norm(x + branch, weight[0], EPS).numpy())
+
+
+@pytest.mark.parametrize(
+    "x, branch, weight", [("float64", "float32", "float32"), ("float32", "float64", "float64")]
+)
+def test_add_rms_norm_keeps_the_type_of_x_in_the_sum_and_of_the_weight_in_the_norm(x, branch, weight) -> None:
+    total, normed = ops.add_rms_norm(
+        paddle.full([2, 4], 3.0, x), paddle.full([2, 4], 1.0, branch), paddle.full([4], 2.0, weight), EPS
+    )
+    assert (total.dtype, normed.dtype) == (getattr(paddle, x), getattr(paddle, weight))
+    np.testing.assert_array_equal(total.numpy(), np.full((2, 4), 4.0))
+    np.testing.assert_allclose(normed.numpy(), np.full((2, 4), 2.0), rtol=1e-6)
 
 
 def _normalise(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
