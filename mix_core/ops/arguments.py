@@ -40,7 +40,7 @@ def _shape(op: str, name: str, got: Sequence[int], expected: str, fits: bool) ->
 def _heads(op: str, N: int, K: int, H: int, of_k: int) -> None:
     if K == 0 or N % K != 0:
         raise ValueError(f"{op}: q has {N} heads and k has {K}, expected a multiple of k's")
-    if H != of_k:
+    if of_k != H:
         raise ValueError(f"{op}: q has the head dim {H} and k has {of_k}, expected one head dim")
 
 

@@ -14,8 +14,8 @@ from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 from mix_core.errors import DataError
-from mix_core.ops.arguments import check_head_loss
 from mix_core.ops.add_rows import add_rows
+from mix_core.ops.arguments import check_head_loss
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, products_inside, widened
 from mix_core.ops.gradients import frozen
