@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 _TRAINING = KernelRequest("", training=True)
 USUAL_REQUESTS = {
     "adamw": _TRAINING,
+    "add_rms_norm": _TRAINING,
     "attention": KernelRequest("", head_dim=128, causal=True, training=True),
     "attention_decode": KernelRequest("", head_dim=128, causal=True),
     "attention_packed": KernelRequest("", head_dim=80, packed=True, training=True),
     "gelu": KernelRequest("", training=True, size_class="erf"),
     "group_norm": _TRAINING,
+    "head_logits": _TRAINING,
     "layer_norm": _TRAINING,
     "linear": _TRAINING,
     "linear_cross_entropy": _TRAINING,
