@@ -238,7 +238,10 @@ def adamw(
 ) -> None:
     """Update all tensors in place in one call; `settings` are those of ADAMW_SETTINGS."""
     count = len(parameters)
-    gradients = [gradient.contiguous() for gradient in gradients]
+    changed = (parameters, means, squares)
+    parameters, gradients, means, squares = (
+        [tensor.contiguous() for tensor in tensors] for tensors in (parameters, gradients, means, squares)
+    )
     pointers = [
         (ctypes.c_void_p * count)(*(_address(tensor) for tensor in tensors))
         for tensors in (parameters, gradients, means, squares)
@@ -248,6 +251,10 @@ def adamw(
     library = native_build.load().kernels
     assert library is not None, "select() offers this kernel only where it was built"
     library.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
+    for views, dense in zip(changed, (parameters, means, squares)):
+        for view, tensor in zip(views, dense):
+            if not view.is_contiguous():
+                view.copy_(tensor, True)
 
 
 _NARROW = frozenset({"linear", "linear_cross_entropy"})

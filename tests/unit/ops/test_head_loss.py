@@ -106,3 +106,14 @@ def test_a_label_outside_the_vocabulary_is_named(label) -> None:
     hidden, weight = (paddle.to_tensor(oracle.draw(i, n, D).astype("float32")) for i, n in ((0, T), (1, V)))
     with pytest.raises(DataError, match=f"label {label} of row 4"):
         ops.linear_cross_entropy(hidden, weight, np.where(np.arange(T) == 4, label, LABELS))
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9])
+def test_logits_of_the_head(rows: int) -> None:
+    oracle.check(ops.head_logits, lambda h, w: h @ w.T, [oracle.draw(0, rows, D), oracle.draw(1, V, D)])
+    with paddle.no_grad():
+        hidden, weight = oracle.draw(0, rows, D), oracle.draw(1, V, D)
+        found = ops.head_logits(
+            paddle.to_tensor(hidden.astype("float32")), paddle.to_tensor(weight.astype("float32"))
+        )
+    assert oracle.distance(found.numpy(), hidden @ weight.T) < oracle.FORWARD
