@@ -17,7 +17,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import Tensor
 
-from mix_core.device import KernelRequest, cpu_kernels, native, native_build
+from mix_core.device import Kernel, KernelRequest, cpu_kernels, native, native_build
 from tests.unit.ops import oracle
 
 pytestmark = pytest.mark.skipif(
