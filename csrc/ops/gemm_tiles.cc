@@ -71,16 +71,24 @@ MIX_BF16_INLINE void fetch(const uint16_t* tile) {
     _mm_prefetch(reinterpret_cast<const char*>(tile + line * kDepth), _MM_HINT_T0);
 }
 
-// out[32, 32] = the product of 32 lanes of A and 32 of B.
+// out[32, 32] = the product of 32 lanes of A and 32 of B, or `add`ed to it; rows of `out` are `stride` floats apart.
 template <int PARTS>
-MIX_AMX void multiply_amx(const Blocks& blocks, float* out) {
+MIX_AMX void multiply_amx(const Blocks& blocks, bool add, float* out, int64_t stride) {
   constexpr int64_t kStep = PARTS * kTileSize;
   const uint16_t *a0 = blocks.a, *a1 = a0 + blocks.tiles * kStep;
   const uint16_t *b0 = blocks.b, *b1 = b0 + blocks.tiles * kStep;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  float* const below = out + kLanes * stride;
+  if (add) {
+    _tile_loadd(0, out, stride * 4);
+    _tile_loadd(1, out + kLanes, stride * 4);
+    _tile_loadd(2, below, stride * 4);
+    _tile_loadd(3, below + kLanes, stride * 4);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (int64_t t = 0; t < blocks.tiles; ++t) {
     if (PARTS == 1) {
       MIX_LOAD_A(0) MIX_LOAD_B(0) fetch(a0 + 2 * kStep), fetch(a1 + 2 * kStep);
@@ -96,10 +104,10 @@ MIX_AMX void multiply_amx(const Blocks& blocks, float* out) {
     }
     a0 += kStep, a1 += kStep, b0 += kStep, b1 += kStep;
   }
-  _tile_stored(0, out, kBlock * 4);
-  _tile_stored(1, out + kLanes, kBlock * 4);
-  _tile_stored(2, out + kLanes * kBlock, kBlock * 4);
-  _tile_stored(3, out + kLanes * kBlock + kLanes, kBlock * 4);
+  _tile_stored(0, out, stride * 4);
+  _tile_stored(1, out + kLanes, stride * 4);
+  _tile_stored(2, below, stride * 4);
+  _tile_stored(3, below + kLanes, stride * 4);
 }
 
 // The same of one part without a tile unit: 8 rows by 32 columns at a time.
@@ -174,6 +182,7 @@ void multiply_panels(const Factor& a, const Factor& b, int64_t m, int64_t n, int
     const int64_t deep = std::min(kDeep, k - depth), tiles = (deep + kDepth - 1) / kDepth;
     const int64_t group = tiles * PARTS * kTileSize;
     const float keep = depth == 0 ? beta : 1.0f;
+    const bool plain = alpha == 1.0f && (keep == 0.0f || keep == 1.0f);  // tiles come from C and go to C
     for (int64_t top = 0; top < m; top += kRowPanel) {
       const int64_t rows = std::min(kRowPanel, m - top), blocks = (rows + kBlock - 1) / kBlock;
       uint16_t* left = scratch(0, blocks * 2 * group);
@@ -192,12 +201,17 @@ void multiply_panels(const Factor& a, const Factor& b, int64_t m, int64_t n, int
           for (int64_t i = 0; i < blocks; ++i)
             for (int64_t j = 0; j < wide; j += kBlock) {
               const Blocks pair{left + i * 2 * group, right + j / kLanes * group, tiles};
+              const int64_t high = std::min(kBlock, rows - i * kBlock), broad = std::min(kBlock, wide - j);
+              float* const to = c + (top + i * kBlock) * ldc + at + j;
+              if (amx && plain && high == kBlock && broad == kBlock) {
+                multiply_amx<PARTS>(pair, keep == 1.0f, to, ldc);
+                continue;
+              }
               if (amx)
-                multiply_amx<PARTS>(pair, sums);
+                multiply_amx<PARTS>(pair, false, sums, kBlock);
               else
                 multiply_dots(pair, sums);
-              put(sums, std::min(kBlock, rows - i * kBlock), std::min(kBlock, wide - j), alpha, keep,
-                  c + (top + i * kBlock) * ldc + at + j, ldc);
+              put(sums, high, broad, alpha, keep, to, ldc);
             }
         }
         if (amx) release_tiles();
