@@ -1,5 +1,6 @@
 # The README's two commands, `make train` and `make test`, and what they are made of.
-# Variables: PYTHON (interpreter for .venv), TORCH_INDEX (wheel index for torch), AGAIN=1 (train anew), RUN (run folder).
+# Variables: PYTHON (interpreter for .venv), TORCH_INDEX (wheel index for torch), AGAIN=1 (train anew), RUN (run folder),
+# ROUNDS (of `make bench`).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,7 @@ RUN ?= runs/digits
 AGAIN ?=
 TORCH_INDEX ?=
 QUARTER ?= 0
+ROUNDS ?= 3
 PYTEST_ARGS ?=
 
 # Live parity compares with exactly these; another version gives other class names and other defaults.
@@ -23,7 +25,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 
-.PHONY: help venv install install-tests train test test-quarter test-all test-clients lint format wheels clean
+.PHONY: help venv install install-tests train test test-quarter test-all test-clients bench lint format wheels clean
 
 help:
 	@echo "make train          make .venv, install, train the main job into $(RUN); a second call shows the result"
@@ -31,6 +33,7 @@ help:
 	@echo "make test           unit, parity and integration tests, and the main job in short form"
 	@echo "make test-all       everything, the slow tests included"
 	@echo "make test-clients   PaddleNLP's trainer on a simulated device, in $(CLIENTS) (1.8 GB)"
+	@echo "make bench          training and generation beside transformers on PyTorch; ROUNDS=3 of each, in turn"
 	@echo "make lint           ruff check, ruff format --check, mypy"
 	@echo "make format         ruff's formatter and its safe fixes"
 	@echo "make wheels         the wheels of all distributions, into dist/"
@@ -91,6 +94,12 @@ test-clients: $(CLIENTS)/.installed
 # One quarter of the slow tests (QUARTER=0..3): .ci/run takes them in turn.
 test-quarter: $(VENV)/.installed-tests
 	$(PY) scripts/slow_quarter.py $(QUARTER) $(PYTEST_ARGS)
+
+# Each line's peer runs in the same call, in turn with it; the ratios are the result (docs/performance.md).
+bench: $(VENV)/.installed-tests
+	for run in '--size mini' '--size mini --dtype bfloat16' '--size tiny'; do \
+	  $(PY) benchmarks/train_step.py $$run --peer --rounds $(ROUNDS); done
+	$(PY) benchmarks/run_settings.py --rounds $(ROUNDS)
 
 lint: $(VENV)/.installed-tests
 	$(PY) -m ruff check .

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 import pytest
 
-from mix_core.device import cpu_kernels, native, native_build
+from mix_core.device import cpu, cpu_kernels, native, native_build
 
 pytestmark = pytest.mark.skipif(
     native.find_compiler()[0] is None, reason="no C++ compiler on this machine: the references run"
@@ -286,3 +286,21 @@ def test_the_binding_of_attention_refuses_what_would_read_elsewhere(case: str) -
     arguments = (paddle.ones(q), paddle.ones(k), paddle.ones(k), np.array(ends, np.int32))
     with pytest.raises((RuntimeError, OSError, ValueError), match=words):
         cpu_kernels.attention_packed(*arguments, causal=True, window=None, scale=None)
+
+
+@pytest.mark.parametrize("segments", [1, 32])
+def test_attention_over_8192_tokens_holds_no_square_of_them(segments: int) -> None:
+    """Scores of all pairs would be 256 MiB a head; a thread holds those of 64 queries."""
+    T, N, H = 8192, 2, 64
+    rng = np.random.default_rng(9)
+    q, k, v = tensors(rng, (T, N, H), (T, N, H), (T, N, H))
+    cu_seqlens = np.linspace(0, T, segments + 1).astype(np.int32)
+    runtime = cpu.CpuRuntime()
+    runtime.empty_cache()
+    runtime.reset_peak_memory()
+    before = runtime.memory_stats()["allocated"]
+    out = cpu_kernels.attention_packed(q, k, v, cu_seqlens, causal=True, window=None, scale=None)
+    out.backward(paddle.ones_like(out))
+    grown = runtime.memory_stats()["peak"] - before
+    of_results = 5 * T * N * H * 4  # out, ones, dq, dk, dv
+    assert grown < of_results + (24 << 20), f"{grown >> 20} MiB"
