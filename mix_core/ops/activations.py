@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
-from mix_core.ops.arguments import check_swiglu
+from mix_core.ops.arguments import check_gelu, check_swiglu
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.gradients import frozen, unless
@@ -60,6 +60,7 @@ def gelu(x: Tensor, form: str = "erf") -> Tensor:
     """
     if form not in GELU_FORMS:
         raise ValueError(f"gelu has the forms erf, tanh and quick, got {form!r}")
+    check_gelu(x)
     kernel = kernel_for("gelu", x.dtype, training=not x.stop_gradient, size_class=form)
     if kernel is not None:
         return kernel(x, form)

@@ -1,30 +1,35 @@
 """Refusing what an operator cannot serve, before a kernel or the reference sees it: the same words for both.
 
 Each check raises ValueError with the operator, the argument, what was got and what was expected. They look at
-shapes, dtypes and host values only.
+shapes, dtypes and host values only. They run at every call, so texts are made only where something is wrong.
 
 Shapes: B batch, S queries, M keys, T packed tokens, N query heads, K key/value heads (K divides N),
-H head dim, C cache slots, I and O features, D model dim, V vocabulary.
+H head dim, C cache slots or channels, I and O features, D model dim, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
+from typing import NoReturn
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
+FLOATING = (paddle.float32, paddle.bfloat16, paddle.float16, paddle.float64)
 
-def refuse(op: str, argument: str, got: object, expected: str) -> None:
+
+def refuse(op: str, argument: str, got: object, expected: str) -> NoReturn:
     raise ValueError(f"{op}: {argument} is {got}, expected {expected}")
 
 
 def _one_dtype(op: str, first: str, tensor: Tensor, **others: Tensor | None) -> None:
     dtype = tensor.dtype
     for name, other in others.items():
-        if other is not None and other.dtype != dtype:
+        # one object in nearly every call; to compare two of them costs as much as the rest of a check
+        if other is not None and other.dtype is not dtype and other.dtype != dtype:
             refuse(op, f"the dtype of {name}", _plain(other.dtype), f"{_plain(dtype)} as {first} has")
 
 
@@ -32,9 +37,8 @@ def _plain(dtype: object) -> str:
     return str(dtype).removeprefix("paddle.")
 
 
-def _shape(op: str, name: str, got: Sequence[int], expected: str, fits: bool) -> None:
-    if not fits:
-        refuse(op, f"the shape of {name}", list(got), expected)
+def _refuse_shape(op: str, name: str, got: Sequence[int], expected: str) -> NoReturn:
+    refuse(op, f"the shape of {name}", list(got), expected)
 
 
 def _heads(op: str, N: int, K: int, H: int, of_k: int) -> None:
@@ -52,9 +56,12 @@ def _window(op: str, window: int | None) -> None:
 def check_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, mask: Tensor | None) -> None:
     op = "attention"
     of_q, of_k, of_v = q.shape, k.shape, v.shape
-    _shape(op, "q", of_q, "4 axes (B, S, N, H)", len(of_q) == 4)
-    _shape(op, "k", of_k, f"4 axes (B, M, K, H) with B = {of_q[0]}", len(of_k) == 4 and of_k[0] == of_q[0])
-    _shape(op, "v", of_v, f"{list(of_k)} as k has", of_v == of_k)
+    if len(of_q) != 4:
+        _refuse_shape(op, "q", of_q, "4 axes (B, S, N, H)")
+    if len(of_k) != 4 or of_k[0] != of_q[0]:
+        _refuse_shape(op, "k", of_k, f"4 axes (B, M, K, H) with B = {of_q[0]}")
+    if of_v != of_k:
+        _refuse_shape(op, "v", of_v, f"{list(of_k)} as k has")
     _heads(op, of_q[2], of_k[2], of_q[3], of_k[3])
     _one_dtype(op, "q", q, k=k, v=v)
     _window(op, window)
@@ -62,7 +69,8 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, mask: T
         return
     B, S, N, _ = of_q
     sizes = [[B, heads, S, of_k[1]] for heads in (1, N)]
-    _shape(op, "mask", mask.shape, f"{sizes[0]} or {sizes[1]}", mask.shape in sizes)
+    if mask.shape not in sizes:
+        _refuse_shape(op, "mask", mask.shape, f"{sizes[0]} or {sizes[1]}")
     if mask.dtype != paddle.bool:
         refuse(op, "the dtype of mask", _plain(mask.dtype), "bool (True = attend)")
 
@@ -70,9 +78,12 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, mask: T
 def check_packed(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: np.ndarray, window: int | None) -> None:
     op = "attention_packed"
     of_q, of_k, of_v = q.shape, k.shape, v.shape
-    _shape(op, "q", of_q, "3 axes (T, N, H)", len(of_q) == 3)
-    _shape(op, "k", of_k, f"3 axes (T, K, H) with T = {of_q[0]}", len(of_k) == 3 and of_k[0] == of_q[0])
-    _shape(op, "v", of_v, f"{list(of_k)} as k has", of_v == of_k)
+    if len(of_q) != 3:
+        _refuse_shape(op, "q", of_q, "3 axes (T, N, H)")
+    if len(of_k) != 3 or of_k[0] != of_q[0]:
+        _refuse_shape(op, "k", of_k, f"3 axes (T, K, H) with T = {of_q[0]}")
+    if of_v != of_k:
+        _refuse_shape(op, "v", of_v, f"{list(of_k)} as k has")
     _heads(op, of_q[1], of_k[1], of_q[2], of_k[2])
     _one_dtype(op, "q", q, k=k, v=v)
     _window(op, window)
@@ -104,9 +115,12 @@ def _check_ends(numbers: bytes, dtype: str, T: int) -> None:
 def check_decode(q: Tensor, k: Tensor, v: Tensor, lengths_B: np.ndarray) -> None:
     op = "attention_decode"
     of_q, of_k, of_v = q.shape, k.shape, v.shape
-    _shape(op, "q", of_q, "3 axes (B, N, H)", len(of_q) == 3)
-    _shape(op, "k", of_k, f"4 axes (B, K, C, H) with B = {of_q[0]}", len(of_k) == 4 and of_k[0] == of_q[0])
-    _shape(op, "v", of_v, f"{list(of_k)} as k has", of_v == of_k)
+    if len(of_q) != 3:
+        _refuse_shape(op, "q", of_q, "3 axes (B, N, H)")
+    if len(of_k) != 4 or of_k[0] != of_q[0]:
+        _refuse_shape(op, "k", of_k, f"4 axes (B, K, C, H) with B = {of_q[0]}")
+    if of_v != of_k:
+        _refuse_shape(op, "v", of_v, f"{list(of_k)} as k has")
     _heads(op, of_q[1], of_k[1], of_q[2], of_k[3])
     _one_dtype(op, "q", q, k=k, v=v)
     _host_integers(op, "lengths_B", lengths_B)
@@ -126,46 +140,106 @@ def _check_lengths(numbers: bytes, dtype: str, B: int, C: int) -> None:
 
 
 def check_rms_norm(x: Tensor, weight: Tensor) -> None:
-    of_x, of_weight = x.shape, weight.shape
-    _shape("rms_norm", "x", of_x, "1 axis or more (..., D)", len(of_x) >= 1)
-    _shape("rms_norm", "weight", of_weight, f"[{of_x[-1]}] as x's last axis", of_weight == of_x[-1:])
+    of_x = x.shape
+    if not of_x or weight.shape != of_x[-1:]:
+        _refuse_vectors("rms_norm", "last axis", of_x, 1, weight=weight)
+
+
+def check_add_rms_norm(x: Tensor, branch: Tensor, weight: Tensor) -> None:
+    of_x, of_branch = x.shape, branch.shape
+    if of_branch != of_x:
+        _refuse_shape("add_rms_norm", "branch", of_branch, f"{list(of_x)} as x has")
+    if not of_x or weight.shape != of_x[-1:]:
+        _refuse_vectors("add_rms_norm", "last axis", of_x, 1, weight=weight)
+
+
+def check_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    of_x = x.shape
+    length = of_x[-1:]
+    fits = (weight is None or weight.shape == length) and (bias is None or bias.shape == length)
+    if not of_x or not fits:
+        _refuse_vectors("layer_norm", "last axis", of_x, 1, weight=weight, bias=bias)
+    if bias is not None:
+        _one_dtype(
+            "layer_norm", "x" if weight is None else "weight", x if weight is None else weight, bias=bias
+        )
+
+
+def check_group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None) -> None:
+    op, of_x = "group_norm", x.shape
+    length = of_x[1:2]
+    fits = (weight is None or weight.shape == length) and (bias is None or bias.shape == length)
+    if not length or not fits:
+        _refuse_vectors(op, "channels", of_x, 2, weight=weight, bias=bias)
+    if groups < 1 or length[0] % groups != 0:
+        refuse(op, "groups", groups, f"a divisor of x's {length[0]} channels")
+    if bias is not None:
+        _one_dtype(op, "x" if weight is None else "weight", x if weight is None else weight, bias=bias)
+
+
+def _refuse_vectors(op: str, axis: str, of_x: Sequence[int], axes: int, **vectors: Tensor | None) -> NoReturn:
+    """Say what is wrong with x, or with the first of the vectors that is not as long as this axis of it."""
+    if len(of_x) < axes:
+        _refuse_shape(op, "x", of_x, "1 axis or more (..., D)" if axes == 1 else "2 axes or more (B, C, ...)")
+    expected = list(of_x[-1:] if axes == 1 else of_x[1:2])
+    wrong = [(k, v.shape) for k, v in vectors.items() if v is not None and list(v.shape) != expected]
+    name, of_vector = wrong[0]
+    _refuse_shape(op, name, of_vector, f"{expected} as x's {axis}")
+
+
+def check_gelu(x: Tensor) -> None:
+    if x.dtype not in FLOATING:
+        refuse("gelu", "the dtype of x", _plain(x.dtype), "a floating one")
 
 
 def check_swiglu(gate: Tensor, up: Tensor) -> None:
-    _shape("swiglu", "up", up.shape, f"{list(gate.shape)} as gate has", up.shape == gate.shape)
+    of_gate, of_up = gate.shape, up.shape
+    if of_up != of_gate:
+        _refuse_shape("swiglu", "up", of_up, f"{list(of_gate)} as gate has")
     _one_dtype("swiglu", "gate", gate, up=up)
 
 
 def check_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
-    op = "rotary"
-    of_q, of_k = q.shape, k.shape
-    _shape(op, "q", of_q, "(..., N, H) with H even", len(of_q) >= 2 and of_q[-1] % 2 == 0)
+    op, of_q, of_k = "rotary", q.shape, k.shape
+    if len(of_q) < 2 or of_q[-1] % 2 != 0:
+        _refuse_shape(op, "q", of_q, "(..., N, H) with H even")
     H, lead = of_q[-1], of_q[:-2]
-    fits = len(of_k) == len(of_q) and of_k[:-2] == lead and of_k[-1] == H
-    _shape(op, "k", of_k, f"{[*lead, 'K', H]} to go with q", fits)
+    if len(of_k) != len(of_q) or of_k[:-2] != lead or of_k[-1] != H:
+        _refuse_shape(op, "k", of_k, f"{[*lead, 'K', H]} to go with q")
     _one_dtype(op, "q", q, k=k)
-    rows = q.size // (of_q[-2] * H) if q.size else 0
+    size = prod(lead) * H  # a tensor's own `size` costs more than all of this
     for name, table in (("cos", cos), ("sin", sin)):
         of_table = table.shape
-        fits = bool(of_table) and of_table[-1] == H and table.size == rows * H
-        _shape(op, name, of_table, f"{[*lead, 1, H]}: a row for each token of q", fits)
+        if not of_table or of_table[-1] != H or prod(of_table) != size:
+            _refuse_shape(op, name, of_table, f"{[*lead, 1, H]}: a row for each token of q")
 
 
 def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     op, of_x, of_weight = "linear", x.shape, weight.shape
-    _shape(op, "weight", of_weight, "2 axes (I, O)", len(of_weight) == 2)
-    fits = len(of_x) >= 1 and of_x[-1] == of_weight[0]
-    _shape(op, "x", of_x, f"(..., {of_weight[0]}) to go with the weight {list(of_weight)}", fits)
-    if bias is not None:
-        _shape(op, "bias", bias.shape, f"[{of_weight[1]}] to go with the weight", bias.shape == of_weight[1:])
+    if len(of_weight) != 2:
+        _refuse_shape(op, "weight", of_weight, "2 axes (I, O)")
+    if not of_x or of_x[-1] != of_weight[0]:
+        _refuse_shape(op, "x", of_x, f"(..., {of_weight[0]}) to go with the weight {list(of_weight)}")
+    if bias is not None and bias.shape != of_weight[1:]:
+        _refuse_shape(op, "bias", bias.shape, f"[{of_weight[1]}] to go with the weight")
     _one_dtype(op, "x", x, weight=weight, bias=bias)
 
 
+def check_head_logits(hidden: Tensor, weight: Tensor) -> None:
+    _check_head("head_logits", hidden.shape, weight.shape)
+    _one_dtype("head_logits", "hidden", hidden, weight=weight)
+
+
+def _check_head(op: str, of_hidden: Sequence[int], of_weight: Sequence[int]) -> None:
+    if len(of_hidden) != 2:
+        _refuse_shape(op, "hidden", of_hidden, "2 axes (T, D)")
+    if len(of_weight) != 2 or of_weight[1] != of_hidden[1]:
+        _refuse_shape(op, "weight", of_weight, f"(V, {of_hidden[1]}) to go with hidden {list(of_hidden)}")
+
+
 def check_head_loss(hidden: Tensor, weight: Tensor, labels: np.ndarray) -> None:
-    op, of_hidden, of_weight = "linear_cross_entropy", hidden.shape, weight.shape
-    _shape(op, "hidden", of_hidden, "2 axes (T, D)", len(of_hidden) == 2)
-    fits = len(of_weight) == 2 and of_weight[1] == of_hidden[1]
-    _shape(op, "weight", of_weight, f"(V, {of_hidden[1]}) to go with hidden {list(of_hidden)}", fits)
+    op, of_hidden = "linear_cross_entropy", hidden.shape
+    _check_head(op, of_hidden, weight.shape)
     _one_dtype(op, "hidden", hidden, weight=weight)
     _host_integers(op, "labels_T", labels)
     if len(labels) != of_hidden[0]:
@@ -189,7 +263,8 @@ def check_adamw(
         shape = row[0].shape
         for name, tensor, kind in zip(names, row, kinds):
             of_tensor = tensor.shape
-            _shape(op, f"{name}[{i}]", of_tensor, f"{list(shape)} as the parameter has", of_tensor == shape)
+            if of_tensor != shape:
+                _refuse_shape(op, f"{name}[{i}]", of_tensor, f"{list(shape)} as the parameter has")
             if tensor.dtype not in kind:
                 words = " or ".join(sorted({_plain(one) for one in kind}))
                 refuse(op, f"the dtype of {name}[{i}]", _plain(tensor.dtype), words)

@@ -11,7 +11,7 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
-from mix_core.ops.arguments import check_linear
+from mix_core.ops.arguments import check_head_logits, check_linear
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, products_inside
 from mix_core.ops.gradients import frozen
@@ -33,6 +33,7 @@ def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor
 
 def head_logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
     """``hidden @ weight.T``, (T, D) and (V, D) -> (T, V)."""
+    check_head_logits(hidden_TD, weight_VD)
     training = not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
     kernel = kernel_for("head_logits", hidden_TD.dtype, training=training)
     if kernel is not None:

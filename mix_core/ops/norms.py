@@ -16,7 +16,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
-from mix_core.ops.arguments import check_rms_norm
+from mix_core.ops.arguments import check_add_rms_norm, check_group_norm, check_layer_norm, check_rms_norm
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import cast, in_float32
 from mix_core.ops.gradients import frozen, unless
@@ -83,6 +83,7 @@ def add_rms_norm(x: Tensor, branch: Tensor, weight_D: Tensor, eps: float) -> tup
     The sum has the dtype of x: a branch ends in a product, which may be asked to be narrower. The norm has
     the dtype of the weight.
     """
+    check_add_rms_norm(x, branch, weight_D)
     branch = cast(branch, x.dtype)
     if x.dtype == weight_D.dtype:
         learning = not (x.stop_gradient and branch.stop_gradient and weight_D.stop_gradient)
@@ -98,6 +99,7 @@ def layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: f
 
     x (..., D) -> (..., D). Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
+    check_layer_norm(x, weight_D, bias_D)
     x = x if weight_D is None else cast(x, weight_D.dtype)
     kernel = kernel_for("layer_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
@@ -110,6 +112,7 @@ def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor |
 
     weight and bias (C,) may each be None. Wu and He, "Group Normalization", 2018.
     """
+    check_group_norm(x, groups, weight_C, bias_C)
     x = x if weight_C is None else cast(x, weight_C.dtype)
     kernel = kernel_for("group_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:

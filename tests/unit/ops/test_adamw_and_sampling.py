@@ -74,6 +74,23 @@ def test_adamw_updates_narrow_parameters_in_float32() -> None:
     np.testing.assert_array_equal(parameter.astype("float32").numpy(), expected)
 
 
+def test_adamw_updates_the_numbers_that_a_view_shows() -> None:
+    """A transposed parameter and every second column of one: neither lies in order in memory."""
+    whole = oracle.draw(0, 3, 8).astype("float32")
+    for place in (lambda tensor: tensor.transpose([1, 0]), lambda tensor: tensor[:, ::2]):
+        base, moments = paddle.to_tensor(whole), [paddle.zeros([3, 8]) for _ in range(2)]
+        view, mean, square = (place(tensor) for tensor in (base, *moments))
+        assert not view.is_contiguous()
+        gradient = oracle.draw(1, *view.shape)
+        start = view.numpy().astype("float64")
+        ops.adamw([view], [paddle.to_tensor(gradient.astype("float32"))], [mean], [square], step=1, **RATES)
+        expected = _expected(start, [gradient], 1.0, **RATES)
+        for tensor, wanted in zip((base, *moments), expected):
+            assert oracle.distance(place(tensor).numpy(), wanted) < oracle.FORWARD
+        if view.shape == [3, 4]:
+            np.testing.assert_array_equal(base.numpy()[:, 1::2], whole[:, 1::2])
+
+
 LOGITS = np.log(np.array([[0.5, 0.05, 0.3, 0.15], [0.1, 0.2, 0.3, 0.4]], np.float32))
 
 

@@ -81,6 +81,59 @@ REFUSED = {
     "decode heads": (lambda: decode(q=(2, 3, 8)), "q has 3 heads and k has 2"),
     "decode rank": (lambda: decode(k=(2, 5, 8)), r"shape of k is \[2, 5, 8\], expected 4 axes"),
     "rms_norm": (lambda: ops.rms_norm(x(2, 8), x(7), 1e-6), r"of weight is \[7\], expected \[8\]"),
+    "rms_norm of a number": (lambda: ops.rms_norm(x(), x(1), 1e-6), r"of x is \[\], expected 1 axis or more"),
+    "add_rms_norm": (
+        lambda: ops.add_rms_norm(x(2, 8), x(2, 8), x(7), 1e-6),
+        r"add_rms_norm: the shape of weight is \[7\], expected \[8\] as x's last axis",
+    ),
+    "add_rms_norm branch": (
+        lambda: ops.add_rms_norm(x(2, 8), x(8), x(8), 1e-6),
+        r"add_rms_norm: the shape of branch is \[8\], expected \[2, 8\] as x has",
+    ),
+    "layer_norm": (
+        lambda: ops.layer_norm(x(2, 8), x(2, 8), None, 1e-6),
+        r"layer_norm: the shape of weight is \[2, 8\], expected \[8\] as x's last axis",
+    ),
+    "layer_norm bias": (
+        lambda: ops.layer_norm(x(2, 8), x(8), x(7), 1e-6),
+        r"the shape of bias is \[7\], expected \[8\]",
+    ),
+    "layer_norm of a number": (lambda: ops.layer_norm(x(), None, None, 1e-6), r"shape of x is \[\]"),
+    "layer_norm dtypes": (
+        lambda: ops.layer_norm(x(2, 8), x(8), x(8, dtype="float64"), 1e-6),
+        "dtype of bias is float64, expected float32 as weight has",
+    ),
+    "group_norm": (
+        lambda: ops.group_norm(x(2, 8, 3), 3, None, None, 1e-6),
+        "group_norm: groups is 3, expected a divisor of x's 8 channels",
+    ),
+    "group_norm no group": (lambda: ops.group_norm(x(2, 8), 0, None, None, 1e-6), "groups is 0"),
+    "group_norm weight": (
+        lambda: ops.group_norm(x(2, 8, 3), 2, x(3), None, 1e-6),
+        r"the shape of weight is \[3\], expected \[8\] as x's channels",
+    ),
+    "group_norm bias": (lambda: ops.group_norm(x(2, 8), 2, None, x(7), 1e-6), r"of bias is \[7\]"),
+    "group_norm rank": (
+        lambda: ops.group_norm(x(8), 2, None, None, 1e-6),
+        r"of x is \[8\], expected 2 axes or more \(B, C, ...\)",
+    ),
+    "group_norm dtypes": (
+        lambda: ops.group_norm(x(2, 8), 2, None, x(8, dtype="float64"), 1e-6),
+        "dtype of bias is float64, expected float32 as x has",
+    ),
+    "gelu": (lambda: ops.gelu(x(8, dtype="int64")), "gelu: the dtype of x is int64, expected a floating one"),
+    "head_logits": (
+        lambda: ops.head_logits(x(3, 8), x(7, 9)),
+        r"head_logits: the shape of weight is \[7, 9\], expected \(V, 8\) to go with hidden \[3, 8\]",
+    ),
+    "head_logits rank": (
+        lambda: ops.head_logits(x(1, 3, 8), x(7, 8)),
+        r"of hidden is \[1, 3, 8\], expected 2 axes \(T, D\)",
+    ),
+    "head_logits dtypes": (
+        lambda: mixed(ops.head_logits, count=2, shape=(8, 8)),
+        "head_logits: the dtype of weight is float64, expected float32 as hidden has",
+    ),
     "swiglu": (lambda: ops.swiglu(x(2, 8), x(8)), r"shape of up is \[8\], expected \[2, 8\]"),
     "swiglu dtypes": (lambda: mixed(ops.swiglu, count=2), "dtype of up is float64, expected float32"),
     "rotary table": (
@@ -119,3 +172,12 @@ def test_what_is_refused(case: str) -> None:
 def test_the_arguments_of_the_cases_are_accepted_as_they_stand() -> None:
     for call in (packed, dense, decode, adamw, head):
         call()
+    for vector in (None, x(8)):
+        ops.layer_norm(x(2, 8), vector, vector, 1e-6)
+        ops.group_norm(x(2, 8, 3), 4, vector, vector, 1e-6)
+    for dtype in ("float64", "float32", "bfloat16", "float16"):
+        ops.gelu(x(8, dtype=dtype))
+    ops.rms_norm(x(8), x(8), 1e-6)
+    ops.add_rms_norm(x(2, 8), x(2, 8), x(8), 1e-6)
+    ops.head_logits(x(3, 8), x(7, 8))
+    ops.rotary(x(2, 3, 4, 8), x(2, 3, 1, 8), x(2, 3, 1, 8), x(2, 3, 1, 8))
