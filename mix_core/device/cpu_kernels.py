@@ -218,13 +218,13 @@ class _AdamWSettings(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_double) for name in ADAMW_SETTINGS), ("step", ctypes.c_int64))
 
 
-def _address(tensor: Any) -> int:
-    """Where the host finds a tensor's numbers, also those of a simulated device."""
-    address, device = int(tensor.data_ptr()), simulate.loaded()
+def _addresses(tensors: Sequence[Any]) -> list[int]:
+    """Where the host finds the tensors' numbers, also those of a simulated device."""
+    found, device = [int(tensor.data_ptr()) for tensor in tensors], simulate.loaded()
     if device is None:
-        return address
+        return found
     start, size, distance, _ = device.host_view()
-    return address + distance if start <= address < start + size else address
+    return [address + distance if start <= address < start + size else address for address in found]
 
 
 def adamw(
@@ -243,8 +243,7 @@ def adamw(
         [tensor.contiguous() for tensor in tensors] for tensors in (parameters, gradients, means, squares)
     )
     pointers = [
-        (ctypes.c_void_p * count)(*(_address(tensor) for tensor in tensors))
-        for tensors in (parameters, gradients, means, squares)
+        (ctypes.c_void_p * count)(*_addresses(tensors)) for tensors in (parameters, gradients, means, squares)
     ]
     sizes = (ctypes.c_int64 * count)(*(int(tensor.size) for tensor in parameters))
     update = _AdamWSettings(**settings, step=step)
