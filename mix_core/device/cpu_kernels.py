@@ -149,7 +149,7 @@ def add_rms_norm(x: Any, branch: Any, weight_D: Any, eps: float) -> tuple[Any, A
 
 
 def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
-    if x.size < FEW:
+    if math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 
         return F.layer_norm(x, x.shape[-1], weight_D, bias_D, eps)
@@ -157,7 +157,7 @@ def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
 
 
 def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
-    if x.size < FEW:
+    if math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 
         return F.group_norm(x, groups, eps, weight_C, bias_C)
@@ -165,7 +165,7 @@ def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> A
 
 
 def gelu(x: Any, form: str) -> Any:
-    if x.size < FEW and form != "quick":
+    if math.prod(x.shape) < FEW and form != "quick":
         import paddle.nn.functional as F
 
         return F.gelu(x, form == "tanh")
@@ -212,6 +212,11 @@ def _learning() -> bool:
     return bool(tracer is not None and tracer._has_grad)
 
 
+def _in_order(tensor: Any) -> Any:
+    """The tensor, or a copy if it has strides: Paddle's `contiguous` cuts a view off from what it shows."""
+    return tensor if tensor.is_contiguous() else tensor.clone()
+
+
 class _AdamWSettings(ctypes.Structure):
     """MixAdamW of csrc/ops/adamw.h."""
 
@@ -240,19 +245,19 @@ def adamw(
     count = len(parameters)
     changed = (parameters, means, squares)
     parameters, gradients, means, squares = (
-        [tensor.contiguous() for tensor in tensors] for tensors in (parameters, gradients, means, squares)
+        [_in_order(tensor) for tensor in tensors] for tensors in (parameters, gradients, means, squares)
     )
     pointers = [
         (ctypes.c_void_p * count)(*_addresses(tensors)) for tensors in (parameters, gradients, means, squares)
     ]
-    sizes = (ctypes.c_int64 * count)(*(int(tensor.size) for tensor in parameters))
+    sizes = (ctypes.c_int64 * count)(*(math.prod(tensor.shape) for tensor in parameters))
     update = _AdamWSettings(**settings, step=step)
     library = native_build.load().kernels
     assert library is not None, "select() offers this kernel only where it was built"
     library.mix_adamw(ctypes.byref(update), ctypes.c_int64(count), sizes, *pointers)
     for views, dense in zip(changed, (parameters, means, squares)):
         for view, tensor in zip(views, dense):
-            if not view.is_contiguous():
+            if tensor is not view:
                 view.copy_(tensor, True)
 
 

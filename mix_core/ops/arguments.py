@@ -208,8 +208,8 @@ def check_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
         _refuse_shape(op, "k", of_k, f"{[*lead, 'K', H]} to go with q")
     _one_dtype(op, "q", q, k=k)
     size = prod(lead) * H  # a tensor's own `size` costs more than all of this
-    for name, table in (("cos", cos), ("sin", sin)):
-        of_table = table.shape
+    of_cos, of_sin = cos.shape, sin.shape
+    for name, of_table in (("cos", of_cos),) if of_sin == of_cos else (("cos", of_cos), ("sin", of_sin)):
         if not of_table or of_table[-1] != H or prod(of_table) != size:
             _refuse_shape(op, name, of_table, f"{[*lead, 1, H]}: a row for each token of q")
 

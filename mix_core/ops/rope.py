@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class _Turn(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         heads, H = x.shape[-2:]
-        of_token, swapped = _rows(x.size // (heads * H), heads)
+        of_token, swapped = _rows(prod(x.shape[:-2]), heads)
         cos_RH = _C_ops.gather(reshape(cos, [-1, H]), of_token, 0)
         sin_RH = _C_ops.gather(_signed(reshape(sin, [-1, H])), of_token, 0)
         ctx.save_for_backward(cos_RH, sin_RH, swapped)
