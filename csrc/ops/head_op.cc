@@ -1,4 +1,5 @@
 // Paddle binding: mix_linear_cross_entropy(hidden, weight, rows, labels) -> loss, d_hidden, d_weight.
+#include <memory>
 #include <vector>
 
 #include "ops/binding.h"
@@ -25,14 +26,14 @@ std::vector<Tensor> forward(const Tensor& hidden_in, const Tensor& weight_in, co
              "label ", head.labels[r], " of row ", head.rows[r], " is outside [0, ", head.vocab, ")");
   const auto dtype = hidden.dtype();
   const auto place = hidden.place();
-  auto scratch = paddle::empty({mix::head_loss_scratch(head)}, dtype, paddle::CPUPlace());
+  const std::unique_ptr<float[]> scratch(new float[mix::head_loss_scratch(head)]);
   auto loss = paddle::empty({}, dtype, place);
   auto d_hidden = paddle::empty(want_hidden ? hidden.shape() : std::vector<int64_t>{0}, dtype, place);
   auto d_weight = paddle::empty(want_weight ? weight.shape() : std::vector<int64_t>{0}, dtype, place);
   if (want_hidden && head.count < hidden.shape()[0])
     std::fill_n(mix::data<float>(d_hidden), hidden.numel(), 0.0f);
   *mix::data<float>(loss) = static_cast<float>(
-      mix::head_loss(head, scratch.data<float>(), want_hidden ? mix::data<float>(d_hidden) : nullptr,
+      mix::head_loss(head, scratch.get(), want_hidden ? mix::data<float>(d_hidden) : nullptr,
                      want_weight ? mix::data<float>(d_weight) : nullptr));
   return {loss, d_hidden, d_weight};
 }
