@@ -22,6 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = ROOT / "docs" / "images" / "seven.png"
 QUESTION = "Which digit is this?"
+LIMIT_S, CORES = 300, 2
 SHORT = ("--max_steps", "30", "--max_eval_samples", "24", "--gallery_samples", "6")
 MINIMUM = {"digit_exact": 0.95, "number_exact": 0.80, "box_iou": 0.5}
 
@@ -151,7 +152,7 @@ def processor_seconds() -> float:
 
 @pytest.mark.slow
 def test_full_length(tmp_path):
-    """The thresholds, infer and transformers. The time is printed: shared machines differ by two."""
+    """The thresholds, and the time: no more than two cores have in five minutes, whatever else they do."""
     folder = tmp_path / "digits"
     environment = os.environ | {"MIX_CACHE": str(tmp_path / "cache")}  # making the data belongs to the time
     started, used = time.perf_counter(), processor_seconds()
@@ -164,3 +165,4 @@ def test_full_length(tmp_path):
     assert ask(folder, SEVEN, environment)["text"].strip() == "7"
     newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert answer_of_transformers(newest, SEVEN).strip() == "7"
+    assert used < CORES * LIMIT_S
