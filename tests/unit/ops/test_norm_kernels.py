@@ -5,11 +5,7 @@ Shapes: R rows, D model dim (no vector width divides 7, 17 or 1025), C channels.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -26,7 +22,6 @@ pytestmark = pytest.mark.skipif(
 FORWARD, GRADIENT = 1e-6, 1e-5
 EPS = 1e-6
 SIZES = [1, 7, 17, 64, 1025]
-ISA = os.environ.get("MIX_CPU_ISA")
 
 
 @pytest.fixture(autouse=True)
@@ -279,12 +274,3 @@ def test_what_paddle_does_as_fast_is_offered_for_training_alone() -> None:
         for form in ("erf", "quick"):
             assert offered("gelu", size_class=form, training=training)
         assert offered("group_norm", training=training) and offered("add_rms_norm", training=training)
-
-
-@pytest.mark.skipif(ISA is not None, reason="this is the run on one instruction set")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
-def test_every_instruction_set_passes_the_same_tests(isa: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
-    environment = {**os.environ, "MIX_CPU_ISA": isa}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:]
