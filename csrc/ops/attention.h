@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "mix/gemm.h"
+
 namespace mix {
 
 struct AttentionShape {
@@ -25,6 +27,7 @@ struct AttentionShape {
   int64_t window;     // keys older than this many tokens are not seen; 0 = no limit
   const bool* mask;   // [segments, mask_heads, Sq, Sk], true = attend; equal segments only; or null
   int64_t mask_heads; // 1 or N
+  Products products;
 };
 
 // out [Tq, N, H]; lse [Tq, N]. A query that may see no key gives zeros.

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "mix/gemm.h"
 #include "mix/parallel.h"
 #include "mix/vector.h"
 
 namespace mix {
 namespace {
+
+constexpr int64_t kBlock = 128;
 
 // x <- softmax(x).
 MIX_INLINE void softmax_body(float* x, int64_t n) {
@@ -27,6 +28,46 @@ MIX_INLINE void softmax_body(float* x, int64_t n) {
 }
 MIX_KERNEL(void, softmax, (float* x, int64_t n), (x, n))
 
+// scores[G, seen] = scale * q[G, H] k[seen, H]^T; each key is read once.
+MIX_INLINE void score_keys_body(const float* q, int64_t group, const float* k, int64_t seen, int64_t head_dim,
+                                float scale, float* scores) {
+  for (int64_t s = 0; s < seen; ++s, k += head_dim)
+    for (int64_t g = 0; g < group; ++g) {
+      const float* const query = q + g * head_dim;
+      float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t h = 0; h < head_dim; ++h) sum += query[h] * k[h];
+      scores[g * seen + s] = scale * sum;
+    }
+}
+MIX_KERNEL(void, score_keys,
+           (const float* q, int64_t group, const float* k, int64_t seen, int64_t head_dim, float scale, float* scores),
+           (q, group, k, seen, head_dim, scale, scores))
+
+// out[G, H] = weights[G, seen] v[seen, H], in blocks of values: sums of thousands of terms would lose digits.
+MIX_INLINE void sum_values_body(const float* weights, int64_t group, const float* v, int64_t seen, int64_t head_dim,
+                                float* block, float* out) {
+  for (int64_t i = 0; i < group * head_dim; ++i) out[i] = block[i] = 0.0f;
+  for (int64_t s = 0; s < seen; ++s, v += head_dim) {
+    for (int64_t g = 0; g < group; ++g) {
+      const float weight = weights[g * seen + s];
+      float* const sum = block + g * head_dim;
+#pragma omp simd
+      for (int64_t h = 0; h < head_dim; ++h) sum[h] += weight * v[h];
+    }
+    if ((s + 1) % kBlock != 0 && s + 1 < seen) continue;
+#pragma omp simd
+    for (int64_t i = 0; i < group * head_dim; ++i) {
+      out[i] += block[i];
+      block[i] = 0.0f;
+    }
+  }
+}
+MIX_KERNEL(void, sum_values,
+           (const float* weights, int64_t group, const float* v, int64_t seen, int64_t head_dim, float* block,
+            float* out),
+           (weights, group, v, seen, head_dim, block, out))
+
 }  // namespace
 
 void attention_decode(const float* q, const float* k, const float* v, const int64_t* lengths, int64_t batch,
@@ -42,12 +83,10 @@ void attention_decode(const float* q, const float* k, const float* v, const int6
           std::fill_n(out + at, group * head_dim, 0.0f);
           return;
         }
-        scores.resize(std::max<size_t>(scores.size(), group * seen));
-        gemm(false, true, group, seen, head_dim, scale, q + at, head_dim, k + cached, head_dim, 0.0f, scores.data(),
-             seen);
+        scores.resize(std::max<size_t>(scores.size(), group * (seen + head_dim)));
+        score_keys(q + at, group, k + cached, seen, head_dim, scale, scores.data());
         for (int64_t g = 0; g < group; ++g) softmax(scores.data() + g * seen, seen);
-        gemm(false, false, group, head_dim, seen, 1.0f, scores.data(), seen, v + cached, head_dim, 0.0f, out + at,
-             head_dim);
+        sum_values(scores.data(), group, v + cached, seen, head_dim, scores.data() + group * seen, out + at);
       });
 }
 

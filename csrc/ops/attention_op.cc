@@ -1,4 +1,5 @@
-// Paddle bindings: mix_attention(q, k, v, cu_q, cu_k, mask?) -> out, lse, and mix_attention_decode.
+// Paddle bindings: mix_attention(q, k, v, cu_q, cu_k, mask?) -> out, lse (`narrow`: products in
+// bfloat16), and mix_attention_decode.
 #include "ops/attention.h"
 
 #include <string>
@@ -20,7 +21,7 @@ void check_ends(const int32_t* ends, int64_t count, int64_t tokens, const char* 
 mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, const paddle::Tensor& v,
                              const paddle::Tensor& cu_q, const paddle::Tensor& cu_k,
                              const paddle::optional<paddle::Tensor>& mask, bool causal, int64_t window,
-                             float scale) {
+                             float scale, bool narrow) {
   PD_CHECK(q.shape().size() == 3 && k.shape().size() == 3, "attention: q has ", q.shape().size(), " axes and k ",
            k.shape().size(), ", expected q [T, N, H] and k, v [T, K, H]");
   PD_CHECK(k.shape() == v.shape(), "attention: k and v must have one shape");
@@ -43,6 +44,7 @@ mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, c
   shape.scale = scale;
   shape.causal = causal;
   shape.window = window;
+  shape.products = mix::products_of(narrow);
   if (mask) {
     const auto got = mask->shape();
     const int64_t queries = shape.cu_q[1], keys = shape.cu_k[1];
@@ -61,9 +63,9 @@ mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, c
 std::vector<paddle::Tensor> forward(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
                                     const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
                                     const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
-                                    bool causal, int64_t window, float scale) {
+                                    bool causal, int64_t window, float scale, bool narrow) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in);
-  const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale);
+  const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale, narrow);
   auto out = paddle::empty(q.shape(), q.dtype(), q.place());
   auto lse = paddle::empty({q.shape()[0], q.shape()[1]}, q.dtype(), q.place());
   mix::attention_forward(shape, mix::data<float>(q), mix::data<float>(k), mix::data<float>(v), mix::data<float>(out),
@@ -75,9 +77,10 @@ std::vector<paddle::Tensor> backward(const paddle::Tensor& q_in, const paddle::T
                                      const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
                                      const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
                                      const paddle::Tensor& out, const paddle::Tensor& lse,
-                                     const paddle::Tensor& d_out_in, bool causal, int64_t window, float scale) {
+                                     const paddle::Tensor& d_out_in, bool causal, int64_t window, float scale,
+                                     bool narrow) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in), d_out = mix::dense(d_out_in);
-  const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale);
+  const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale, narrow);
   auto dq = paddle::empty(q.shape(), q.dtype(), q.place());
   auto dk = paddle::empty(k.shape(), k.dtype(), k.place());
   auto dv = paddle::empty(v.shape(), v.dtype(), v.place());
@@ -120,11 +123,11 @@ PD_BUILD_OP(mix_attention_decode)
 PD_BUILD_OP(mix_attention)
     .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask")})
     .Outputs({"out", "lse"})
-    .Attrs({"causal: bool", "window: int64_t", "scale: float"})
+    .Attrs({"causal: bool", "window: int64_t", "scale: float", "narrow: bool"})
     .SetKernelFn(PD_KERNEL(forward));
 
 PD_BUILD_GRAD_OP(mix_attention)
     .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask"), "out", "lse", paddle::Grad("out")})
     .Outputs({paddle::Grad("q"), paddle::Grad("k"), paddle::Grad("v")})
-    .Attrs({"causal: bool", "window: int64_t", "scale: float"})
+    .Attrs({"causal: bool", "window: int64_t", "scale: float", "narrow: bool"})
     .SetKernelFn(PD_KERNEL(backward));

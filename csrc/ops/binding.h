@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "mix/gemm.h"
 #include "paddle/extension.h"
 
 namespace mix {
@@ -49,5 +51,32 @@ inline paddle::Tensor dense(const paddle::Tensor& tensor) {
 inline paddle::Tensor like(const paddle::Tensor& tensor) {
   return paddle::empty(tensor.shape(), tensor.dtype(), tensor.place());
 }
+
+// Room for the gradients of an operator's inputs. Paddle wants a tensor in every place; one that nobody asked for
+// has a single number, and no address here.
+class Gradients {
+ public:
+  // A bit for each input, from the lowest on.
+  explicit Gradients(int64_t wanted) : wanted_(wanted) {}
+
+  void add(const paddle::Tensor& of) {
+    const bool asked = (wanted_ >> tensors_.size() & 1) != 0;
+    tensors_.push_back(paddle::empty(asked ? of.shape() : std::vector<int64_t>{1}, of.dtype(), of.place()));
+  }
+  float* at(size_t i) {
+    return i < tensors_.size() && (wanted_ >> i & 1) != 0 ? data<float>(tensors_[i]) : nullptr;
+  }
+  const std::vector<paddle::Tensor>& tensors() const { return tensors_; }
+
+ private:
+  int64_t wanted_;
+  std::vector<paddle::Tensor> tensors_;
+};
+
+inline std::vector<paddle::Tensor> part(const std::vector<paddle::Tensor>& tensors, size_t begin, size_t end) {
+  return {tensors.begin() + begin, tensors.begin() + end};
+}
+
+inline Products products_of(bool narrow) { return narrow ? Products::kBfloat16 : Products::kFloat32; }
 
 }  // namespace mix

@@ -4,6 +4,9 @@
 
 #include <omp.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "ops/gemm_tiles.h"
 
 extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a,
@@ -12,8 +15,24 @@ extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, i
 namespace mix {
 namespace {
 
-// Below these the packing costs more than the tiles save (docs/performance.md).
-bool pays(int64_t m, int64_t n, int64_t k) { return m >= 128 && n >= 256 && k >= 256 && !omp_in_parallel(); }
+// In how many parts tiles take the factors of a product; 0: not tiles.
+int parts_of(int64_t m, int64_t n, int64_t k, Products how) {
+  if (omp_in_parallel()) return 0;
+  // of a few rows (a token that is decoded) rounding the weights costs more than the product
+  if (how == Products::kBfloat16 && has_bfloat16_products() && m >= 16) return 1;
+  // below these the packing costs more than the tiles save (docs/performance.md)
+  const bool pays = m >= 128 && n >= 256 && k >= 256;
+  if (tile_unit() != TileUnit::kAmx || !pays) return 0;
+  return how == Products::kGradient ? 2 : 3;
+}
+
+void by_blas(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
+             const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
+  cblas_sgemm(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans, static_cast<int>(m),
+              static_cast<int>(n), static_cast<int>(k), alpha, a, static_cast<int>(lda), b, static_cast<int>(ldb),
+              beta, c, static_cast<int>(ldc));
+}
 
 }  // namespace
 
@@ -21,16 +40,33 @@ bool has_bfloat16_products() { return tile_unit() != TileUnit::kNone; }
 
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
           const float* b, int64_t ldb, float beta, float* c, int64_t ldc, Products products) {
-  const Factor left{a, lda, !trans_a}, right{b, ldb, trans_b};
-  // of a few rows (a token that is decoded) rounding the weights costs more than the product
-  if (products == Products::kBfloat16 && has_bfloat16_products() && m >= 16 && !omp_in_parallel())
-    return gemm_tiles(1, left, right, m, n, k, alpha, beta, c, ldc);
-  if (tile_unit() == TileUnit::kAmx && pays(m, n, k))
-    return gemm_tiles(3, left, right, m, n, k, alpha, beta, c, ldc);
-  constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
-  cblas_sgemm(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans, static_cast<int>(m),
-              static_cast<int>(n), static_cast<int>(k), alpha, a, static_cast<int>(lda), b, static_cast<int>(ldb),
-              beta, c, static_cast<int>(ldc));
+  const int parts = parts_of(m, n, k, products);
+  if (parts == 0) return by_blas(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  const Right right{{b, ldb, trans_b}, n, nullptr, c, ldc};
+  gemm_tiles(parts, {a, lda, !trans_a}, &right, 1, m, k, alpha, beta);
+}
+
+void gemm_each(bool trans_a, bool trans_b, int64_t m, int64_t k, const float* a, int64_t lda, const Product* products,
+               int64_t count, Products how) {
+  int64_t columns = 0;
+  for (int64_t i = 0; i < count; ++i) columns += products[i].n;
+  const int parts = parts_of(m, columns, k, how);
+  if (parts != 0) {
+    std::vector<Right> rights;
+    for (int64_t i = 0; i < count; ++i)
+      rights.push_back({{products[i].b, products[i].ldb, trans_b}, products[i].n, products[i].bias, products[i].c,
+                        products[i].ldc});
+    return gemm_tiles(parts, {a, lda, !trans_a}, rights.data(), count, m, k, 1.0f, 0.0f);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const Product& one = products[i];
+    if (one.bias != nullptr) {
+#pragma omp parallel for schedule(static)
+      for (int64_t r = 0; r < m; ++r) std::copy_n(one.bias, one.n, one.c + r * one.ldc);
+    }
+    by_blas(trans_a, trans_b, m, one.n, k, 1.0f, a, lda, one.b, one.ldb, one.bias == nullptr ? 0.0f : 1.0f, one.c,
+            one.ldc);
+  }
 }
 
 }  // namespace mix

@@ -18,6 +18,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
+#include <vector>
 
 #include "ops/gemm_pack.h"
 
@@ -31,11 +33,11 @@ constexpr int64_t kDepthPanel = 1536;        // parts times depths, so that two 
 constexpr int64_t kRowPanel = 1536;
 constexpr int64_t kColumnPanel = 8 * kBlock;  // what a thread packs of the right factor at once
 
-// A and B packed, `tiles` deep: groups of 16 lanes lie tiles * PARTS tiles apart.
+// A and B packed, of which `tiles` are multiplied: groups of 16 lanes lie a_group and b_group numbers apart.
 struct Blocks {
   const uint16_t* a;
   const uint16_t* b;
-  int64_t tiles;
+  int64_t tiles, a_group, b_group;
 };
 
 // Every thread that computes tiles says so first, and gives the unit's state back after.
@@ -71,18 +73,21 @@ MIX_BF16_INLINE void fetch(const uint16_t* tile) {
     _mm_prefetch(reinterpret_cast<const char*>(tile + line * kDepth), _MM_HINT_T0);
 }
 
-// out[32, 32] = the product of 32 lanes of A and 32 of B, or `add`ed to it; rows of `out` are `stride` floats apart.
+// out[32, 32] = the product of 32 lanes of A and 32 of B; rows of `out` are `stride` floats apart. Sums begin with
+// `start`, whose rows are `start_stride` floats apart (0: all rows are one), or with 0 where it is null.
 template <int PARTS>
-MIX_AMX void multiply_amx(const Blocks& blocks, bool add, float* out, int64_t stride) {
+MIX_AMX void multiply_amx(const Blocks& blocks, const float* start, int64_t start_stride, float* out,
+                          int64_t stride) {
   constexpr int64_t kStep = PARTS * kTileSize;
-  const uint16_t *a0 = blocks.a, *a1 = a0 + blocks.tiles * kStep;
-  const uint16_t *b0 = blocks.b, *b1 = b0 + blocks.tiles * kStep;
+  const uint16_t *a0 = blocks.a, *a1 = a0 + blocks.a_group;
+  const uint16_t *b0 = blocks.b, *b1 = b0 + blocks.b_group;
   float* const below = out + kLanes * stride;
-  if (add) {
-    _tile_loadd(0, out, stride * 4);
-    _tile_loadd(1, out + kLanes, stride * 4);
-    _tile_loadd(2, below, stride * 4);
-    _tile_loadd(3, below + kLanes, stride * 4);
+  if (start != nullptr) {
+    const float* const next = start + kLanes * start_stride;
+    _tile_loadd(0, start, start_stride * 4);
+    _tile_loadd(1, start + kLanes, start_stride * 4);
+    _tile_loadd(2, next, start_stride * 4);
+    _tile_loadd(3, next + kLanes, start_stride * 4);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -92,6 +97,11 @@ MIX_AMX void multiply_amx(const Blocks& blocks, bool add, float* out, int64_t st
   for (int64_t t = 0; t < blocks.tiles; ++t) {
     if (PARTS == 1) {
       MIX_LOAD_A(0) MIX_LOAD_B(0) fetch(a0 + 2 * kStep), fetch(a1 + 2 * kStep);
+      MIX_MULTIPLY
+    } else if (PARTS == 2) {
+      MIX_LOAD_A(1) MIX_LOAD_B(0) fetch(a0 + kStep);
+      MIX_MULTIPLY MIX_LOAD_A(0) fetch(a1 + kStep);
+      MIX_MULTIPLY MIX_LOAD_B(1) fetch(a0 + kStep + kTileSize), fetch(a1 + kStep + kTileSize);
       MIX_MULTIPLY
     } else {  // small products first; parts are 0, 1, 2 from the largest on
       MIX_LOAD_A(0) MIX_LOAD_B(2) fetch(a0 + kStep);
@@ -112,9 +122,9 @@ MIX_AMX void multiply_amx(const Blocks& blocks, bool add, float* out, int64_t st
 
 // The same of one part without a tile unit: 8 rows by 32 columns at a time.
 MIX_BF16 void multiply_dots(const Blocks& blocks, float* out) {
-  const uint16_t *b0 = blocks.b, *b1 = b0 + blocks.tiles * kTileSize;
+  const uint16_t *b0 = blocks.b, *b1 = b0 + blocks.b_group;
   for (int64_t row = 0; row < kBlock; row += 8) {
-    const uint16_t* a = blocks.a + row / kLanes * blocks.tiles * kTileSize + row % kLanes * kDepth;
+    const uint16_t* a = blocks.a + row / kLanes * blocks.a_group + row % kLanes * kDepth;
     __m512 sums[8][2] = {};
     for (int64_t pair = 0; pair < blocks.tiles * kLanes; ++pair) {
       const int64_t at = pair / kLanes * kTileSize + pair % kLanes * kDepth;
@@ -135,14 +145,16 @@ MIX_BF16 void multiply_dots(const Blocks& blocks, float* out) {
   }
 }
 
-// c = alpha * sums + beta * c for the part of a block that exists.
-MIX_BF16 void put(const float* sums, int64_t rows, int64_t columns, float alpha, float beta, float* c, int64_t ldc) {
+// c = alpha * sums + bias + beta * c for the part of a block that exists.
+MIX_BF16 void put(const float* sums, int64_t rows, int64_t columns, float alpha, const float* bias, float beta,
+                  float* c, int64_t ldc) {
   const __m512 factor = _mm512_set1_ps(alpha), keep = _mm512_set1_ps(beta);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t j = 0; j < columns; j += 16) {
       const __mmask16 inside = first(columns - j);
       float* to = c + r * ldc + j;
       __m512 value = _mm512_mul_ps(factor, _mm512_load_ps(sums + r * kBlock + j));
+      if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(inside, bias + j));
       if (beta != 0.0f) value = _mm512_fmadd_ps(keep, _mm512_maskz_loadu_ps(inside, to), value);
       _mm512_mask_storeu_ps(to, inside, value);
     }
@@ -169,50 +181,95 @@ uint16_t* scratch(int slot, int64_t numbers) {
   return own.memory;
 }
 
+// Columns that a thread packs and multiplies at once.
+struct Panel {
+  const Right* right;
+  int64_t begin, columns;
+};
+
+std::vector<Panel> panels_of(const Right* rights, int64_t count, int threads) {
+  int64_t all = 0, width = kColumnPanel;
+  for (int64_t r = 0; r < count; ++r) all += rights[r].columns;
+  while (width > kBlock && all / width < 2 * threads) width /= 2;
+  std::vector<Panel> panels;
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t at = 0; at < rights[r].columns; at += width)
+      panels.push_back({rights + r, at, std::min(width, rights[r].columns - at)});
+  return panels;
+}
+
+// What becomes of the products of two packed factors.
+struct Target {
+  float* c;
+  int64_t ldc;
+  const float* bias;  // of the first column on; or null
+  float alpha, keep;  // C = alpha * A B + bias + keep * C
+};
+
+// `first` is the pair of the first lanes; rows and columns of C from the target's first on.
 template <int PARTS>
-void multiply_panels(const Factor& a, const Factor& b, int64_t m, int64_t n, int64_t k, float alpha, float beta,
-                     float* c, int64_t ldc) {
+void multiply_blocks(const Blocks& first, int64_t rows, int64_t columns, const Target& target) {
+  const bool amx = tile_unit() == TileUnit::kAmx;
+  // tiles come from C or the bias, and go to C
+  const bool plain = amx && target.alpha == 1.0f && (target.keep == 0.0f || (target.keep == 1.0f && !target.bias));
+  alignas(64) float sums[kBlock * kBlock];
+  for (int64_t i = 0; i < rows; i += kBlock)
+    for (int64_t j = 0; j < columns; j += kBlock) {
+      Blocks pair = first;
+      pair.a += i / kLanes * first.a_group, pair.b += j / kLanes * first.b_group;
+      const int64_t high = std::min(kBlock, rows - i), broad = std::min(kBlock, columns - j);
+      float* const to = target.c + i * target.ldc + j;
+      const float* const bias = target.bias == nullptr ? nullptr : target.bias + j;
+      if (plain && high == kBlock && broad == kBlock) {
+        const float* const start = bias != nullptr ? bias : target.keep == 1.0f ? to : nullptr;
+        multiply_amx<PARTS>(pair, start, bias != nullptr ? 0 : target.ldc, to, target.ldc);
+        continue;
+      }
+      if (amx)
+        multiply_amx<PARTS>(pair, nullptr, 0, sums, kBlock);
+      else
+        multiply_dots(pair, sums);
+      put(sums, high, broad, target.alpha, bias, target.keep, to, target.ldc);
+    }
+}
+
+template <int PARTS>
+void multiply_panels(const Factor& a, const Right* rights, int64_t count, int64_t m, int64_t k, float alpha,
+                     float beta) {
   const bool amx = tile_unit() == TileUnit::kAmx;
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  int64_t columns = kColumnPanel;
-  while (columns > kBlock && (n + columns - 1) / columns < 2 * threads) columns /= 2;
-  const int64_t panels = (n + columns - 1) / columns;
-  constexpr int64_t kDeep = kDepthPanel / PARTS;
+  const std::vector<Panel> panels = panels_of(rights, count, threads);
+  int64_t widest = 0;
+  for (const Panel& panel : panels) widest = std::max(widest, panel.columns);
+  constexpr int64_t kDeep = kDepthPanel / PARTS / kDepth * kDepth;
   for (int64_t depth = 0; depth < k; depth += kDeep) {
     const int64_t deep = std::min(kDeep, k - depth), tiles = (deep + kDepth - 1) / kDepth;
     const int64_t group = tiles * PARTS * kTileSize;
-    const float keep = depth == 0 ? beta : 1.0f;
-    const bool plain = alpha == 1.0f && (keep == 0.0f || keep == 1.0f);  // tiles come from C and go to C
     for (int64_t top = 0; top < m; top += kRowPanel) {
       const int64_t rows = std::min(kRowPanel, m - top), blocks = (rows + kBlock - 1) / kBlock;
       uint16_t* left = scratch(0, blocks * 2 * group);
-      std::atomic<int64_t> next{0};
+      std::atomic<size_t> next{0};
 #pragma omp parallel num_threads(threads)
       {
-        uint16_t* right = scratch(1, columns / kLanes * group);
-        alignas(64) float sums[kBlock * kBlock];
+        uint16_t* right = scratch(1, groups_of(widest) * group);
+        if (a.depth_inner) {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < blocks; ++i)
-          pack<PARTS, false>(a, top + i * kBlock, std::min(kBlock, rows - i * kBlock), depth, deep, left + i * 2 * group);
-        if (amx) configure_tiles();
-        for (int64_t p = next.fetch_add(1); p < panels; p = next.fetch_add(1)) {
-          const int64_t at = p * columns, wide = std::min(columns, n - at);
-          pack<PARTS, true>(b, at, wide, depth, deep, right);
           for (int64_t i = 0; i < blocks; ++i)
-            for (int64_t j = 0; j < wide; j += kBlock) {
-              const Blocks pair{left + i * 2 * group, right + j / kLanes * group, tiles};
-              const int64_t high = std::min(kBlock, rows - i * kBlock), broad = std::min(kBlock, wide - j);
-              float* const to = c + (top + i * kBlock) * ldc + at + j;
-              if (amx && plain && high == kBlock && broad == kBlock) {
-                multiply_amx<PARTS>(pair, keep == 1.0f, to, ldc);
-                continue;
-              }
-              if (amx)
-                multiply_amx<PARTS>(pair, false, sums, kBlock);
-              else
-                multiply_dots(pair, sums);
-              put(sums, high, broad, alpha, keep, to, ldc);
-            }
+            pack<PARTS, false>(a, top + i * kBlock, std::min(kBlock, rows - i * kBlock), depth, deep, 0, tiles,
+                               left + i * 2 * group);
+        } else {
+#pragma omp for schedule(static)
+          for (int64_t t = 0; t < tiles; ++t) pack<PARTS, false>(a, top, rows, depth, deep, t, t + 1, left);
+        }
+        if (amx) configure_tiles();
+        for (size_t p = next.fetch_add(1); p < panels.size(); p = next.fetch_add(1)) {
+          const Panel& panel = panels[p];
+          pack<PARTS, true>(panel.right->b, panel.begin, panel.columns, depth, deep, 0, tiles, right);
+          const Right& whole = *panel.right;
+          const float* const bias = depth == 0 && whole.bias != nullptr ? whole.bias + panel.begin : nullptr;
+          multiply_blocks<PARTS>({left, right, tiles, group, group}, rows, panel.columns,
+                                 {whole.c + top * whole.ldc + panel.begin, whole.ldc, bias, alpha,
+                                  depth == 0 ? beta : 1.0f});
         }
         if (amx) release_tiles();
       }
@@ -240,12 +297,55 @@ TileUnit tile_unit() {
   return unit;
 }
 
-void gemm_tiles(int parts, const Factor& a, const Factor& b, int64_t m, int64_t n, int64_t k, float alpha,
-                float beta, float* c, int64_t ldc) {
-  if (parts == 3)
-    multiply_panels<3>(a, b, m, n, k, alpha, beta, c, ldc);
-  else
-    multiply_panels<1>(a, b, m, n, k, alpha, beta, c, ldc);
+// Calls `make` with the number of parts as a constant.
+template <typename Make>
+auto with_parts(int parts, Make make) {
+  switch (parts) {
+    case 3: return make(std::integral_constant<int, 3>());
+    case 2: return make(std::integral_constant<int, 2>());
+    default: return make(std::integral_constant<int, 1>());
+  }
+}
+
+int64_t packed_numbers(int parts, int64_t lanes, int64_t depths) {
+  return groups_of(lanes) * ((depths + kDepth - 1) / kDepth) * parts * kTileSize;
+}
+
+Packed pack_left(int parts, const Factor& from, int64_t lanes, int64_t depths, uint16_t* to) {
+  const int64_t tiles = (depths + kDepth - 1) / kDepth;
+  with_parts(parts, [&](auto count) { pack<count, false>(from, 0, lanes, 0, depths, 0, tiles, to); });
+  return {to, tiles};
+}
+
+Packed pack_right(int parts, const Factor& from, int64_t lanes, int64_t depths, uint16_t* to) {
+  const int64_t tiles = (depths + kDepth - 1) / kDepth;
+  with_parts(parts, [&](auto count) { pack<count, true>(from, 0, lanes, 0, depths, 0, tiles, to); });
+  return {to, tiles};
+}
+
+Packed from_lane(int parts, const Packed& factor, int64_t lane) {
+  return {factor.numbers + lane / kLanes * factor.tiles * parts * kTileSize, factor.tiles};
+}
+
+TileThread::TileThread() {
+  if (tile_unit() == TileUnit::kAmx) configure_tiles();
+}
+
+TileThread::~TileThread() {
+  if (tile_unit() == TileUnit::kAmx) release_tiles();
+}
+
+void multiply_packed(int parts, const Packed& a, const Packed& b, int64_t rows, int64_t columns, int64_t begin,
+                     int64_t end, float alpha, bool add, float* c, int64_t ldc) {
+  const int64_t tile = parts * kTileSize;
+  const Blocks first{a.numbers, b.numbers + begin * tile, end - begin, a.tiles * tile, b.tiles * tile};
+  const Target target{c, ldc, nullptr, alpha, add ? 1.0f : 0.0f};
+  with_parts(parts, [&](auto count) { multiply_blocks<count>(first, rows, columns, target); });
+}
+
+void gemm_tiles(int parts, const Factor& a, const Right* rights, int64_t count_of, int64_t m, int64_t k, float alpha,
+                float beta) {
+  with_parts(parts, [&](auto count) { multiply_panels<count>(a, rights, count_of, m, k, alpha, beta); });
 }
 
 }  // namespace mix
@@ -256,7 +356,17 @@ namespace mix {
 
 TileUnit tile_unit() { return TileUnit::kNone; }
 
-void gemm_tiles(int, const Factor&, const Factor&, int64_t, int64_t, int64_t, float, float, float*, int64_t) {}
+// Nobody asks for these without a tile_unit.
+void gemm_tiles(int, const Factor&, const Right*, int64_t, int64_t, int64_t, float, float) {}
+int64_t packed_numbers(int, int64_t, int64_t) { return 0; }
+Packed pack_left(int, const Factor&, int64_t, int64_t, uint16_t* to) { return {to, 0}; }
+Packed pack_right(int, const Factor&, int64_t, int64_t, uint16_t* to) { return {to, 0}; }
+Packed from_lane(int, const Packed& factor, int64_t) { return factor; }
+TileThread::TileThread() {}
+TileThread::~TileThread() {}
+void multiply_packed(int, const Packed&, const Packed&, int64_t, int64_t, int64_t, int64_t, float, bool, float*,
+                     int64_t) {}
+
 
 }  // namespace mix
 

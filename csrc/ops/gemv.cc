@@ -70,39 +70,53 @@ MIX_KERNEL(void, add_dots,
 
 }  // namespace
 
-void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
-          float* out) {
-  // Threads share the inputs, so that each reads one piece of the matrix from end to end. A thread adds up blocks of
+void gemv_each(const float* x, int64_t rows, int64_t inputs, const LinearMap* maps, int64_t count) {
+  // Threads share the inputs, so that each reads one piece of a matrix from end to end. A thread adds up blocks of
   // steps, and then the blocks: sums of thousands of terms would lose digits.
-  const int64_t steps = (inputs + kStep - 1) / kStep, width = rows * outputs;
+  int64_t outputs = 0, widest = 0;
+  for (int64_t i = 0; i < count; ++i) outputs += maps[i].outputs, widest = std::max(widest, maps[i].outputs);
+  const int64_t steps = (inputs + kStep - 1) / kStep, width = rows * outputs, own = width + rows * widest;
   const int threads = inputs * outputs > kSerial ? omp_get_max_threads() : 1;
-  std::vector<float> sums(static_cast<size_t>(threads) * 2 * width, 0.0f);
+  std::vector<float> sums(static_cast<size_t>(threads) * own, 0.0f);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
-    float* const total = sums.data() + thread * 2 * width;
+    float* total = sums.data() + thread * own;
     float* const block = total + width;
-    const int64_t last = steps * (thread + 1) / team;
-    for (int64_t step = steps * thread / team, in_block = 1; step < last; ++step, ++in_block) {
-      const int64_t begin = step * kStep, end = std::min(inputs, begin + kStep);
-      if (end - begin == kStep) {
-        add_rows(x + begin, inputs, weight + begin * outputs, rows, outputs, block);
-      } else {
-        for (int64_t i = begin; i < end; ++i) add_row(x + i, inputs, weight + i * outputs, rows, outputs, block);
+    const int64_t first = steps * thread / team, last = steps * (thread + 1) / team;
+    for (int64_t i = 0; i < count; ++i) {
+      const float* const weight = maps[i].weight;
+      const int64_t n = maps[i].outputs;
+      for (int64_t step = first, in_block = 1; step < last; ++step, ++in_block) {
+        const int64_t begin = step * kStep, end = std::min(inputs, begin + kStep);
+        if (end - begin == kStep) {
+          add_rows(x + begin, inputs, weight + begin * n, rows, n, block);
+        } else {
+          for (int64_t j = begin; j < end; ++j) add_row(x + j, inputs, weight + j * n, rows, n, block);
+        }
+        if (in_block % kBlock != 0 && step + 1 < last) continue;
+        for (int64_t j = 0; j < rows * n; ++j) total[j] += block[j];
+        std::fill_n(block, rows * n, 0.0f);
       }
-      if (in_block % kBlock != 0 && step + 1 < last) continue;
-      for (int64_t j = 0; j < width; ++j) total[j] += block[j];
-      std::fill_n(block, width, 0.0f);
+      total += rows * n;
     }
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    float* const y = out + r * outputs;
-    std::copy_n(sums.data() + r * outputs, outputs, y);
+  const float* of_map = sums.data();
+  for (int64_t i = 0; i < count; of_map += rows * maps[i].outputs, ++i) {
+    const int64_t n = maps[i].outputs;
+    std::copy_n(of_map, rows * n, maps[i].out);
     for (int64_t t = 1; t < threads; ++t)
-      for (int64_t j = 0; j < outputs; ++j) y[j] += sums[t * 2 * width + r * outputs + j];
-    if (bias == nullptr) continue;
-    for (int64_t j = 0; j < outputs; ++j) y[j] += bias[j];
+      for (int64_t j = 0; j < rows * n; ++j) maps[i].out[j] += of_map[t * own + j];
+    if (maps[i].bias == nullptr) continue;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t j = 0; j < n; ++j) maps[i].out[r * n + j] += maps[i].bias[j];
   }
+}
+
+void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
+          float* out) {
+  const LinearMap map{outputs, weight, bias, out};
+  gemv_each(x, rows, inputs, &map, 1);
 }
 
 void gemv_transposed(const float* x, const float* weight, int64_t rows, int64_t inputs, int64_t outputs, float* out) {

@@ -4,11 +4,18 @@
 
 #include <cstdint>
 
+#include "ops/linear.h"
+
 namespace mix {
+
+constexpr int64_t kFewRows = 8;
 
 // out [R, O] = x [R, I] W [I, O] + bias [O] (null: none)
 void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
           float* out);
+
+// The same of several matrices and one x.
+void gemv_each(const float* x, int64_t rows, int64_t inputs, const LinearMap* maps, int64_t count);
 
 // out [R, O] = x [R, I] W^T with W [O, I]
 void gemv_transposed(const float* x, const float* weight, int64_t rows, int64_t inputs, int64_t outputs, float* out);

@@ -19,7 +19,7 @@ std::vector<Tensor> forward(const Tensor& hidden_in, const Tensor& weight_in, co
   const mix::HeadLoss head{mix::data<float>(hidden),   mix::data<float>(weight), mix::data<int64_t>(rows),
                            mix::data<int64_t>(labels), rows.numel(),             weight.shape()[1],
                            weight.shape()[0],
-                           narrow ? mix::Products::kBfloat16 : mix::Products::kFloat32};
+                           mix::products_of(narrow)};
   for (int64_t r = 0; r < head.count; ++r)
     PD_CHECK(head.labels[r] >= 0 && head.labels[r] < head.vocab && head.rows[r] >= 0 &&
                  head.rows[r] < hidden.shape()[0],

@@ -81,13 +81,14 @@ double head_loss(const HeadLoss& loss, float* scratch, float* d_hidden, float* d
       inverse[r] = static_cast<float>(1.0 / sum);
     }
     if (d_hidden != nullptr) {
-      gemm(false, false, count, D, V, 1.0f, logits, V, loss.weight, D, 0.0f, part, D, loss.products);
+      gemm(false, false, count, D, V, 1.0f, logits, V, loss.weight, D, 0.0f, part, D,
+           backward_of(loss.products));
       for (int64_t r = 0; r < count; ++r) scaled(part + r * D, D, inverse[r], d_hidden + rows[r] * D);
     }
     if (d_weight != nullptr) {
       for (int64_t r = 0; r < count; ++r) scaled(hidden + r * D, D, inverse[r], hidden + r * D);
       gemm(true, false, V, D, count, 1.0f, logits, V, hidden, D, begin == 0 ? 0.0f : 1.0f, d_weight, D,
-           loss.products);
+           backward_of(loss.products));
     }
   }
   double total = 0.0;

@@ -25,7 +25,7 @@ using Exact = std::vector<double>;
 
 constexpr double kForwardLimit = 1e-6;
 constexpr double kGradientLimit = 1e-5;
-constexpr double kNarrowLimit = 2e-2;  // factors rounded to bfloat16
+constexpr double kNarrowLimit = 5e-3;  // factors rounded to bfloat16
 
 // Numbers of order 1 and none near 0, where a relative error says nothing: 0.25 to 1.75, either sign.
 inline Array draw(unsigned seed, int64_t count, float factor = 1.0f) {

@@ -19,6 +19,14 @@ struct Matrix {
   int64_t numbers() const { return (rows - 1) * stride() + cols; }
 };
 
+double limit_of(mix::Products products) {
+  switch (products) {
+    case mix::Products::kBfloat16: return kNarrowLimit;
+    case mix::Products::kGradient: return kGradientLimit;
+    default: return kForwardLimit;
+  }
+}
+
 // One shape with all transposes: C [m, n] = alpha op(A) op(B) + beta C.
 void gemm(int64_t m, int64_t n, int64_t k, float alpha, float beta, mix::Products products) {
   const bool narrow = products == mix::Products::kBfloat16;
@@ -26,7 +34,7 @@ void gemm(int64_t m, int64_t n, int64_t k, float alpha, float beta, mix::Product
     for (const bool trans_b : {false, true}) {
       Case one("gemm " + std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k) +
                (trans_a ? " T" : " N") + (trans_b ? "T" : "N") + (beta != 0.0f ? ", added" : "") +
-               (narrow ? ", narrow" : ""));
+               (narrow ? ", narrow" : products == mix::Products::kGradient ? ", for a gradient" : ""));
       const Matrix of_a = trans_a ? Matrix{k, m} : Matrix{m, k}, of_b = trans_b ? Matrix{n, k} : Matrix{k, n};
       const Matrix of_c{m, n};
       const Array a = draw(1, of_a.numbers()), b = draw(2, of_b.numbers());
@@ -56,7 +64,7 @@ void gemm(int64_t m, int64_t n, int64_t k, float alpha, float beta, mix::Product
         else
           gaps_kept = gaps_kept && (std::isnan(before[at]) ? std::isnan(c[at]) : c[at] == before[at]);
       }
-      one.within(narrow ? kNarrowLimit : kForwardLimit, "C", found, exact);
+      one.within(limit_of(products), "C", found, exact);
       one.that(gaps_kept, "numbers between the rows of C are changed");
       const int threads = omp_get_max_threads();
       omp_set_num_threads(1);
@@ -93,7 +101,8 @@ void gemv(int64_t R, int64_t I, int64_t O) {
 }  // namespace
 
 MIX_CASES(gemm) {
-  for (const mix::Products products : {mix::Products::kFloat32, mix::Products::kBfloat16}) {
+  using mix::Products;
+  for (const Products products : {Products::kFloat32, Products::kGradient, Products::kBfloat16}) {
     gemm(1, 1, 1, 1.0f, 0.0f, products);
     gemm(7, 17, 33, 1.0f, 0.0f, products);
     gemm(17, 33, 65, -0.5f, 0.0f, products);

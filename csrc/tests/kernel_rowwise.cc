@@ -90,7 +90,7 @@ void rotary(int64_t T, int64_t N, int64_t H) {
 // A large product goes through tiles where the processor has them, in three bfloat16 parts; `narrow` in one.
 void linear(int64_t R, int64_t I, int64_t O, bool narrow = false) {
   Case one("linear" + sizes({R, I, O}) + (narrow ? ", narrow" : ""));
-  const mix::LinearShape shape{R, I, O, narrow ? mix::Products::kBfloat16 : mix::Products::kFloat32};
+  const mix::LinearShape shape{R, I, narrow ? mix::Products::kBfloat16 : mix::Products::kFloat32};
   const Array x = draw(1, R * I), weight = draw(2, I * O), bias = draw(3, O), d_out = draw(4, R * O);
   Exact out(R * O), dx(R * I, 0.0), d_weight(I * O, 0.0), d_bias(O, 0.0);
   for (int64_t r = 0; r < R; ++r)
@@ -107,16 +107,19 @@ void linear(int64_t R, int64_t I, int64_t O, bool narrow = false) {
     }
   Array found = unwritten(R * O), found_dx = unwritten(R * I);
   Array found_dw = unwritten(I * O), found_db = unwritten(O);
-  mix::linear_forward(shape, x.data(), weight.data(), bias.data(), found.data());
-  mix::linear_backward(shape, x.data(), weight.data(), d_out.data(), found_dx.data(), found_dw.data(),
-                       found_db.data());
+  const mix::LinearMap map{O, weight.data(), bias.data(), found.data()};
+  mix::linear_forward(shape, x.data(), &map, 1);
+  const mix::LinearGradient back{O, weight.data(), d_out.data(), found_dw.data(), found_db.data()};
+  mix::linear_backward(shape, x.data(), &back, 1, found_dx.data());
   one.within(narrow ? kNarrowLimit : kForwardLimit, "out", found, out);
   one.within(narrow ? kNarrowLimit : kGradientLimit, "dx", found_dx, dx);
   one.within(narrow ? kNarrowLimit : kGradientLimit, "dweight", found_dw, d_weight);
   one.gradient("dbias", found_db, d_bias);
   for (int64_t i = 0; i < R * O; ++i) out[i] -= bias[i % O];
-  mix::linear_forward(shape, x.data(), weight.data(), nullptr, found.data());
-  mix::linear_backward(shape, x.data(), weight.data(), d_out.data(), nullptr, nullptr, nullptr);
+  const mix::LinearMap bare{O, weight.data(), nullptr, found.data()};
+  mix::linear_forward(shape, x.data(), &bare, 1);
+  const mix::LinearGradient nothing{O, weight.data(), d_out.data(), nullptr, nullptr};
+  mix::linear_backward(shape, x.data(), &nothing, 1, nullptr);
   one.within(narrow ? kNarrowLimit : kForwardLimit, "without a bias", found, out);
 }
 

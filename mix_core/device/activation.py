@@ -262,7 +262,7 @@ def _apply_before_import(
     initial = settings.initial_environment()
     late = [row for row in settings.not_held(rows, ("process",), initial) if row.in_process is None]
     if "paddle" in sys.modules:
-        late += settings.not_held(rows, ("import",), _as_imported(rows))
+        late = _required(late) + settings.not_held(rows, ("import",), _as_imported(rows))
         if late:
             raise DeviceError(_too_late(choice, rows, late, "paddle is already imported"))
         _run_in_process(rows, initial)
@@ -270,11 +270,16 @@ def _apply_before_import(
     target = settings.exported(rows, os.environ)
     if late and allow_reexec and os.environ.get(REEXEC_VARIABLE) != str(os.getpid()):
         _reexecute(target)
+    late = _required(late)
     if late:
         raise DeviceError(_too_late(choice, rows, late, "they are read when a process starts"))
     custom_libraries.refuse_if_broken(target)
     settings.apply(target, os.environ)
     _run_in_process(rows, initial)
+
+
+def _required(rows: list[settings.SettingRow]) -> list[settings.SettingRow]:
+    return [row for row in rows if row.required]
 
 
 def _as_imported(rows: list[settings.SettingRow]) -> dict[str, str]:

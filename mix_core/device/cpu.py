@@ -115,7 +115,7 @@ def malloc_decisions() -> dict[str, Decision]:
     if platform.libc_ver()[0] != "glibc":
         return {}
     why = "results reuse pages instead of faulting on fresh ones: a tenth of the page faults a step"
-    return {
+    found = {
         "MALLOC_MMAP_THRESHOLD_": Decision(
             str(MMAP_THRESHOLD_BYTES),
             why,
@@ -129,6 +129,22 @@ def malloc_decisions() -> dict[str, Decision]:
             lambda: _mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
         ),
     }
+    if _has_huge_pages():
+        # the same model: a step takes 0.96 of the time, a decoded token 0.87
+        found["GLIBC_TUNABLES"] = Decision(
+            "glibc.malloc.hugetlb=1", "weights and results lie in pages of 2 MiB", "process", required=False
+        )
+    return found
+
+
+def _has_huge_pages() -> bool:
+    """Whether Linux gives pages of 2 MiB to who asks for them, and this glibc (2.35 on) can be told to ask."""
+    try:
+        policy = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
+    except OSError:
+        return False
+    version = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2])
+    return "[never]" not in policy and version >= (2, 35)
 
 
 def _mallopt(parameter: int, value: int) -> None:

@@ -92,6 +92,7 @@ def attention(
     window: int | None,
     scale: float | None,
     mask_BNSS: Any = None,
+    narrow: bool = False,
 ) -> Any:
     B, S, N, H = q_BSNH.shape
     keys, K = k_BSKH.shape[1], k_BSKH.shape[2]
@@ -105,7 +106,8 @@ def attention(
         v_BSKH.reshape([-1, K, H]),
     )
     of_q, of_k = _uniform(B, S), _uniform(B, keys)
-    out = _run("mix_attention", q_TNH, k_TKH, v_TKH, of_q, of_k, mask_BNSS, causal, window or 0, float(scale))
+    how = (causal, window or 0, float(scale), narrow)
+    out = _run("mix_attention", q_TNH, k_TKH, v_TKH, of_q, of_k, mask_BNSS, *how)
     return out.reshape([B, S, N, H])
 
 
@@ -118,10 +120,12 @@ def attention_packed(
     causal: bool,
     window: int | None,
     scale: float | None,
+    narrow: bool = False,
 ) -> Any:
     scale = q_TNH.shape[-1] ** -0.5 if scale is None else scale
     starts = _segments(tuple(cu_seqlens.tolist()))
-    return _run("mix_attention", q_TNH, k_TKH, v_TKH, starts, starts, None, causal, window or 0, float(scale))
+    how = (causal, window or 0, float(scale), narrow)
+    return _run("mix_attention", q_TNH, k_TKH, v_TKH, starts, starts, None, *how)
 
 
 @lru_cache(maxsize=8)
@@ -137,6 +141,15 @@ def attention_decode(
     scale = q_BNH.shape[-1] ** -0.5 if scale is None else scale
     lengths = _lengths(tuple(lengths_B.tolist()))  # the same for all layers of a step
     return _run("mix_attention_decode", q_BNH, k_BKCH, v_BKCH, lengths, float(scale))
+
+
+def decode_layer(x_BD: Any, weights: Any, cache: Any, cos_B1H: Any, sin_B1H: Any) -> Any:
+    norm, maps, biases, out, post_norm, mlp, eps = weights
+    keys, values, lengths_B, _ = cache
+    lengths = _lengths(tuple(lengths_B.tolist()))
+    parameters = [norm, *maps, out, post_norm, *mlp, *(biases or ())]
+    scale = keys.shape[1] ** -0.5
+    return _run("mix_decode_layer", x_BD, keys, values, lengths, cos_B1H, sin_B1H, parameters, eps, scale)
 
 
 def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
@@ -190,12 +203,26 @@ def _turn(x: Any, cos: Any, sin: Any) -> Any:
 
 def linear(x: Any, weight_IO: Any, bias_O: Any, *, narrow: bool = False) -> Any:
     """`narrow`: both factors rounded to bfloat16, sums in float32."""
-    if not narrow and math.prod(x.shape[:-1]) <= FEW_ROWS and not _learning():
-        return _run("mix_gemv", x, weight_IO, bias_O, False)
-    wanted = (narrow, not x.stop_gradient, not weight_IO.stop_gradient)
     if bias_O is None:
-        return _run("mix_product", x, weight_IO, *wanted)
-    return _run("mix_linear", x, weight_IO, bias_O, *wanted)
+        return _run("mix_product", x, weight_IO, narrow, _wanted(x, weight_IO))
+    return _run("mix_linear", x, weight_IO, bias_O, narrow, _wanted(x, weight_IO, bias_O))
+
+
+def _wanted(*inputs: Any) -> int:
+    """A bit for each input that takes a gradient."""
+    return sum(1 << place for place, tensor in enumerate(inputs) if not tensor.stop_gradient)
+
+
+def qkv(x: Any, weights: Any, biases: Any, *, narrow: bool = False) -> tuple[Any, Any, Any]:
+    parameters = [*weights, *(biases or ())]
+    q, k, v = _run_all("mix_qkv", x, parameters, narrow, _wanted(x, *parameters))
+    return q, k, v
+
+
+def gated_mlp(x: Any, weights: Any, biases: Any, *, narrow: bool = False) -> Any:
+    parameters = [*weights, *(biases or ())]
+    wanted = _wanted(x, *parameters)
+    return _run("mix_gated_mlp", x, parameters, narrow, bool(wanted) and _learning(), wanted)
 
 
 def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
@@ -261,19 +288,22 @@ def adamw(
                 view.copy_(tensor, True)
 
 
-_NARROW = frozenset({"linear", "linear_cross_entropy"})
+_NARROW = frozenset({"attention", "attention_packed", "gated_mlp", "linear", "linear_cross_entropy", "qkv"})
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
     "add_rms_norm": add_rms_norm,
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
+    "decode_layer": decode_layer,
+    "gated_mlp": gated_mlp,
     "gelu": gelu,
     "group_norm": group_norm,
     "head_logits": head_logits,
     "layer_norm": layer_norm,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,
+    "qkv": qkv,
     "rms_norm": rms_norm,
     "rotary": rotary,
     "swiglu": swiglu,

@@ -39,6 +39,7 @@ class SettingRow:
     kind: Kind
     stage: Stage
     in_process: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    required: bool = True
 
     def to_json(self) -> dict[str, str | None]:
         names = ("name", "value", "reason", "source", "kind", "stage")
@@ -121,7 +122,8 @@ def _row(name: str, stack: list[_Wish], user: str | None) -> SettingRow:
         reason = f"set by the user; {top.source} would have {wanted}: {decision.reason}"
         return SettingRow(name, user, reason, f"user (over {top.source})", top.kind, decision.stage)
     source = top.source if user is None else f"{top.source}, user"
-    return SettingRow(name, value, decision.reason, source, top.kind, decision.stage, decision.in_process)
+    how = (decision.stage, decision.in_process, decision.required)
+    return SettingRow(name, value, decision.reason, source, top.kind, *how)
 
 
 def _list_row(name: str, stack: list[_Wish], user: str | None) -> SettingRow:

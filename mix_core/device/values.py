@@ -29,6 +29,8 @@ class Decision:
     """process: read when a process starts; import: read inside `import paddle`; runtime: paddle.set_flags."""
     in_process: Callable[[], None] | None = None
     """Gives a running process the effect of a process-stage variable, which then needs no new process."""
+    required: bool = True
+    """False: of the process stage, and a process that runs already goes on without it."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

@@ -6,10 +6,12 @@ from mix_core.ops.activations import gelu, swiglu
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
+from mix_core.ops.decode_layer import decode_layer
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.matmul import head_logits, linear
 from mix_core.ops.norms import add_rms_norm, group_norm, layer_norm, rms_norm
 from mix_core.ops.optimizer_step import adamw
+from mix_core.ops.projections import gated_mlp, qkv
 from mix_core.ops.rope import rotary, rotary_tables_1d, rotary_tables_2d, rotary_tables_mrope
 from mix_core.ops.sample import sampling
 
@@ -19,12 +21,15 @@ __all__ = [
     "attention",
     "attention_decode",
     "attention_packed",
+    "decode_layer",
+    "gated_mlp",
     "gelu",
     "group_norm",
     "head_logits",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "qkv",
     "rms_norm",
     "rotary",
     "rotary_tables_1d",

@@ -124,19 +124,17 @@ def check_decode(q: Tensor, k: Tensor, v: Tensor, lengths_B: np.ndarray) -> None
     _heads(op, of_q[1], of_k[1], of_q[2], of_k[3])
     _one_dtype(op, "q", q, k=k, v=v)
     _host_integers(op, "lengths_B", lengths_B)
-    _check_lengths(lengths_B.tobytes(), lengths_B.dtype.str, of_q[0], of_k[2])
+    _check_lengths(op, lengths_B.tobytes(), lengths_B.dtype.str, of_q[0], of_k[2])
 
 
 @lru_cache(maxsize=8)
-def _check_lengths(numbers: bytes, dtype: str, B: int, C: int) -> None:
+def _check_lengths(op: str, numbers: bytes, dtype: str, B: int, C: int) -> None:
     lengths = np.frombuffer(numbers, dtype).astype(np.int64)
     if len(lengths) != B:
-        refuse("attention_decode", "lengths_B", f"{len(lengths)} numbers", f"{B}, one a row of q")
+        refuse(op, "lengths_B", f"{len(lengths)} numbers", f"{B}, one a row")
     wrong = lengths[(lengths < 1) | (lengths > C)]
     if len(wrong):
-        refuse(
-            "attention_decode", "a length in lengths_B", int(wrong[0]), f"1 to {C}, the slots of the cache"
-        )
+        refuse(op, "a length in lengths_B", int(wrong[0]), f"1 to {C}, the slots of the cache")
 
 
 def check_rms_norm(x: Tensor, weight: Tensor) -> None:
@@ -223,6 +221,52 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if bias is not None and bias.shape != of_weight[1:]:
         _refuse_shape(op, "bias", bias.shape, f"[{of_weight[1]}] to go with the weight")
     _one_dtype(op, "x", x, weight=weight, bias=bias)
+
+
+def check_qkv(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
+    for at, weight in enumerate(weights):
+        _check_map("qkv", "qkv"[at], x, weight, None if biases is None else biases[at])
+
+
+def check_gated_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
+    op, (gate, up, down) = "gated_mlp", weights
+    gate_bias, up_bias, down_bias = biases or (None, None, None)
+    _check_map(op, "gate", x, gate, gate_bias)
+    if up.shape != gate.shape:
+        _refuse_shape(op, "the weight of up", up.shape, f"{list(gate.shape)} as gate has")
+    _check_map(op, "up", x, up, up_bias)
+    of_down = down.shape
+    if len(of_down) != 2 or of_down[0] != gate.shape[1]:
+        _refuse_shape(op, "the weight of down", of_down, f"({gate.shape[1]}, O) to go with gate")
+    if down_bias is not None and down_bias.shape != of_down[1:]:
+        _refuse_shape(op, "the bias of down", down_bias.shape, f"[{of_down[1]}] to go with its weight")
+    _one_dtype(op, "x", x, down=down, bias=down_bias)
+
+
+def _check_map(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    of_x, of_weight = x.shape, weight.shape
+    if len(of_weight) != 2:
+        _refuse_shape(op, f"the weight of {name}", of_weight, "2 axes (I, O)")
+    if not of_x or of_x[-1] != of_weight[0]:
+        _refuse_shape(op, "x", of_x, f"(..., {of_weight[0]}) to go with {name}'s weight {list(of_weight)}")
+    if bias is not None and bias.shape != of_weight[1:]:
+        _refuse_shape(op, f"the bias of {name}", bias.shape, f"[{of_weight[1]}] to go with its weight")
+    _one_dtype(op, "x", x, weight=weight, bias=bias)
+
+
+def check_decode_layer(
+    x: Tensor, weights: Sequence[Tensor], keys: Tensor, values: Tensor, lengths_B: np.ndarray
+) -> None:
+    op, of_x, of_keys = "decode_layer", x.shape, keys.shape
+    if len(of_x) != 2:
+        _refuse_shape(op, "x", of_x, "2 axes (B, D)")
+    of_q, of_k = weights[0].shape, weights[1].shape
+    if len(of_keys) != 2 or values.shape != of_keys or of_k[-1] % of_keys[1]:
+        _refuse_shape(op, "keys", of_keys, f"(B * K * C, H) as values have, with K * H = {of_k[-1]}")
+    _heads(op, of_q[-1] // of_keys[1], of_k[-1] // of_keys[1], of_keys[1], of_keys[1])
+    slots = of_keys[0] * of_keys[1] // (of_x[0] * of_k[-1])
+    _host_integers(op, "lengths_B", lengths_B)
+    _check_lengths(op, lengths_B.tobytes(), lengths_B.dtype.str, of_x[0], slots)
 
 
 def check_head_logits(hidden: Tensor, weight: Tensor) -> None:

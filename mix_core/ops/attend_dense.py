@@ -13,7 +13,7 @@ from mix_core.ops.arguments import check_attention
 from mix_core.ops.attend_plan import MASKED
 from mix_core.ops.attend_reference import attend
 from mix_core.ops.dispatch import kernel_for
-from mix_core.ops.dtypes import in_float32
+from mix_core.ops.dtypes import in_float32, products_inside
 
 
 def attention(
@@ -38,6 +38,7 @@ def attention(
             causal=causal,
             windowed=window is not None,
             training=not q_BSNH.stop_gradient,
+            products=products_inside(),
         )
         if kernel is not None:
             return kernel(

@@ -11,6 +11,7 @@ from paddle import Tensor
 from mix_core.ops.arguments import check_packed
 from mix_core.ops.attend_reference import attend
 from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import products_inside
 
 
 def attention_packed(
@@ -36,6 +37,7 @@ def attention_packed(
             windowed=window is not None,
             packed=True,
             training=not q_TNH.stop_gradient,
+            products=products_inside(),
         )
         if kernel is not None:
             return kernel(q_TNH, k_TKH, v_TKH, cu_seqlens, causal=causal, window=window, scale=scale)

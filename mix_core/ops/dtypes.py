@@ -50,6 +50,11 @@ def for_product(*values: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if value is None else cast(value, _products) for value in values)
 
 
+def product_dtype(value: Tensor) -> Any:
+    """The dtype that `for_product` gives the tensor."""
+    return value.dtype if _products is None or _inside else _products
+
+
 def products_inside() -> str | None:
     """The name of the dtype that kernels are asked to multiply float32 tensors in, if they are."""
     return str(_products).removeprefix("paddle.") if _inside else None

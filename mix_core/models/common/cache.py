@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor
 
 from mix_core.errors import BadInputError
+from mix_core.ops.decode_layer import LayerCache, LayerWeights
 from mix_core.ops.dtypes import cast, kept_in
 from mix_core.ops.shapes import reshape, take_rows
 
@@ -32,6 +33,8 @@ class KVCache:
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self._rows: Tensor | None = None
+        self.weights: dict[int, LayerWeights] = {}
+        """Of the layers that have decoded: to gather them costs as much as a small layer's work."""
 
     def begin(self, length: int, lengths_B: np.ndarray, next_position_B: np.ndarray) -> None:
         """Start a prompt: rows of `length` places, padded on the right. Layers then call `fill`."""
@@ -70,12 +73,6 @@ class KVCache:
         self.next_position_B = positions_B + 1
         return positions_B
 
-    def append(self, layer: int, k_BKH: Tensor, v_BKH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the open slots of one layer; return all its keys and values (B, K, C, H)."""
-        H = self._shape[3]
-        full = []
-        for kept, new_BKH in ((self._keys[layer], k_BKH), (self._values[layer], v_BKH)):
-            # rows of a flat matrix: right also where views do not alias (see the profile's slices_alias)
-            kept.scatter_(self._rows, cast(reshape(new_BKH, [-1, H]), kept.dtype))
-            full.append(reshape(kept, self._shape))
-        return full[0], full[1]
+    def of_layer(self, layer: int) -> LayerCache:
+        """What `ops.decode_layer` reads and writes of one layer, once `advance` has opened the slots."""
+        return LayerCache(self._keys[layer], self._values[layer], self.lengths_B, self._rows)

@@ -14,10 +14,10 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.cache import KVCache
-from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm, residual
+from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm, residual, weights_and_biases
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
-from mix_core.ops.dtypes import cast
+from mix_core.ops.decode_layer import LayerWeights
 from mix_core.ops.shapes import reshape, take_rows
 
 
@@ -76,15 +76,11 @@ class SelfAttention(nn.Layer):
     def attend(self, x_TD: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
         """The heads' outputs side by side (T, N * H), before the output map."""
         heads, kv_heads, H = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
-        q_TNH = reshape(self.q_proj(x_TD), [-1, heads, H])
-        k_TKH = reshape(self.k_proj(x_TD), [-1, kv_heads, H])
-        v_TKH = reshape(self.v_proj(x_TD), [-1, kv_heads, H])
+        maps = (self.q_proj, self.k_proj, self.v_proj)
+        q_TO, k_TO, v_TO = ops.qkv(x_TD, *weights_and_biases(maps))
+        q_TNH, k_TKH = reshape(q_TO, [-1, heads, H]), reshape(k_TO, [-1, kv_heads, H])
+        v_TKH = reshape(v_TO, [-1, kv_heads, H])
         q_TNH, k_TKH = ops.rotary(q_TNH, k_TKH, positions.cos_T1H, positions.sin_T1H)
-        if positions.decoding:
-            k_BKCH, v_BKCH = cache.append(self.index, k_TKH, v_TKH)
-            q_BNH = cast(q_TNH, k_BKCH.dtype)
-            out = ops.attention_decode(q_BNH, k_BKCH, v_BKCH, lengths_B=cache.lengths_B)
-            return reshape(cast(out, q_TNH.dtype), [-1, heads * H])
         if cache is not None:
             cache.fill(self.index, k_TKH, v_TKH)
         dropout = {}
@@ -117,12 +113,24 @@ class DecoderLayer(nn.Layer):
         self, x_TD: Tensor, positions: Positions, cache: KVCache | None = None, chosen: Tensor | None = None
     ) -> Tensor:
         """One layer -> (T, D); with `chosen` (indices of tokens) those only, (R, D)."""
+        if positions.decoding:
+            index = self.self_attn.index
+            weights = cache.weights.get(index) or cache.weights.setdefault(index, self.weights())
+            tables = positions.cos_T1H, positions.sin_T1H
+            return ops.decode_layer(x_TD, weights, cache.of_layer(index), *tables)
         out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache)
         if chosen is not None:
             # whatever follows the attention works token by token
             out, x_TD = take_rows(out, chosen), take_rows(x_TD, chosen)
         x_TD, normed_TD = self.post_attention_layernorm.after_residual(x_TD, self.self_attn.o_proj(out))
         return residual(x_TD, self.mlp(normed_TD))
+
+    def weights(self) -> LayerWeights:
+        attention, mlp, norm = self.self_attn, self.mlp, self.input_layernorm
+        maps = weights_and_biases((attention.q_proj, attention.k_proj, attention.v_proj))
+        of_mlp, _ = weights_and_biases((mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        post_norm = self.post_attention_layernorm.weight
+        return LayerWeights(norm.weight, *maps, attention.o_proj.weight, post_norm, of_mlp, norm.eps)
 
 
 class Decoder(nn.Layer):

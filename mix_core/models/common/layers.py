@@ -30,6 +30,12 @@ class Linear(nn.Layer):
         return ops.linear(x, self.weight, self.bias)
 
 
+def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+    """Of several maps; None in place of the biases where they have none."""
+    weights = tuple(one.weight for one in maps)
+    return weights, None if maps[0].bias is None else tuple(one.bias for one in maps)
+
+
 class RMSNorm(nn.Layer):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -65,4 +71,5 @@ class GatedMLP(nn.Layer):
         self.down_proj = Linear(inner, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
+        maps = (self.gate_proj, self.up_proj, self.down_proj)
+        return ops.gated_mlp(x, *weights_and_biases(maps))

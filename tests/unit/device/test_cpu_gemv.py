@@ -1,4 +1,4 @@
-"""The CPU's products of a few rows against float64, and that they stand in only where no gradient is asked.
+"""The CPU's products of a few rows against float64; those of the head stand in only where no gradient is asked.
 
 Shapes: R rows, I input features, O output features.
 """
@@ -52,7 +52,7 @@ def served(monkeypatch) -> list[str]:
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 8])
 @pytest.mark.parametrize("inputs, outputs", SIZES)
-def test_linear_with_and_without_bias(rows, inputs, outputs, served) -> None:
+def test_linear_with_and_without_bias(rows, inputs, outputs) -> None:
     x, weight = drawn(rows, inputs, outputs)
     bias = np.arange(outputs, dtype=np.float32)
     exact = x.astype(np.float64) @ weight
@@ -60,7 +60,6 @@ def test_linear_with_and_without_bias(rows, inputs, outputs, served) -> None:
     with paddle.no_grad():
         assert_close(cpu_kernels.linear(*tensors[:2], None), exact)
         assert_close(cpu_kernels.linear(*tensors), exact + bias)
-    assert served == ["mix_gemv"] * 2
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 7, 8])

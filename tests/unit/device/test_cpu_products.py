@@ -20,8 +20,9 @@ from mix_core.device import cpu, cpu_kernels, native, native_build
 pytestmark = pytest.mark.skipif(
     native.find_compiler()[0] is None, reason="no C++ compiler on this machine: the references run"
 )
-EXACT, ROUNDED = 1e-6, 5e-3
-"""Relative error in norm of products in float32 and in bfloat16, where two rounded factors give 2.4e-3."""
+EXACT, GRADIENT, ROUNDED = 1e-6, 1e-5, 5e-3
+"""Relative errors in norm: of products in float32 going forward and back, and in bfloat16, where two rounded
+factors give 2.4e-3."""
 SHAPES = [(1024, 512, 1408), (128, 256, 256), (300, 257, 515), (1600, 1537, 290), (129, 700, 33), (17, 5, 3)]
 """Blocks are of 32, panels of 1,536 rows and 512 depths: sizes at, below and beyond their edges."""
 
@@ -49,8 +50,8 @@ def check(shape: tuple[int, int, int], biased: bool, narrow: bool, limit: float)
     out.backward(d_out)
     x64, weight64, bias64, d64 = (t.numpy().astype(np.float64) for t in (x, weight, bias, d_out))
     assert distance(out, x64 @ weight64 + biased * bias64) < limit
-    assert distance(x.grad, d64 @ weight64.T) < limit
-    assert distance(weight.grad, x64.T @ d64) < limit
+    assert distance(x.grad, d64 @ weight64.T) < max(limit, GRADIENT)
+    assert distance(weight.grad, x64.T @ d64) < max(limit, GRADIENT)
     if biased:
         assert distance(bias.grad, d64.sum(0)) < EXACT
 

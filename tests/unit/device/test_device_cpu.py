@@ -136,6 +136,24 @@ def test_outputs_reuse_memory_in_process_and_in_started_programs(start):
     assert here < 50 and there < 50
 
 
+HELD = """
+import os
+import mix_core.device as device
+device.activate("cpu", allow_reexec={allowed})
+with open("/proc/self/environ", "rb") as started:
+    print("GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in started.read().decode().split("\\0"))
+print(os.environ["GLIBC_TUNABLES"])
+"""
+
+
+@pytest.mark.skipif("GLIBC_TUNABLES" not in cpu.malloc_decisions(), reason="no pages of 2 MiB to be had")
+def test_large_pages_are_had_where_a_command_starts_and_done_without_elsewhere(start):
+    held = {allowed: start(["-c", HELD.format(allowed=allowed)]).stdout.split() for allowed in (True, False)}
+    assert held == {True: ["True", "glibc.malloc.hugetlb=1"], False: ["False", "glibc.malloc.hugetlb=1"]}
+    own = start(["-c", HELD.format(allowed=True)], GLIBC_TUNABLES="glibc.malloc.hugetlb=0").stdout.split()
+    assert own == ["False", "glibc.malloc.hugetlb=0"]
+
+
 def test_float32_and_float64_are_what_computes():
     profile = device.activate("cpu").profile
     assert [profile.supports_dtype(d) for d in ("float32", "float64", "bfloat16", "float16")] == [

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 FORWARD, GRADIENT = 2e-6, 5e-6
-"""Limits for float32, relative in norm, as docs/operators.md states them."""
+"""Limits for float32 at sizes below those of tiles, relative in norm (docs/operators.md)."""
 
 
 def draw(seed: int, *shape: int) -> np.ndarray:

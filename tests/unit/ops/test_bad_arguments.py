@@ -146,6 +146,26 @@ REFUSED = {
     "linear rank": (lambda: ops.linear(x(2, 8), x(8)), r"of weight is \[8\], expected 2 axes"),
     "linear bias": (lambda: ops.linear(x(2, 8), x(8, 3), x(4)), r"of bias is \[4\], expected \[3\]"),
     "linear dtypes": (lambda: mixed(ops.linear, count=2, shape=(8, 8)), "dtype of weight is float64"),
+    "qkv": (
+        lambda: ops.qkv(x(2, 8), (x(8, 3), x(7, 3), x(8, 3))),
+        r"qkv: the shape of x is \[2, 8\], expected \(..., 7\) to go with k's weight \[7, 3\]",
+    ),
+    "qkv bias": (
+        lambda: ops.qkv(x(2, 8), (x(8, 3),) * 3, (x(3), x(3), x(4))),
+        r"qkv: the shape of the bias of v is \[4\], expected \[3\]",
+    ),
+    "gated_mlp": (
+        lambda: ops.gated_mlp(x(2, 8), (x(8, 3), x(8, 4), x(3, 8))),
+        r"gated_mlp: the shape of the weight of up is \[8, 4\], expected \[8, 3\] as gate has",
+    ),
+    "gated_mlp down": (
+        lambda: ops.gated_mlp(x(2, 8), (x(8, 3), x(8, 3), x(8, 3))),
+        r"the weight of down is \[8, 3\], expected \(3, O\) to go with gate",
+    ),
+    "gated_mlp bias": (
+        lambda: ops.gated_mlp(x(2, 8), (x(8, 3), x(8, 3), x(3, 8)), (x(3), x(3), x(3))),
+        r"the bias of down is \[3\], expected \[8\]",
+    ),
     "head": (lambda: head(weight=(7, 9)), r"of weight is \[7, 9\], expected \(V, 8\)"),
     "head labels": (lambda: head(labels=(0, 1)), "labels_T is 2 numbers, expected 3"),
     "adamw count": (lambda: adamw(counts=(2, 2, 1, 2)), "means is 1 tensors, expected 2"),

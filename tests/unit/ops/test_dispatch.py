@@ -10,6 +10,7 @@ import mix_core.device as device
 from mix_core import ops
 from mix_core.device import Kernel, KernelRequest
 from mix_core.device.operators import USUAL_REQUESTS
+from mix_core.ops.decode_layer import LayerCache, LayerWeights
 
 
 class Asked:
@@ -109,11 +110,20 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.swiglu(x, x)
     ops.gelu(x)
     ops.linear(x, paddle.ones([4, 4]))
+    ops.qkv(x, (paddle.ones([4, 4]),) * 3)
+    ops.gated_mlp(x, (paddle.ones([4, 4]),) * 3)
     ops.head_logits(x, paddle.ones([3, 4]))
     ops.linear_cross_entropy(x, paddle.ones([3, 4]), np.array([0, 1]))
     ops.attention(q[None], q[None], q[None], causal=True)
     ops.attention_packed(q, q, q, np.array([0, 2], np.int32), causal=True)
     ops.attention_decode(q, cache, cache, lengths_B=np.array([1, 2], np.int32))
+    weights = LayerWeights(
+        x[0], (paddle.ones([4, 8]),) * 3, None, paddle.ones([8, 4]), x[0], (paddle.ones([4, 4]),) * 3, 1e-6
+    )
+    kept = LayerCache(
+        paddle.ones([12, 4]), paddle.ones([12, 4]), np.array([1, 2], np.int32), paddle.arange(4)
+    )
+    ops.decode_layer(x, weights, kept, paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))
     rates = dict(learning_rate=0.1, beta1=0.9, beta2=0.9, epsilon=1e-8, weight_decay=0.0)
     ops.adamw([x], [x * 1], [x * 0], [x * 0], step=1, **rates)
     ops.sampling(x, temperature=0.0)

@@ -1,0 +1,85 @@
+// Paddle binding: mix_gated_mlp(x, parameters) -> out, gated, raised. parameters: the weights of gate, up and down,
+// then their biases or none. gated and raised are kept for going back; where nothing learns they are empty.
+#include <memory>
+#include <vector>
+
+#include "ops/binding.h"
+#include "ops/gated_mlp.h"
+
+namespace {
+
+using paddle::Tensor;
+using Tensors = std::vector<Tensor>;
+
+mix::GatedMLP describe(const Tensor& x, const Tensors& p, bool narrow) {
+  PD_CHECK(p.size() == 3 || p.size() == 6, "gated_mlp takes 3 weights, and 3 biases or none");
+  for (size_t i = 0; i < 3; ++i) PD_CHECK(p[i].shape().size() == 2, "gated_mlp takes matrices as weights");
+  const int64_t width = p[0].shape()[0], inner = p[0].shape()[1], outputs = p[2].shape()[1];
+  PD_CHECK(!x.shape().empty() && x.shape().back() == width, "gated_mlp: x's last axis must be gate's inputs");
+  PD_CHECK(p[1].shape() == p[0].shape() && p[2].shape()[0] == inner,
+           "gated_mlp: gate and up have one shape, and down takes what they give");
+  const auto bias = [&](size_t i, int64_t expected) -> const float* {
+    if (p.size() == 3) return nullptr;
+    PD_CHECK(p[i].numel() == expected, "gated_mlp: a bias has ", p[i].numel(), " values, its weight gives ", expected);
+    return mix::data<float>(p[i]);
+  };
+  return {width == 0 ? 0 : x.numel() / width, width, inner, outputs,
+          mix::data<float>(p[0]), mix::data<float>(p[1]), mix::data<float>(p[2]),
+          bias(3, inner), bias(4, inner), bias(5, outputs), mix::products_of(narrow)};
+}
+
+Tensors dense_of(const Tensors& tensors) {
+  Tensors all;
+  for (const auto& tensor : tensors) all.push_back(mix::dense(tensor));
+  return all;
+}
+
+Tensors forward(const Tensor& x_in, const Tensors& parameters_in, bool narrow, bool learning, int64_t) {
+  const auto x = mix::dense(x_in);
+  const auto parameters = dense_of(parameters_in);
+  const auto mlp = describe(x, parameters, narrow);
+  auto axes = x.shape(), inner_axes = axes;
+  axes.back() = mlp.outputs, inner_axes.back() = mlp.inner;
+  const auto empty = [&](const std::vector<int64_t>& shape) { return paddle::empty(shape, x.dtype(), x.place()); };
+  auto out = empty(axes);
+  auto gated = empty(learning ? inner_axes : std::vector<int64_t>{0}), raised = learning ? empty(inner_axes) : gated;
+  const int64_t numbers = mlp.rows * mlp.inner;
+  const std::unique_ptr<float[]> scratch(new float[learning ? numbers : 2 * numbers]);
+  if (learning) {
+    mix::gated_mlp_forward(mlp, mix::data<float>(x), mix::data<float>(gated), mix::data<float>(raised), scratch.get(),
+                           mix::data<float>(out));
+  } else {
+    mix::gated_mlp_forward(mlp, mix::data<float>(x), scratch.get(), scratch.get() + numbers, scratch.get(),
+                           mix::data<float>(out));
+  }
+  return {out, gated, raised};
+}
+
+Tensors backward(const Tensor& x_in, const Tensors& parameters_in, const Tensor& gated, const Tensor& raised,
+                 const Tensor& d_out_in, bool narrow, bool, int64_t wanted) {
+  const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
+  const auto parameters = dense_of(parameters_in);
+  const auto mlp = describe(x, parameters, narrow);
+  mix::Gradients gradients(wanted);
+  gradients.add(x);
+  for (const auto& parameter : parameters) gradients.add(parameter);
+  const std::unique_ptr<float[]> scratch(new float[3 * mlp.rows * mlp.inner]);
+  mix::gated_mlp_backward(mlp, mix::data<float>(x), mix::data<float>(gated), mix::data<float>(raised),
+                          mix::data<float>(d_out), scratch.get(),
+                          {gradients.at(0), gradients.at(1), gradients.at(2), gradients.at(3), gradients.at(4),
+                           gradients.at(5), gradients.at(6)});
+  return gradients.tensors();
+}
+
+}  // namespace
+
+PD_BUILD_OP(mix_gated_mlp)
+    .Inputs({"x", paddle::Vec("parameters")})
+    .Outputs({"out", "gated", "raised"})
+    .Attrs({"narrow: bool", "learning: bool", "wanted: int64_t"})
+    .SetKernelFn(PD_KERNEL(forward));
+PD_BUILD_GRAD_OP(mix_gated_mlp)
+    .Inputs({"x", paddle::Vec("parameters"), "gated", "raised", paddle::Grad("out")})
+    .Outputs({paddle::Grad("x"), paddle::Grad(paddle::Vec("parameters"))})
+    .Attrs({"narrow: bool", "learning: bool", "wanted: int64_t"})
+    .SetKernelFn(PD_KERNEL(backward));

@@ -1,0 +1,80 @@
+"""One decoder layer for one new token a row, over the key/value cache: what generation repeats.
+
+Shapes: B batch, C cache slots, D model dim, N query heads, K key/value heads (K divides N), H head dim,
+F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from paddle import Tensor
+
+from mix_core.ops.arguments import check_decode_layer
+from mix_core.ops.attend_decode import attention_decode
+from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import cast, product_dtype
+from mix_core.ops.matmul import linear
+from mix_core.ops.norms import add_rms_norm, rms_norm
+from mix_core.ops.projections import Three, gated_mlp, qkv
+from mix_core.ops.rope import rotary
+from mix_core.ops.shapes import reshape
+
+
+class LayerWeights(NamedTuple):
+    """Of a layer whose maps but those to queries, keys and values have no biases."""
+
+    input_norm_D: Tensor
+    qkv: Three
+    """Weights (D, N * H), (D, K * H), (D, K * H)."""
+    qkv_biases: Three | None
+    out: Tensor
+    """(N * H, D)."""
+    post_norm_D: Tensor
+    mlp: Three
+    """gate (D, F), up (D, F), down (F, D)."""
+    eps: float
+    """Of both norms."""
+
+
+class LayerCache(NamedTuple):
+    keys: Tensor
+    values: Tensor
+    """(B * K * C, H) each, row after row, head after head, slot after slot. Both are written in place."""
+    lengths_B: np.ndarray
+    """Slots of each row that hold a token, the new one's included, which is the last of them."""
+    rows: Tensor
+    """Where the new tokens' heads go in keys and values (B * K,)."""
+
+
+def decode_layer(
+    x_BD: Tensor, weights: LayerWeights, cache: LayerCache, cos_B1H: Tensor, sin_B1H: Tensor
+) -> Tensor:
+    """Put the tokens' keys and values into the cache, attend, feed forward -> (B, D). No gradient."""
+    keys = cache.keys
+    check_decode_layer(x_BD, weights.qkv, keys, cache.values, cache.lengths_B)
+    if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
+        kernel = kernel_for("decode_layer", keys.dtype, head_dim=keys.shape[-1], causal=True)
+        if kernel is not None:
+            return kernel(x_BD, weights, cache, cos_B1H, sin_B1H)
+    return _reference(x_BD, weights, cache, cos_B1H, sin_B1H)
+
+
+def _reference(
+    x_BD: Tensor, weights: LayerWeights, cache: LayerCache, cos_B1H: Tensor, sin_B1H: Tensor
+) -> Tensor:
+    B, H = x_BD.shape[0], cache.keys.shape[-1]
+    normed_BD = rms_norm(x_BD, weights.input_norm_D, weights.eps)
+    maps = qkv(normed_BD, weights.qkv, weights.qkv_biases)
+    q_BNH, k_BKH, v_BKH = (reshape(part, [B, -1, H]) for part in maps)
+    q_BNH, k_BKH = rotary(q_BNH, k_BKH, cos_B1H, sin_B1H)
+    full = []
+    for kept, new_BKH in ((cache.keys, k_BKH), (cache.values, v_BKH)):
+        # rows of a flat matrix: right also where views do not alias (see the profile's slices_alias)
+        kept.scatter_(cache.rows, cast(reshape(new_BKH, [-1, H]), kept.dtype))
+        full.append(reshape(kept, [B, k_BKH.shape[1], -1, H]))
+    seen = attention_decode(cast(q_BNH, full[0].dtype), *full, lengths_B=cache.lengths_B)
+    branch_BD = linear(reshape(cast(seen, q_BNH.dtype), [B, -1]), weights.out)
+    x_BD, normed_BD = add_rms_norm(x_BD, branch_BD, weights.post_norm_D, weights.eps)
+    return x_BD + cast(gated_mlp(normed_BD, weights.mlp), x_BD.dtype)
