@@ -54,6 +54,9 @@ class Embedding(nn.Layer):
     def forward(self, ids: Tensor) -> Tensor:
         return paddle.nn.functional.embedding(ids, self.weight)
 
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        return ops.head_logits(hidden_TD, self.weight)
+
 
 class GatedMLP(nn.Layer):
     """``down(silu(gate(x)) * up(x))``."""
