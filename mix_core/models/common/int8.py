@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -48,7 +49,7 @@ class Int8Embedding(nn.Layer):
         return ops.linear_int8(hidden_TD, self.weight, self.scale)
 
 
-def _hold(layer: nn.Layer, weight_OI: object, name: str) -> None:
+def _hold(layer: nn.Layer, weight_OI: np.ndarray, name: str) -> None:
     try:
         steps_OI, scale_O = quantized(weight_OI)
     except ValueError as error:
