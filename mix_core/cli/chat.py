@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
         simulate: options.Simulate = False,
         kernels: options.Kernels = "auto",
         dtype: options.Dtype = None,
+        weights: options.Weights = None,
         seed: options.Seed = 0,
         max_new_tokens: options.MaxNewTokens = 512,
         temperature: options.Temperature = 0.0,
@@ -37,13 +38,13 @@ def register(app: typer.Typer) -> None:
 
         from mix_core.inference.engine import load
 
-        engine = load(model, **options.loading(device, simulate, kernels, dtype))
+        engine = load(model, **options.loading(device, simulate, kernels, dtype, weights))
         on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
         conversation = Conversation(engine, **answering)
         if on_terminal:
-            print(f"{model} on {engine.activation.place}, {engine.dtype}. /help lists the commands.")
+            print(f"{model} on {engine.activation.place}, {engine.weights}. /help lists the commands.")
         talk(conversation, terminal_lines() if on_terminal else piped_lines(), show, forgiving=on_terminal)
 
 

@@ -13,6 +13,9 @@ Device = Annotated[str | None, typer.Option("--device", help="Device, for exampl
 Simulate = Annotated[bool, typer.Option("--simulate", help="Run on a simulated device.")]
 Kernels = Annotated[str, typer.Option("--kernels", help="auto, or reference: none of the device's own.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="int8: the decoder's weights in 8 bits, for faster answers.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the draws at a temperature above 0.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
@@ -21,13 +24,16 @@ TopP = Annotated[float, typer.Option("--top_p", help="Draw from the most likely 
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; repeatable.")]
 
 
-def loading(device: str | None, simulate: bool, kernels: str, dtype: str | None) -> dict[str, Any]:
+def loading(
+    device: str | None, simulate: bool, kernels: str, dtype: str | None, weights: str | None
+) -> dict[str, Any]:
     """Keywords of `mix_core.load`. Raises ConfigError for other kernels than the two there are."""
     if kernels not in ("auto", "reference"):
         raise ConfigError(f"--kernels is {kernels}, expected auto or reference")
     return {
         "device": device,
         "dtype": dtype,
+        "weights": weights,
         "simulate": simulate or None,
         "kernels": kernels,
         "allow_reexec": True,

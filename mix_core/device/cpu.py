@@ -138,7 +138,7 @@ def malloc_decisions() -> dict[str, Decision]:
 
 
 def _has_huge_pages() -> bool:
-    """Whether Linux gives pages of 2 MiB to who asks for them, and this glibc (2.35 on) can be told to ask."""
+    """Whether Linux gives pages of 2 MiB to who asks, and this glibc (2.35 on) can be told to ask."""
     try:
         policy = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
     except OSError:

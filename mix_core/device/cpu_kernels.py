@@ -233,6 +233,10 @@ def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
     return _C_ops.matmul(hidden_TD, weight_VD, False, True)
 
 
+def linear_int8(x: Any, weight_OI: Any, scale_O: Any, bias_O: Any) -> Any:
+    return _run("mix_linear_int8", x, weight_OI, scale_O, bias_O)
+
+
 def _learning() -> bool:
     """Whether autograd records, at a fraction of what `paddle.is_grad_enabled` costs."""
     tracer = _paddle()[1]()
@@ -303,6 +307,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,
+    "linear_int8": linear_int8,
     "qkv": qkv,
     "rms_norm": rms_norm,
     "rotary": rotary,

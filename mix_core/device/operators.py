@@ -29,6 +29,7 @@ USUAL_REQUESTS = {
     "layer_norm": _TRAINING,
     "linear": _TRAINING,
     "linear_cross_entropy": _TRAINING,
+    "linear_int8": KernelRequest(""),
     "qkv": _TRAINING,
     "rms_norm": _TRAINING,
     "rotary": KernelRequest("", head_dim=128, training=True),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mix_core.models.registry import ModelFamily
 
 DTYPES = ("float32", "bfloat16", "float16")
+WEIGHTS = ("int8",)
+"""What weights can be rounded to beside the dtypes."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class Engine:
         folder: Path,
         activation: Activation,
         dtype: str,
+        weights: str | None = None,
     ) -> None:
         self.model = model
         """The Paddle layer, in `eval()` mode."""
         self.processor = processor
         """Messages, pictures and videos to the model's inputs; its `tokenizer` turns tokens into text."""
         self.family, self.folder, self.activation, self.dtype = family, folder, activation, dtype
+        self.weights = weights or dtype
+        """What the decoder's matrices are kept in: `int8`, or the dtype."""
         self.stop_token_ids: tuple[int, ...] = tuple(processor.stop_token_ids)
 
     def generate(
@@ -230,6 +235,7 @@ def load(
     *,
     simulate: bool | None = None,
     kernels: Literal["auto", "reference"] | None = None,
+    weights: Literal["int8"] | None = None,
     revision: str | None = None,
     allow_reexec: bool = False,
 ) -> Engine:
@@ -239,6 +245,9 @@ def load(
         device: `cpu`, `NAME`, `NAME:INDEX` or `auto`; None keeps the active one, else MIX_DEVICE, else auto.
         dtype: dtype of the weights, one of DTYPES that the device computes in; None means float32.
         kernels: `reference` leaves the device's own kernels unused.
+        weights: `int8` rounds the decoder's matrices and the head to 8 bits with a scale for each output:
+            decoding is faster, weights take a quarter of the memory, activations stay float32. Answers are
+            then near those of float32, not equal to them (docs/performance.md). None keeps `dtype`.
         allow_reexec: for commands only, see `mix_core.device.activate`.
     Raises:
         BadInputError: the folder, a file in it or the dtype cannot be used.
@@ -247,6 +256,12 @@ def load(
     dtype = dtype or "float32"
     if dtype not in DTYPES:
         raise BadInputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if weights is not None and weights not in WEIGHTS:
+        raise BadInputError(f"weights is {weights!r}, expected {', '.join(WEIGHTS)}, or nothing for {dtype}")
+    if weights is not None and dtype != "float32":
+        raise BadInputError(
+            f"weights is {weights} and dtype is {dtype}; {weights} weights need dtype float32"
+        )
     folder = resolve_model_folder(path, revision)
     family = family_of_folder(folder)
     processor = family.load_processor(folder)
@@ -262,5 +277,17 @@ def load(
     _, _, model = load_model(folder)
     if dtype != "float32":
         model.to(dtype=dtype)
+    if weights == "int8":
+        from mix_core.models.common.int8 import with_int8_weights
+
+        with_int8_weights(model)
     model.eval()
-    return Engine(model, processor, family=family, folder=folder, activation=activation, dtype=dtype)
+    return Engine(
+        model,
+        processor,
+        family=family,
+        folder=folder,
+        activation=activation,
+        dtype=dtype,
+        weights=weights,
+    )

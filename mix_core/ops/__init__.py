@@ -9,6 +9,7 @@ from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.decode_layer import decode_layer
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.matmul import head_logits, linear
+from mix_core.ops.matmul_int8 import linear_int8
 from mix_core.ops.norms import add_rms_norm, group_norm, layer_norm, rms_norm
 from mix_core.ops.optimizer_step import adamw
 from mix_core.ops.projections import gated_mlp, qkv
@@ -29,6 +30,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_int8",
     "qkv",
     "rms_norm",
     "rotary",

@@ -269,6 +269,23 @@ def check_decode_layer(
     _check_lengths(op, lengths_B.tobytes(), lengths_B.dtype.str, of_x[0], slots)
 
 
+def check_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    op, of_x, of_weight = "linear_int8", x.shape, weight.shape
+    if len(of_weight) != 2:
+        _refuse_shape(op, "weight", of_weight, "2 axes (O, I)")
+    if weight.dtype != paddle.int8:
+        refuse(op, "the dtype of weight", _plain(weight.dtype), "int8")
+    if not of_x or of_x[-1] != of_weight[1]:
+        _refuse_shape(op, "x", of_x, f"(..., {of_weight[1]}) to go with the weight {list(of_weight)}")
+    if scale.shape != of_weight[:1]:
+        _refuse_shape(op, "scale", scale.shape, f"[{of_weight[0]}], one number a row of the weight")
+    if scale.dtype != paddle.float32:
+        refuse(op, "the dtype of scale", _plain(scale.dtype), "float32")
+    if bias is not None and bias.shape != of_weight[:1]:
+        _refuse_shape(op, "bias", bias.shape, f"[{of_weight[0]}] to go with the weight")
+    _one_dtype(op, "x", x, bias=bias)
+
+
 def check_head_logits(hidden: Tensor, weight: Tensor) -> None:
     _check_head("head_logits", hidden.shape, weight.shape)
     _one_dtype("head_logits", "hidden", hidden, weight=weight)

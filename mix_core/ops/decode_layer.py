@@ -15,9 +15,10 @@ from mix_core.ops.arguments import check_decode_layer
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import cast, product_dtype
-from mix_core.ops.matmul import linear
+from mix_core.ops.matmul import Matrix, linear
+from mix_core.ops.matmul_int8 import Int8Matrix
 from mix_core.ops.norms import add_rms_norm, rms_norm
-from mix_core.ops.projections import Three, gated_mlp, qkv
+from mix_core.ops.projections import Matrices, Three, gated_mlp, qkv
 from mix_core.ops.rope import rotary
 from mix_core.ops.shapes import reshape
 
@@ -26,13 +27,13 @@ class LayerWeights(NamedTuple):
     """Of a layer whose maps but those to queries, keys and values have no biases."""
 
     input_norm_D: Tensor
-    qkv: Three
+    qkv: Matrices
     """Weights (D, N * H), (D, K * H), (D, K * H)."""
     qkv_biases: Three | None
-    out: Tensor
+    out: Matrix
     """(N * H, D)."""
     post_norm_D: Tensor
-    mlp: Three
+    mlp: Matrices
     """gate (D, F), up (D, F), down (F, D)."""
     eps: float
     """Of both norms."""
@@ -53,6 +54,8 @@ def decode_layer(
 ) -> Tensor:
     """Put the tokens' keys and values into the cache, attend, feed forward -> (B, D). No gradient."""
     keys = cache.keys
+    if isinstance(weights.out, Int8Matrix):
+        return _reference(x_BD, weights, cache, cos_B1H, sin_B1H)
     check_decode_layer(x_BD, weights.qkv, keys, cache.values, cache.lengths_B)
     if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
         kernel = kernel_for("decode_layer", keys.dtype, head_dim=keys.shape[-1], causal=True)

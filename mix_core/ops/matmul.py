@@ -15,11 +15,17 @@ from mix_core.ops.arguments import check_head_logits, check_linear
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, products_inside
 from mix_core.ops.gradients import frozen
+from mix_core.ops.matmul_int8 import Int8Matrix, linear_int8
 from mix_core.ops.shapes import reshape
 
+Matrix = Tensor | Int8Matrix
+"""A weight of `linear`: trainable, or rounded for answering."""
 
-def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
+
+def linear(x: Tensor, weight_IO: Matrix, bias_O: Tensor | None = None) -> Tensor:
     """``x @ weight + bias``: x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
+    if isinstance(weight_IO, Int8Matrix):
+        return linear_int8(x, weight_IO.steps_OI, weight_IO.scale_O, bias_O)
     x, weight_IO, bias_O = for_product(x, weight_IO, bias_O)
     check_linear(x, weight_IO, bias_O)
     training = not (x.stop_gradient and weight_IO.stop_gradient)

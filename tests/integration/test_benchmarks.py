@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -51,3 +52,58 @@ def test_products_in_bfloat16(tmp_path):
     else:
         assert done.returncode == 2
         assert "dtype is bfloat16, but device cpu computes in float32" in done.stderr
+
+
+def test_int8_weights_beside_float32(tmp_path):
+    short = ("--size", "tiny", "--seq", "96", "--decode", "4", "--rounds", "1")
+    exact, rounded, both = lines(tmp_path, "int8.py", *short)
+    assert (exact["weights"], rounded["weights"]) == ("float32", "int8")
+    assert both["ratio_weight_mib"] == pytest.approx(exact["weight_mib"] / rounded["weight_mib"])
+    assert both["ratio_weight_mib"] > 1.5 and both["ratio_decode_tok_s"] > 0
+    # rounding to 8 bits shows, and is not mistaken for another model
+    assert 1e-4 < both["logits_error"] < 0.1
+    assert 0 <= both["same_answer_tokens"] <= both["of_tokens"] == 5
+
+
+def test_int8_weights_of_a_folder_that_is_none(tmp_path):
+    done = start(tmp_path, "int8.py", "--model", "./none")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no folder ./none" in done.stderr
+
+
+def test_packed_samples_beside_padded_and_dense_ones(tmp_path):
+    printed = lines(tmp_path, "packed.py", "--size", "tiny", "--mean", "8", "--steps", "1", "--peer")
+    *ours, padded, dense, ratios = printed
+    assert [line["tokens"] for line in ours] == [64, 128, 256]
+    assert [line["form"] for line in (*ours, padded, dense)] == ["packed"] * 3 + ["padded", "dense"]
+    # 32 rows as long as the longest sample, of 18 tokens
+    assert (padded["places"], dense["places"], ours[-1]["places"]) == (32 * 18, 256, 256)
+    assert ours[-1]["loss"] == pytest.approx(padded["loss"], rel=0.05)
+    expected = {f"ratio_{form}_{key}" for form in ("padded", "dense") for key in ("step_ms", "rss_mib")}
+    assert set(ratios) == expected | {"growth_128", "growth_256"}
+    assert ratios["ratio_padded_step_ms"] == pytest.approx(padded["step_ms"] / ours[-1]["step_ms"])
+
+
+def test_a_number_of_samples_that_does_not_fit_is_refused(tmp_path):
+    done = start(tmp_path, "packed.py", "--samples", "12")
+    assert done.returncode != 0 and done.stderr == "--samples is 12, expected a multiple of 8\n"
+
+
+def test_a_profile_of_a_step_and_its_picture(tmp_path):
+    for kernels in ("reference", "auto"):
+        words = ("--size", "tiny", "--seq", "96", "--steps", "1", "--kernels", kernels)
+        done = start(tmp_path, "profile_step.py", *words, "--out", f"{kernels}.json")
+        assert done.returncode == 0, done.stderr
+        profile = json.loads((tmp_path / f"{kernels}.json").read_text())
+        parts = profile["parts_ms"]
+        assert sum(parts.values()) == pytest.approx(profile["step_ms"], rel=0.01)
+        # every kind is seen, and most of the step belongs to one
+        assert all(milliseconds > 0 for milliseconds in parts.values()), parts
+        assert parts["the rest"] < 0.6 * profile["step_ms"]
+    drawn = start(tmp_path, "profile_step.py", "--draw", "step.svg", "reference.json", "auto.json")
+    assert drawn.returncode == 0, drawn.stderr
+    picture = (tmp_path / "step.svg").read_text()
+    root = ElementTree.fromstring(picture)
+    words = {element.text for element in root.iter() if element.tag.endswith("text")}
+    assert {"reference", "auto", "products", "attention"} <= words
+    assert {path.name for path in tmp_path.iterdir()} == {"reference.json", "auto.json", "step.svg"}

@@ -60,13 +60,14 @@ class CausalLM(nn.Layer):
                 layer.recompute = value
 
     @property
-    def head_weight_VD(self) -> Tensor:
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+    def head(self) -> Embedding:
+        """The layer whose rows are compared with hidden states."""
+        return self.model.embed_tokens if self.lm_head is None else self.lm_head
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits of all tokens (B, S, V)."""
         hidden_TD = self.hidden_states(batch)
-        logits_TV = ops.head_logits(hidden_TD, self.head_weight_VD)
+        logits_TV = self.head.logits(hidden_TD)
         return logits_TV.reshape([*batch["input_ids"].shape, -1])
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
@@ -85,7 +86,7 @@ class CausalLM(nn.Layer):
         if len(chosen) == 0:
             return paddle.sum(widened(self.hidden_states(batch))) * 0.0, 0
         hidden_RD = self.hidden_states(batch, chosen)
-        return ops.linear_cross_entropy(hidden_RD, self.head_weight_VD, targets_T[chosen])
+        return ops.linear_cross_entropy(hidden_RD, self.head.weight, targets_T[chosen])
 
     def hidden_states(
         self, batch: Batch, chosen: np.ndarray | None = None, cache: KVCache | None = None
@@ -127,7 +128,7 @@ class CausalLM(nn.Layer):
         B, S = mask_BS.shape
         last_B = S - 1 - np.argmax(mask_BS[:, ::-1], axis=1)
         hidden_BD = self.hidden_states(batch, np.arange(B) * S + last_B, cache)
-        return ops.head_logits(hidden_BD, self.head_weight_VD)
+        return self.head.logits(hidden_BD)
 
     @paddle.no_grad()
     def decode(self, cache: KVCache, token_ids_B: Any) -> Tensor:
@@ -137,7 +138,7 @@ class CausalLM(nn.Layer):
         positions_1B1 = cache.advance()[None, :, None]
         x_BD = self.model.embed_tokens(paddle.to_tensor(ids_B))
         hidden_BD = self.model(x_BD, self._positions(positions_1B1, decoding=True), cache)
-        return ops.head_logits(hidden_BD, self.head_weight_VD)
+        return self.head.logits(hidden_BD)
 
     def _positions(self, positions_ABS: np.ndarray, **rest: Any) -> Positions:
         cos_T1H, sin_T1H = (

@@ -130,7 +130,7 @@ class DecoderLayer(nn.Layer):
         maps = weights_and_biases((attention.q_proj, attention.k_proj, attention.v_proj))
         of_mlp, _ = weights_and_biases((mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         post_norm = self.post_attention_layernorm.weight
-        return LayerWeights(norm.weight, *maps, attention.o_proj.weight, post_norm, of_mlp, norm.eps)
+        return LayerWeights(norm.weight, *maps, attention.o_proj.matrix, post_norm, of_mlp, norm.eps)
 
 
 class Decoder(nn.Layer):

@@ -26,13 +26,18 @@ class Linear(nn.Layer):
         self.weight = self.create_parameter([inputs, outputs], default_initializer=Constant(0.0))
         self.bias = self.create_parameter([outputs], is_bias=True) if bias else None
 
+    @property
+    def matrix(self) -> Tensor:
+        """What `ops.linear` takes as weight."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
 
 def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
     """Of several maps; None in place of the biases where they have none."""
-    weights = tuple(one.weight for one in maps)
+    weights = tuple(one.matrix for one in maps)
     return weights, None if maps[0].bias is None else tuple(one.bias for one in maps)
 
 
@@ -59,6 +64,9 @@ class Embedding(nn.Layer):
 
     def forward(self, ids: Tensor) -> Tensor:
         return paddle.nn.functional.embedding(ids, self.weight)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        return ops.head_logits(hidden_TD, self.weight)
 
 
 class GatedMLP(nn.Layer):

@@ -101,6 +101,8 @@ def mix_core(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--prompt", "a", "--image", "ok.png", "--draw", "none/out.png"], "none/out.png cannot be written"),
         (["--prompt", "a", "--kernels", "fast"], "--kernels is fast, expected auto or reference"),
         (["--prompt", "a", "--dtype", "int3"], "dtype is 'int3', expected one of float32"),
+        (["--prompt", "a", "--weights", "int4"], "weights is 'int4', expected int8, or nothing for float32"),
+        (["--prompt", "a", "--weights", "int8", "--dtype", "bfloat16"], "int8 weights need dtype float32"),
         (["--prompt", "a", "--model", "./nothing"], "nothing"),
         (["--prompt", "a", "--model", "empty"], "config.json"),
     ],

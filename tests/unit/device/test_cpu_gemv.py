@@ -1,4 +1,4 @@
-"""The CPU's products of a few rows against float64; those of the head stand in only where no gradient is asked.
+"""The CPU's products of a few rows against float64; those of the head only without gradients.
 
 Shapes: R rows, I input features, O output features.
 """

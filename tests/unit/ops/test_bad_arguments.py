@@ -40,6 +40,11 @@ def head(hidden=(3, 8), weight=(7, 8), labels=(0, 6, 1)) -> None:
     ops.linear_cross_entropy(x(*hidden), x(*weight), np.array(labels))
 
 
+def int8(shape=(2, 8), weight=(3, 8), scale=(3,), bias=None, dtypes=("int8", "float32", "float32")) -> None:
+    others = [None if of is None else x(*of, dtype=d) for of, d in zip((weight, scale, bias), dtypes)]
+    ops.linear_int8(x(*shape), *others)
+
+
 def mixed(operator, *, other: int = 1, count: int = 3, shape=(2, 3, 2, 8), **more) -> None:
     tensors = [x(*shape, dtype="float64" if i == other else "float32") for i in range(count)]
     operator(*tensors, **more)
@@ -166,6 +171,23 @@ REFUSED = {
         lambda: ops.gated_mlp(x(2, 8), (x(8, 3), x(8, 3), x(3, 8)), (x(3), x(3), x(3))),
         r"the bias of down is \[3\], expected \[8\]",
     ),
+    "linear_int8": (lambda: int8(shape=(2, 7)), r"of x is \[2, 7\], expected \(..., 8\) .* \[3, 8\]"),
+    "linear_int8 of a number": (lambda: int8(shape=()), r"of x is \[\], expected \(..., 8\)"),
+    "linear_int8 rank": (lambda: int8(weight=(8,)), r"of weight is \[8\], expected 2 axes \(O, I\)"),
+    "linear_int8 weight": (
+        lambda: int8(dtypes=("float32",) * 3),
+        "linear_int8: the dtype of weight is float32, expected int8",
+    ),
+    "linear_int8 scale": (lambda: int8(scale=(8,)), r"of scale is \[8\], expected \[3\], one number a row"),
+    "linear_int8 scale's dtype": (
+        lambda: int8(dtypes=("int8", "float64", "float32")),
+        "dtype of scale is float64, expected float32",
+    ),
+    "linear_int8 bias": (lambda: int8(bias=(8,)), r"of bias is \[8\], expected \[3\]"),
+    "linear_int8 dtypes": (
+        lambda: int8(bias=(3,), dtypes=("int8", "float32", "float64")),
+        "dtype of bias is float64, expected float32 as x has",
+    ),
     "head": (lambda: head(weight=(7, 9)), r"of weight is \[7, 9\], expected \(V, 8\)"),
     "head labels": (lambda: head(labels=(0, 1)), "labels_T is 2 numbers, expected 3"),
     "adamw count": (lambda: adamw(counts=(2, 2, 1, 2)), "means is 1 tensors, expected 2"),
@@ -190,7 +212,7 @@ def test_what_is_refused(case: str) -> None:
 
 
 def test_the_arguments_of_the_cases_are_accepted_as_they_stand() -> None:
-    for call in (packed, dense, decode, adamw, head):
+    for call in (packed, dense, decode, adamw, head, int8):
         call()
     for vector in (None, x(8)):
         ops.layer_norm(x(2, 8), vector, vector, 1e-6)

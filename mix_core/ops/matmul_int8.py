@@ -1,0 +1,66 @@
+"""The linear map with int8 weights, for answering: a quarter of the bytes that a decoded token reads.
+
+Shapes: I input features, O output features, `...` any leading axes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+from paddle import Tensor, _C_ops
+
+from mix_core.ops.arguments import check_linear_int8
+from mix_core.ops.dispatch import kernel_for
+from mix_core.ops.dtypes import in_float32
+
+LARGEST = 127
+"""-128 is not used, so that a weight and its negative have the same precision."""
+MAX_WIDENED = 1 << 24
+"""Weights that the reference holds widened at a time."""
+
+
+class Int8Matrix(NamedTuple):
+    """A matrix of a linear map, rounded by `quantized`."""
+
+    steps_OI: Tensor
+    scale_O: Tensor
+
+
+def quantized(weight_OI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round each row to 8 bits -> (int8 (O, I), float32 scale (O,)) with ``weight ~ int8 * scale``.
+
+    The scale of a row is its largest magnitude / 127; a row of zeros has scale 0. Raises ValueError for
+    numbers that are not finite.
+    """
+    largest_O = np.abs(weight_OI).max(axis=1).astype(np.float32)
+    if not np.isfinite(largest_O).all():
+        raise ValueError(f"row {int(np.argmin(np.isfinite(largest_O)))} holds numbers that are not finite")
+    scale_O = largest_O / np.float32(LARGEST)
+    divisor_O = np.where(scale_O > 0, scale_O, np.float32(1))
+    steps_OI = np.rint(weight_OI / divisor_O[:, None])
+    return np.clip(steps_OI, -LARGEST, LARGEST).astype(np.int8), scale_O
+
+
+@paddle.no_grad()
+def linear_int8(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """``(x @ weight.T) * scale + bias``: x (..., I), weight (O, I) int8, scale (O,) float32 -> (..., O).
+
+    No gradient. docs/operators.md has the contract.
+    """
+    check_linear_int8(x, weight_OI, scale_O, bias_O)
+    kernel = kernel_for("linear_int8", x.dtype)
+    return (kernel or _reference)(x, weight_OI, scale_O, bias_O)
+
+
+@in_float32
+def _reference(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> Tensor:
+    outputs, inputs = weight_OI.shape
+    rows = max(1, MAX_WIDENED // inputs)
+    products = [
+        _C_ops.matmul(x, weight_OI[begin : begin + rows].astype(x.dtype), False, True)
+        for begin in range(0, outputs, rows)
+    ]
+    product = products[0] if len(products) == 1 else paddle.concat(products, axis=-1)
+    return product * scale_O if bias_O is None else product * scale_O + bias_O
