@@ -1,6 +1,7 @@
 // The gated feed-forward block on the CPU (contract: docs/operators.md):
 //   h = silu(x gate + gate_bias) * (x up + up_bias),  out = h down + down_bias
-// x [rows, width], gate and up [width, inner], down [inner, outputs]; h is made again going back.
+// x [rows, width], gate and up [width, inner], down [inner, outputs]; h is made again going back, and in a large block
+// what it is made of, too.
 #pragma once
 
 #include <cstdint>
@@ -16,18 +17,21 @@ struct GatedMLP {
   Products products;
 };
 
-// gated and raised [rows, inner] are x's images before the activation; h may be the same memory as one of them.
-void gated_mlp_forward(const GatedMLP& mlp, const float* x, float* gated, float* raised, float* h, float* out);
+// Whether the images of x before the activation are worth keeping: in a small block they are.
+bool gated_mlp_keeps(const GatedMLP& mlp);
+
+// gated and raised [rows, inner] are x's images before the activation; null: they are not kept.
+void gated_mlp_forward(const GatedMLP& mlp, const float* x, float* gated, float* raised, float* out);
 
 // Those that are null are not computed.
 struct GatedMLPGradients {
-  float* x;
-  float *gate, *up, *down;
-  float *gate_bias, *up_bias, *down_bias;
+  float* x = nullptr;
+  float *gate = nullptr, *up = nullptr, *down = nullptr;
+  float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
 };
 
-// scratch [3, rows, inner]
+// gated and raised as kept, or null.
 void gated_mlp_backward(const GatedMLP& mlp, const float* x, const float* gated, const float* raised,
-                        const float* d_out, float* scratch, const GatedMLPGradients& gradients);
+                        const float* d_out, const GatedMLPGradients& gradients);
 
 }  // namespace mix

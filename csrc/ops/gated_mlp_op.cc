@@ -1,6 +1,5 @@
 // Paddle binding: mix_gated_mlp(x, parameters) -> out, gated, raised. parameters: the weights of gate, up and down,
-// then their biases or none. gated and raised are kept for going back; where nothing learns they are empty.
-#include <memory>
+// then their biases or none. gated and raised are kept for going back, or empty: where nothing learns, and in large blocks.
 #include <vector>
 
 #include "ops/binding.h"
@@ -42,16 +41,10 @@ Tensors forward(const Tensor& x_in, const Tensors& parameters_in, bool narrow, b
   axes.back() = mlp.outputs, inner_axes.back() = mlp.inner;
   const auto empty = [&](const std::vector<int64_t>& shape) { return paddle::empty(shape, x.dtype(), x.place()); };
   auto out = empty(axes);
-  auto gated = empty(learning ? inner_axes : std::vector<int64_t>{0}), raised = learning ? empty(inner_axes) : gated;
-  const int64_t numbers = mlp.rows * mlp.inner;
-  const std::unique_ptr<float[]> scratch(new float[learning ? numbers : 2 * numbers]);
-  if (learning) {
-    mix::gated_mlp_forward(mlp, mix::data<float>(x), mix::data<float>(gated), mix::data<float>(raised), scratch.get(),
-                           mix::data<float>(out));
-  } else {
-    mix::gated_mlp_forward(mlp, mix::data<float>(x), scratch.get(), scratch.get() + numbers, scratch.get(),
-                           mix::data<float>(out));
-  }
+  const bool keeps = learning && mix::gated_mlp_keeps(mlp);
+  auto gated = empty(keeps ? inner_axes : std::vector<int64_t>{0}), raised = keeps ? empty(inner_axes) : gated;
+  mix::gated_mlp_forward(mlp, mix::data<float>(x), keeps ? mix::data<float>(gated) : nullptr,
+                         keeps ? mix::data<float>(raised) : nullptr, mix::data<float>(out));
   return {out, gated, raised};
 }
 
@@ -63,9 +56,9 @@ Tensors backward(const Tensor& x_in, const Tensors& parameters_in, const Tensor&
   mix::Gradients gradients(wanted);
   gradients.add(x);
   for (const auto& parameter : parameters) gradients.add(parameter);
-  const std::unique_ptr<float[]> scratch(new float[3 * mlp.rows * mlp.inner]);
-  mix::gated_mlp_backward(mlp, mix::data<float>(x), mix::data<float>(gated), mix::data<float>(raised),
-                          mix::data<float>(d_out), scratch.get(),
+  const bool kept = mix::gated_mlp_keeps(mlp);
+  mix::gated_mlp_backward(mlp, mix::data<float>(x), kept ? mix::data<float>(gated) : nullptr,
+                          kept ? mix::data<float>(raised) : nullptr, mix::data<float>(d_out),
                           {gradients.at(0), gradients.at(1), gradients.at(2), gradients.at(3), gradients.at(4),
                            gradients.at(5), gradients.at(6)});
   return gradients.tensors();

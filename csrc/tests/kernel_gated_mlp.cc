@@ -59,14 +59,14 @@ void gated_mlp(int64_t R, int64_t D, int64_t F, int64_t O, bool narrow = false) 
 
   const mix::GatedMLP mlp{R, D, F, O, gate.data(), up.data(), down.data(), gate_bias.data(), up_bias.data(),
                           down_bias.data(), narrow ? mix::Products::kBfloat16 : mix::Products::kFloat32};
-  Array gated = unwritten(R * F), raised = unwritten(R * F), found_h = unwritten(R * F), out = unwritten(R * O);
-  mix::gated_mlp_forward(mlp, x.data(), gated.data(), raised.data(), found_h.data(), out.data());
+  Array gated = unwritten(R * F), raised = unwritten(R * F), out = unwritten(R * O);
+  mix::gated_mlp_forward(mlp, x.data(), gated.data(), raised.data(), out.data());
   one.within(narrow ? kNarrowLimit : kForwardLimit, "out", out, product(h, exact(down), exact(down_bias), R, F));
 
-  Array found_dx = unwritten(R * D), scratch = unwritten(3 * R * F);
+  Array found_dx = unwritten(R * D);
   Array d_gate = unwritten(D * F), d_up = unwritten(D * F), d_down = unwritten(F * O);
   Array d_gate_bias = unwritten(F), d_up_bias = unwritten(F), d_down_bias = unwritten(O);
-  mix::gated_mlp_backward(mlp, x.data(), gated.data(), raised.data(), d_out.data(), scratch.data(),
+  mix::gated_mlp_backward(mlp, x.data(), gated.data(), raised.data(), d_out.data(),
                           {found_dx.data(), d_gate.data(), d_up.data(), d_down.data(), d_gate_bias.data(),
                            d_up_bias.data(), d_down_bias.data()});
   const double limit = narrow ? kNarrowLimit : kGradientLimit;
@@ -78,12 +78,18 @@ void gated_mlp(int64_t R, int64_t D, int64_t F, int64_t O, bool narrow = false) 
   one.within(limit, "dup_bias", d_up_bias, column_sums(d_raised, R));
   one.gradient("ddown_bias", d_down_bias, column_sums(exact(d_out), R));
 
-  // where nothing learns, h takes the place of what it was made from, and nothing else changes
+  // without what was kept, everything comes out the same
+  Array again_dx = unwritten(R * D), again_gate = unwritten(D * F);
+  mix::gated_mlp_backward(mlp, x.data(), nullptr, nullptr, d_out.data(),
+                          {again_dx.data(), again_gate.data()});
+  one.same("dx, nothing kept", found_dx, again_dx);
+  one.same("dgate, nothing kept", d_gate, again_gate);
+
   Array again = unwritten(R * O);
-  mix::gated_mlp_forward(mlp, x.data(), gated.data(), raised.data(), gated.data(), again.data());
-  one.same("out in place", out, again);
+  mix::gated_mlp_forward(mlp, x.data(), nullptr, nullptr, again.data());
+  one.same("out, nothing kept", out, again);
   const Array before = found_dx;
-  mix::gated_mlp_backward(mlp, x.data(), found_h.data(), raised.data(), d_out.data(), scratch.data(), {});
+  mix::gated_mlp_backward(mlp, x.data(), gated.data(), raised.data(), d_out.data(), {});
   one.same("dx that was not asked for", before, found_dx);
 }
 

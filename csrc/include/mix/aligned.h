@@ -10,20 +10,22 @@ namespace mix {
 template <typename T>
 class Aligned {
  public:
-  explicit Aligned(int64_t count) {
-    constexpr size_t kLine = 64;
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine;
-    memory_ = static_cast<T*>(std::aligned_alloc(kLine, bytes == 0 ? kLine : bytes));
+  // From malloc, not aligned_alloc: until glibc 2.38 that passes over freed blocks which would do, and the heap grows.
+  explicit Aligned(int64_t count) : memory_(std::malloc(static_cast<size_t>(count) * sizeof(T) + kLine)) {
     if (memory_ == nullptr) throw std::bad_alloc();
   }
   ~Aligned() { std::free(memory_); }
   Aligned(const Aligned&) = delete;
   Aligned& operator=(const Aligned&) = delete;
 
-  T* data() { return memory_; }
+  T* data() const {
+    const auto address = reinterpret_cast<uintptr_t>(memory_);
+    return reinterpret_cast<T*>((address + kLine - 1) / kLine * kLine);
+  }
 
  private:
-  T* memory_;
+  static constexpr size_t kLine = 64;
+  void* memory_;
 };
 
 }  // namespace mix
