@@ -50,7 +50,7 @@ def _norms() -> Iterator[Use]:
     shifted = Input("x", (5, 64), offset=3.0)
     pair = (Input("weight", (64,)), Input("bias", (64,)))
     yield Use("layer_norm", "mean 3", (shifted, *pair), *_with("layer_norm", EPS))
-    yield Use("layer_norm", "eps 0.01", (Input("x", (5, 64)), *pair), *_with("layer_norm", 1e-2))
+    yield Use("layer_norm", "eps 0.001", (Input("x", (5, 64), scale=0.1), *pair), *_with("layer_norm", 1e-3))
     norm, formula = _ops("layer_norm"), _formula("layer_norm")
     x = Input("x", (5, 32))
     yield Use("layer_norm", "no weight", (x,), lambda x: norm(x, None, None, EPS), lambda x: formula(x, None, None, EPS))
