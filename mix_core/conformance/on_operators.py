@@ -19,6 +19,7 @@ from mix_core.conformance.operator_uses import Kernel, kernels
 from mix_core.conformance.target import Target
 from mix_core.device import simulate
 
+NARROW = ("bfloat16", "float16")
 TABLE = Path(__file__).with_name("operators.json")
 GROUP = Group("operators")
 STRICT = Group("operators, strict", variables=(("FLAGS_enable_api_kernel_fallback", "0"),))
@@ -33,13 +34,26 @@ def conformance_cases(target: Target) -> list[Case]:
         seen.add(kernel.use.operator)
         for dtype in kernel.dtypes or ("float32", "bfloat16", "float16", *(("float64",) if target.is_host else ())):
             floating = dtype.startswith(("float", "bfloat"))
-            unless = target.lacks_dtype(dtype) if floating else None
+            lacks = target.lacks_dtype(dtype) if floating else None
+            unless = lacks or _never_asked(target, kernel, dtype)
             for layout in LAYOUTS if first else LAYOUTS[:1]:
                 cases.append(_result_case(kernel, dtype, layout, unless))
             if kernel.in_place:
                 cases.append(_in_place_case(kernel, dtype, unless))
-            cases.append(_strict_case(target, kernel, dtype, unless))
+            cases.append(_strict_case(target, kernel, dtype, lacks))
     return [*cases, _black_list_case(target)]
+
+
+def _never_asked(target: Target, kernel: Kernel, dtype: str) -> str | None:
+    """The rule for a narrow dtype that the chip's kernel lacks: the CPU has none either, and no model asks."""
+    operators = (target.support or {}).get("operators")
+    if operators is None or dtype not in NARROW:
+        return None
+    for name in kernel.covers:
+        called = table()["kernels"].get(name, {}).get("dtypes", ())
+        if dtype not in operators.get(name, ()) and dtype not in called:
+            return f"the chip's table lacks {name} in {dtype}, and no model calls it so"
+    return None
 
 
 def _id(part: str, kernel: Kernel, dtype: str, *more: str) -> str:
@@ -111,7 +125,9 @@ def _strict_case(target: Target, kernel: Kernel, dtype: str, unless: str | None)
 def _strict(kernel: Kernel, dtype: str, calls: tuple[tuple[str, ...], ...]) -> Callable[[Context], None]:
     def run(context: Context) -> None:
         chip = _chip(context.target)
-        lacking = [f"{name} in {of}" for name, of in calls if chip.verdict(name, of) != "native"]
+        verdicts = {f"{name} in {of}": chip.verdict(name, of) for name, of in calls}
+        lacking = [call for call, verdict in verdicts.items() if verdict in ("falls back", "stops")]
+        context.facts["fallbacks"] = [call for call, verdict in verdicts.items() if verdict != "native"]
         refused = None
         try:
             check_use(context, kernel.use, dtype)
@@ -120,7 +136,6 @@ def _strict(kernel: Kernel, dtype: str, calls: tuple[tuple[str, ...], ...]) -> C
         except Exception as error:  # noqa: BLE001 (Paddle raises several kinds; the text is told)
             refused = " ".join(str(error).split())[-300:]
         if lacking:
-            context.facts["fallbacks"] = lacking
             expect(
                 refused is not None,
                 f"it ran without fallback, but the chip's table lacks {', '.join(lacking)}: the table is wrong, "

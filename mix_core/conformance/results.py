@@ -55,6 +55,7 @@ def make_report(target: Target, selection: Selection, results: list[Result], sec
             | {"until_version": e.until_version}
             for e in target.exceptions.entries
         ],
+        "fallbacks": sorted({name for r in results for name in r.facts.get("fallbacks", ())}),
         "cases": [result.to_json() for result in results],
     }
 
@@ -85,7 +86,7 @@ def level_reached(results: Iterable[Result]) -> int | None:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     """Write report.json, report.html and, of a complete report, badge.txt. Raises BadInputError."""
-    from mix_core.conformance.html import page
+    from mix_core.conformance.page import page
 
     written = []
     try:
