@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
         op: str | None = typer.Option(None, "--op", help="Cases about one operator, for example rms_norm."),
         model: str | None = typer.Option(None, "--model", help="Cases about one model family."),
         case: list[str] | None = typer.Option(None, "--case", help="One case, or a pattern; repeatable."),
-        report: Path | None = typer.Option(None, "--report", help="Folder for report.json, report.html, badge.txt."),
+        report: Path | None = typer.Option(
+            None, "--report", help="Folder for report.json, report.html, badge.txt."
+        ),
         against: Path | None = typer.Option(None, "--against", help="An older report.json to compare with."),
         listed: bool = typer.Option(False, "--list", help="Show the cases and run none."),
     ) -> None:
@@ -40,10 +42,14 @@ def register(app: typer.Typer) -> None:
 
         name = device or os.environ.get(choice.VARIABLE)
         if not name:
-            raise BadInputError("no device: name the one to test with --device; `mix-core devices` lists them")
+            raise BadInputError(
+                "no device: name the one to test with --device; `mix-core devices` lists them"
+            )
         if level is not None and only_level is not None:
             raise BadInputError("give either --level or --only-level")
-        selection = Selection(max(LEVELS) if level is None else level, only_level, op, model, tuple(case or ()))
+        selection = Selection(
+            max(LEVELS) if level is None else level, only_level, op, model, tuple(case or ())
+        )
         old = read_report(against) if against is not None else None
         if listed:
             for one in select(all_cases(find_target(name, simulated=simulate)), selection):
@@ -80,13 +86,20 @@ class _Printer:
     def show(self, result: Result, done: int, total: int, left_s: float) -> None:
         if result.status == "failed":
             self._clear()
-            print(f"FAILED  {result.id}: {result.asks}\n        {result.message}\n        again: {result.rerun}", file=self.stream)
+            print(
+                f"FAILED  {result.id}: {result.asks}\n        {result.message}\n        again: {result.rerun}",
+                file=self.stream,
+            )
         text = f"[{done}/{total}] {result.id} ({result.seconds:.1f} s), {left_s:.0f} s left"
         if self.moving:
             self._clear()
             print(text[:110], end="", file=self.stream, flush=True)
         elif result.level != self.level:
-            print(f"[{done}/{total}] level {result.level} begins, {left_s:.0f} s left", file=self.stream, flush=True)
+            print(
+                f"[{done}/{total}] level {result.level} begins, {left_s:.0f} s left",
+                file=self.stream,
+                flush=True,
+            )
         self.level = result.level
 
     def end(self) -> None:

@@ -16,7 +16,19 @@ import typer
 
 from mix_core.errors import EXIT_INTERRUPTED, MixError
 
-COMMANDS = ("devices", "explain", "doctor", "build", "run", "audit", "conformance", "data", "train", "infer", "chat")
+COMMANDS = (
+    "devices",
+    "explain",
+    "doctor",
+    "build",
+    "run",
+    "audit",
+    "conformance",
+    "data",
+    "train",
+    "infer",
+    "chat",
+)
 
 
 def build_app() -> typer.Typer:

@@ -30,7 +30,9 @@ PLACE_HOOKS = "docs/authoring.md"
 
 def conformance_cases(target: Target) -> list[Case]:
     cases = [
-        Case("L0/plugin/loads", "the plugin imports, declares a known API and only known hooks", GROUP, _loads)
+        Case(
+            "L0/plugin/loads", "the plugin imports, declares a known API and only known hooks", GROUP, _loads
+        )
     ]
     if target.problem:
         return cases
@@ -43,7 +45,11 @@ def conformance_cases(target: Target) -> list[Case]:
         ("profile/versions", "the installed Paddle lies within the profile's range", _paddle_version),
         ("profile/same", "mix_profile gives equal profiles when asked twice", _same_profile),
         ("settings/compose", "settings compose for every workload, each with a reason", _settings),
-        ("settings/black_list", "every black-listed operator is a name that Paddle's black list knows", _black_list),
+        (
+            "settings/black_list",
+            "every black-listed operator is a name that Paddle's black list knows",
+            _black_list,
+        ),
         ("support/table", "the operator table names kernels and dtypes that exist", _table),
         ("exceptions/match", "every entry of conformance.toml is about a case", _exceptions),
     )
@@ -51,7 +57,9 @@ def conformance_cases(target: Target) -> list[Case]:
         cases.append(Case(f"L0/{name}", asks, GROUP, run))
     for hook in HOOKS:
         asks = f"{hook} imports no paddle, touches no device, changes no variable and does not raise"
-        cases.append(Case(f"L0/pure/{hook}", asks, GROUP, lambda context, hook=hook: _hook_is_pure(context, hook)))
+        cases.append(
+            Case(f"L0/pure/{hook}", asks, GROUP, lambda context, hook=hook: _hook_is_pure(context, hook))
+        )
     return cases
 
 
@@ -86,14 +94,20 @@ def _hook_is_pure(context: Context, hook: str) -> None:
 def _require_pure(what: str, seen: dict[str, Any]) -> None:
     expect(not seen["error"], f"{what} raised {seen['error']}")
     expect(not seen["paddle"], f"{what} imports paddle, which freezes settings that are yet to be made")
-    expect(not seen["touched"], f"{what} {'; '.join(seen['touched'][:3])}: it may look at files and versions only")
+    expect(
+        not seen["touched"],
+        f"{what} {'; '.join(seen['touched'][:3])}: it may look at files and versions only",
+    )
     expect(not seen["changed"], f"{what} changes {', '.join(seen['changed'])} in the environment")
 
 
 def _probe_is_quick(context: Context) -> None:
     seconds = _hook_seen(context, "mix_probe")["seconds"]
     context.facts["seconds"] = seconds
-    expect(seconds < PROBE_S, f"mix_probe took {seconds * 1e3:.0f} ms in the best of 3 calls, at most 50 expected")
+    expect(
+        seconds < PROBE_S,
+        f"mix_probe took {seconds * 1e3:.0f} ms in the best of 3 calls, at most 50 expected",
+    )
 
 
 def _probe(context: Context) -> None:
@@ -131,7 +145,9 @@ def _paddle_version(context: Context) -> None:
     versions = context.target.profile.paddle_versions
     found = next((d.version for d in metadata.distributions() if _is_paddle(d.metadata["Name"])), None)
     if versions is not None and found is not None:
-        expect(versions.contains(found), f"Paddle is {found}, outside of {versions.bounds} ({versions.source})")
+        expect(
+            versions.contains(found), f"Paddle is {found}, outside of {versions.bounds} ({versions.source})"
+        )
 
 
 def _is_paddle(name: str | None) -> bool:
@@ -169,14 +185,19 @@ def _black_list(context: Context) -> None:
     if listed:
         known = audit_kernels.ask(sorted(listed), host_environment())["names"]
         wrong = sorted(listed - set(known))
-        expect(not wrong, f"the black list holds {', '.join(wrong)}, which are no operator names of this Paddle")
+        expect(
+            not wrong, f"the black list holds {', '.join(wrong)}, which are no operator names of this Paddle"
+        )
 
 
 def _table(context: Context) -> None:
     support = context.target.support
     if support is None or support.get("operators") is None:
         return
-    expect(bool(str(support.get("source", "")).strip()), "mix_operator_support does not say where its table is from")
+    expect(
+        bool(str(support.get("source", "")).strip()),
+        "mix_operator_support does not say where its table is from",
+    )
     dtypes = {"float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"}
     dtypes |= {"complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "pstring", "undefined", "uint16"}
     dtypes |= {"uint32", "uint64", "all_dtype", "all"}

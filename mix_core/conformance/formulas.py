@@ -40,7 +40,8 @@ def attention(
     of_query = np.arange(N) // (N // K)
     q_BNSH = q_BSNH.transpose([0, 2, 1, 3])
     k_BNMH, v_BNMH = (
-        paddle.index_select(x.transpose([0, 2, 1, 3]), paddle.to_tensor(of_query), axis=1) for x in (k_BMKH, v_BMKH)
+        paddle.index_select(x.transpose([0, 2, 1, 3]), paddle.to_tensor(of_query), axis=1)
+        for x in (k_BMKH, v_BMKH)
     )
     scores = paddle.matmul(q_BNSH, k_BNMH, transpose_y=True) * (H**-0.5 if scale is None else scale)
     scores = paddle.where(paddle.to_tensor(keep), scores, paddle.full_like(scores, FAR))
@@ -56,7 +57,9 @@ def attention_packed(q_TNH: Any, k_TKH: Any, v_TKH: Any, ends: np.ndarray, **opt
     return paddle.concat(parts)
 
 
-def attention_decode(q_BNH: Any, k_BKCH: Any, v_BKCH: Any, lengths_B: np.ndarray, scale: float | None = None) -> Any:
+def attention_decode(
+    q_BNH: Any, k_BKCH: Any, v_BKCH: Any, lengths_B: np.ndarray, scale: float | None = None
+) -> Any:
     rows = []
     for b, length in enumerate(lengths_B.tolist()):
         k, v = (x[b : b + 1, :, :length].transpose([0, 2, 1, 3]) for x in (k_BKCH, v_BKCH))
@@ -119,7 +122,9 @@ def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
     return paddle.matmul(hidden_TD, weight_VD, transpose_y=True)
 
 
-def linear_cross_entropy(hidden_TD: Any, weight_VD: Any, labels_T: np.ndarray, ignore_index: int = -100) -> Any:
+def linear_cross_entropy(
+    hidden_TD: Any, weight_VD: Any, labels_T: np.ndarray, ignore_index: int = -100
+) -> Any:
     rows = np.flatnonzero(labels_T != ignore_index)
     if not len(rows):
         return (hidden_TD.sum() + weight_VD.sum()) * 0.0
@@ -149,7 +154,9 @@ def adamw(
     return parameter - learning_rate * (mean / (1 - beta1**step)) / denominator, mean, square
 
 
-def sampling(logits_BV: np.ndarray, temperature: float, top_k: int, top_p: float, uniform_B: np.ndarray | None) -> Any:
+def sampling(
+    logits_BV: np.ndarray, temperature: float, top_k: int, top_p: float, uniform_B: np.ndarray | None
+) -> Any:
     """Ids (B,), float64 numpy."""
     if temperature == 0.0:
         return logits_BV.argmax(-1)

@@ -20,7 +20,12 @@ def main() -> None:
     for family in tiny_families():
         with tempfile.TemporaryDirectory() as folder:
             losses = reference(Path(folder), family, "curve")["losses"].tolist()
-        made = {"processor": read_processor().model, "kernels": "reference", "learning_rate": RATE, "losses": losses}
+        made = {
+            "processor": read_processor().model,
+            "kernels": "reference",
+            "learning_rate": RATE,
+            "losses": losses,
+        }
         path = GOLDENS / f"{family}.json"
         path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {path}")

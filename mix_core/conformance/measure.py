@@ -48,7 +48,9 @@ class Input:
         return rng.standard_normal(self.shape) * self.scale + self.offset
 
     def __str__(self) -> str:
-        more = (f" times {self.scale:g}" if self.scale != 1 else "") + (f" plus {self.offset:g}" if self.offset else "")
+        more = (f" times {self.scale:g}" if self.scale != 1 else "") + (
+            f" plus {self.offset:g}" if self.offset else ""
+        )
         return f"{self.name} {list(self.shape)} {self.kind}{more}"
 
 
@@ -64,6 +66,8 @@ class Use:
     formula: Callable[..., Any]
     """The same in float64 on the host, by the textbook or by Paddle's own kernel there."""
     gradient: bool = True
+    result_dtype: str | None = None
+    """Of floating results; None: that of the case."""
     exact: bool = False
     """Whether results are whole numbers or copies, equal to the bit."""
 
@@ -203,6 +207,11 @@ def _check_results(
     for number, (result, got, wanted) in enumerate(zip(results, found, expected)):
         what = f"result {number} of {use.operator}" if len(found) > 1 else f"the result of {use.operator}"
         require_place(context, result, what)
+        kind = (use.result_dtype or dtype) if wanted.dtype.kind == "f" else str(wanted.dtype)
+        expect(
+            str(result.dtype) == f"paddle.{kind}",
+            f"{what} has dtype {result.dtype}, expected {kind}; on {on}",
+        )
         if use.exact or wanted.dtype.kind in "biu":
             require_equal(what, got, wanted.astype(got.dtype), on)
         else:
@@ -235,7 +244,9 @@ def _check_gradients(
             continue
         expect(tensor.grad is not None, f"{name} got no gradient; on {on}")
         require_place(context, tensor.grad, f"the gradient of {name}")
-        require_close(context, f"the gradient of {name}", to_numpy(tensor.grad), gradients[i], GRADIENT[dtype], on)
+        require_close(
+            context, f"the gradient of {name}", to_numpy(tensor.grad), gradients[i], GRADIENT[dtype], on
+        )
 
 
 def require_place(context: Context, tensor: Any, what: str) -> None:

@@ -24,7 +24,12 @@ def conformance_cases(target: Target) -> list[Case]:
     rows: list[tuple[str, str, Callable[[Context, str, str], None], tuple[str, ...]]] = [
         ("logits", "logits are the host's", _logits, FLOATS),
         ("gradients", "gradients of every parameter are the host's", _gradients, FLOATS),
-        ("cache", "generation with the cache gives the tokens and logits of generation without", _cache, FLOATS),
+        (
+            "cache",
+            "generation with the cache gives the tokens and logits of generation without",
+            _cache,
+            FLOATS,
+        ),
         ("saved", "weights saved here give the same logits on the host", _saved, ("float32",)),
         ("reloaded", "weights saved here load here to the bit", _reloaded, FLOATS),
         ("repeated", "the same logits come out twice, to the bit", _repeated, FLOATS),
@@ -59,8 +64,13 @@ def _gradients(context: Context, family: str, dtype: str) -> None:
     for name, array in found.items():
         on = f"the tiny batch, {dtype}"
         wanted_here = wanted[GRADIENT + name]
-        if np.linalg.norm(wanted_here) < 1e-6:  # a key's bias: it drops out of the softmax, what is left is rounding
-            expect(float(np.abs(array).max()) < 1e-2, f"the gradient of {name} should vanish, got {np.abs(array).max()}")
+        if (
+            np.linalg.norm(wanted_here) < 1e-6
+        ):  # a key's bias: it drops out of the softmax, what is left is rounding
+            expect(
+                float(np.abs(array).max()) < 1e-2,
+                f"the gradient of {name} should vanish, got {np.abs(array).max()}",
+            )
             continue
         distance = float(np.linalg.norm(array - wanted_here) / np.linalg.norm(wanted_here))
         limit = GRADIENTS[dtype] * context.factor

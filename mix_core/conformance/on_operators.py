@@ -20,6 +20,8 @@ from mix_core.conformance.target import Target
 from mix_core.device import simulate
 
 NARROW = ("bfloat16", "float16")
+CLASSES = {"scatter": "scatter", "scatter_nd_add": "scatter"}
+"""Operators that a profile has a class of its own for; the others are `default`."""
 TABLE = Path(__file__).with_name("operators.json")
 GROUP = Group("operators")
 STRICT = Group("operators, strict", variables=(("FLAGS_enable_api_kernel_fallback", "0"),))
@@ -32,9 +34,16 @@ def conformance_cases(target: Target) -> list[Case]:
     for kernel in kernels():
         first = kernel.use.operator not in seen
         seen.add(kernel.use.operator)
-        for dtype in kernel.dtypes or ("float32", "bfloat16", "float16", *(("float64",) if target.is_host else ())):
+        for dtype in kernel.dtypes or (
+            "float32",
+            "bfloat16",
+            "float16",
+            *(("float64",) if target.is_host else ()),
+        ):
             floating = dtype.startswith(("float", "bfloat"))
-            lacks = target.lacks_dtype(dtype) if floating else None
+            lacks = (
+                target.lacks_dtype(dtype, CLASSES.get(kernel.use.operator, "default")) if floating else None
+            )
             unless = lacks or _never_asked(target, kernel, dtype)
             for layout in LAYOUTS if first else LAYOUTS[:1]:
                 cases.append(_result_case(kernel, dtype, layout, unless))
@@ -86,8 +95,12 @@ def _in_place_case(kernel: Kernel, dtype: str, unless: str | None) -> Case:
         result = getattr(tensors[0], str(kernel.in_place))(*tensors[1:], *rest)
         on = f"{use}, {dtype}"
         require_place(context, tensors[0], "the tensor that was changed")
-        require_close(context, f"what {kernel.in_place} returns", to_numpy(result), wanted, FORWARD[dtype], on)
-        require_close(context, f"the tensor after {kernel.in_place}", to_numpy(tensors[0]), wanted, FORWARD[dtype], on)
+        require_close(
+            context, f"what {kernel.in_place} returns", to_numpy(result), wanted, FORWARD[dtype], on
+        )
+        require_close(
+            context, f"the tensor after {kernel.in_place}", to_numpy(tensors[0]), wanted, FORWARD[dtype], on
+        )
 
     return Case(
         _id("in_place", kernel, dtype),
@@ -127,7 +140,9 @@ def _strict(kernel: Kernel, dtype: str, calls: tuple[tuple[str, ...], ...]) -> C
         chip = _chip(context.target)
         verdicts = {f"{name} in {of}": chip.verdict(name, of) for name, of in calls}
         # what is black-listed goes to the CPU with or without the flag, where the chip has a kernel at all
-        lacking = [f"{name} in {of}" for name, of in calls if chip.table is not None and of not in chip.dtypes(name)]
+        lacking = [
+            f"{name} in {of}" for name, of in calls if chip.table is not None and of not in chip.dtypes(name)
+        ]
         context.facts["fallbacks"] = [call for call, verdict in verdicts.items() if verdict != "native"]
         refused = None
         try:
@@ -195,7 +210,10 @@ def _black_list(context: Context) -> None:
 
     core: Any = base.core
     listed = {core._get_phi_kernel_name(name) for name in wanted}
-    expect(listed <= chip.black_list, f"{', '.join(sorted(listed - chip.black_list))} is not on Paddle's black list")
+    expect(
+        listed <= chip.black_list,
+        f"{', '.join(sorted(listed - chip.black_list))} is not on Paddle's black list",
+    )
     for kernel in kernels():
         named = listed & set(kernel.covers)
         if not named:

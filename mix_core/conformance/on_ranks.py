@@ -46,7 +46,9 @@ def conformance_cases(target: Target) -> list[Case]:
             ("step", "after an update both ranks hold the same weights to the bit"),
         ):
             key = f"{family} {name}"
-            cases.append(_case(f"L6/data_parallel/{family}/{name}", f"{family}: {asks}", key, rule, model=family))
+            cases.append(
+                _case(f"L6/data_parallel/{family}/{name}", f"{family}: {asks}", key, rule, model=family)
+            )
     return cases
 
 
@@ -60,7 +62,9 @@ def _rule(target: Target) -> str | None:
 def _case(
     name: str, asks: str, key: str, unless: str | None, dtype: str | None = None, model: str | None = None
 ) -> Case:
-    return Case(name, asks, GROUP, lambda context: _judge(context, key), dtype=dtype, model=model, unless=unless)
+    return Case(
+        name, asks, GROUP, lambda context: _judge(context, key), dtype=dtype, model=model, unless=unless
+    )
 
 
 def _judge(context: Context, key: str) -> None:
@@ -104,5 +108,7 @@ def _said(folder: Path, rank: int, ended: str) -> dict[str, Any]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     cases = {key: said for line in lines for key, said in json.loads(line).items()}
     log = folder / "log" / f"workerlog.{rank}"
-    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:] if log.is_file() else []
+    last = (
+        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:] if log.is_file() else []
+    )
     return {"cases": cases, "ended": "; ".join([*last, ended])}

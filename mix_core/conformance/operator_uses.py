@@ -59,7 +59,15 @@ def same(name: str, *rest: Any, **options: Any) -> tuple[Callable[..., Any], Cal
 
 def kernels() -> list[Kernel]:
     """All of them; the name of a use is unique."""
-    return [*_elementwise(), *_products_and_sums(), *_shapes(), *_by_index(), *_comparisons(), *_fused(), *_made()]
+    return [
+        *_elementwise(),
+        *_products_and_sums(),
+        *_shapes(),
+        *_by_index(),
+        *_comparisons(),
+        *_fused(),
+        *_made(),
+    ]
 
 
 def _of(
@@ -113,11 +121,31 @@ def _products_and_sums() -> list[Kernel]:
     batch = (Input("x", (3, 5, 17)), Input("y", (3, 17, 9), 0.25))
     return [
         _of("matmul", "matmul matmul_grad", (a, b), same("matmul")),
-        _of("matmul, y turned", "matmul matmul_grad", (a, Input("y", (19, 65), 0.125)), same("matmul", False, True)),
-        _of("matmul, x turned", "matmul matmul_grad", (Input("x", (65, 7), 0.125), Input("y", (65, 19))), same("matmul", True, False)),
+        _of(
+            "matmul, y turned",
+            "matmul matmul_grad",
+            (a, Input("y", (19, 65), 0.125)),
+            same("matmul", False, True),
+        ),
+        _of(
+            "matmul, x turned",
+            "matmul matmul_grad",
+            (Input("x", (65, 7), 0.125), Input("y", (65, 19))),
+            same("matmul", True, False),
+        ),
         _of("matmul of batches", "matmul matmul_grad", batch, same("matmul")),
-        _of("matmul, one row", "matmul matmul_grad", (Input("x", (1, 130), 0.1), Input("y", (130, 77))), same("matmul")),
-        _of("matmul, large", "matmul matmul_grad", (Input("x", (67, 259)), Input("y", (259, 130), 0.06)), same("matmul")),
+        _of(
+            "matmul, one row",
+            "matmul matmul_grad",
+            (Input("x", (1, 130), 0.1), Input("y", (130, 77))),
+            same("matmul"),
+        ),
+        _of(
+            "matmul, large",
+            "matmul matmul_grad",
+            (Input("x", (67, 259)), Input("y", (259, 130), 0.06)),
+            same("matmul"),
+        ),
         _of("sum of all", "sum", (POSITIVE,), same("sum")),
         _of("sum of rows", "sum", (POSITIVE,), same("sum", axis=-1, keepdim=True)),
         _of("sum of columns", "sum", (POSITIVE,), same("sum", axis=0)),
@@ -127,7 +155,13 @@ def _products_and_sums() -> list[Kernel]:
         _of("max of all", "max", (DISTINCT,), same("max")),
         _of("min of rows", "min", (DISTINCT,), same("min", axis=-1)),
         _of("softmax", "softmax softmax_grad", (X,), same("nn.functional.softmax", -1)),
-        _of("softmax, far apart", "softmax softmax_grad", (Input("x", (5, 40), 30.0),), same("nn.functional.softmax", -1), dtypes=("float32", "float64")),
+        _of(
+            "softmax, far apart",
+            "softmax softmax_grad",
+            (Input("x", (5, 40), 30.0),),
+            same("nn.functional.softmax", -1),
+            dtypes=("float32", "float64"),
+        ),
     ]
 
 
@@ -140,15 +174,35 @@ def _shapes() -> list[Kernel]:
     return [
         _of("reshape", "reshape reshape_grad", (cube,), same("reshape", [12, 10]), exact=True),
         _of("concat", "concat concat_grad", (X, Y), (_concat(0), _concat(0)), exact=True),
-        _of("concat last", "concat concat_grad", (X, Input("y", (7, 5))), (_concat(-1), _concat(-1)), exact=True),
+        _of(
+            "concat last",
+            "concat concat_grad",
+            (X, Input("y", (7, 5))),
+            (_concat(-1), _concat(-1)),
+            exact=True,
+        ),
         _of("split in equal parts", "split_with_num", (cube,), same("split", 2, axis=-1), exact=True),
         _of("slice", "slice", (cube,), (_middle, _middle), exact=True),
         _of("squeeze", "squeeze", (Input("x", (3, 1, 10)),), same("squeeze", 1), exact=True),
         _of("unsqueeze", "unsqueeze", (X,), same("unsqueeze", 1), exact=True),
-        _of("unsqueeze whole numbers", "unsqueeze", (COUNTS,), same("unsqueeze", -1), exact=True, dtypes=INTEGERS),
+        _of(
+            "unsqueeze whole numbers",
+            "unsqueeze",
+            (COUNTS,),
+            same("unsqueeze", -1),
+            exact=True,
+            dtypes=INTEGERS,
+        ),
         _of("transpose", "transpose transpose_grad", (cube,), same("transpose", [2, 0, 1]), exact=True),
         _of("cast up and down", "cast", (X,), (_there_and_back, _unchanged), exact=True, dtypes=FLOATS),
-        _of("cast whole numbers", "cast", (COUNTS,), (_whole_and_back, _whole_and_back), exact=True, dtypes=INTEGERS),
+        _of(
+            "cast whole numbers",
+            "cast",
+            (COUNTS,),
+            (_whole_and_back, _whole_and_back),
+            exact=True,
+            dtypes=INTEGERS,
+        ),
     ]
 
 
@@ -166,7 +220,9 @@ def _middle(x: Any) -> Any:
 
 
 def _there_and_back(x: Any) -> Any:
-    return x.astype("float32").astype(x.dtype) if str(x.dtype) != "paddle.float32" else x.astype("float32") + 0.0
+    return (
+        x.astype("float32").astype(x.dtype) if str(x.dtype) != "paddle.float32" else x.astype("float32") + 0.0
+    )
 
 
 def _whole_and_back(x: Any) -> Any:
@@ -186,9 +242,22 @@ def _by_index() -> list[Kernel]:
         _of("gather", "gather gather_grad", (X, rows), same("gather"), exact=True),
         _of("gather by int32", "gather gather_grad", (X, narrow), same("gather"), exact=True),
         _of("index_sample", "index_sample", (X, columns), same("index_sample"), exact=True),
-        _of("index_sample of int32", "index_sample", (COUNTS, columns), same("index_sample"), exact=True, dtypes=("int32",)),
+        _of(
+            "index_sample of int32",
+            "index_sample",
+            (COUNTS, columns),
+            same("index_sample"),
+            exact=True,
+            dtypes=("int32",),
+        ),
         _of("embedding", "embedding embedding_grad", (table, IDS), (_embedding, _embedding)),
-        _of("scatter", "scatter scatter_grad", (X, Input("updates", (4, 33))), (_scatter, _scatter), exact=True),
+        _of(
+            "scatter",
+            "scatter scatter_grad",
+            (X, Input("updates", (4, 33))),
+            (_scatter, _scatter),
+            exact=True,
+        ),
         _of("scatter_nd_add", "scatter_nd_add", (X, Input("updates", (4, 33))), (_scatter_add, _scatter_add)),
         _of("one_hot", "one_hot", (IDS,), same("nn.functional.one_hot", 20), exact=True, dtypes=("int64",)),
         _of("topk", "topk", (DISTINCT,), same("topk", 4), exact=True, dtypes=("float32",)),
@@ -223,7 +292,11 @@ def _comparisons() -> list[Kernel]:
         _of(f"{name} of whole numbers", name, (a, b), same(name), exact=True, dtypes=("int64",))
         for name in names
     ]
-    return [*rows, *whole, _of("logical_or", "logical_or", flags, same("logical_or"), exact=True, dtypes=("bool",))]
+    return [
+        *rows,
+        *whole,
+        _of("logical_or", "logical_or", flags, same("logical_or"), exact=True, dtypes=("bool",)),
+    ]
 
 
 def _fused() -> list[Kernel]:
@@ -232,7 +305,13 @@ def _fused() -> list[Kernel]:
         _of("gelu", "gelu gelu_grad", (X,), same("nn.functional.gelu")),
         _of("gelu, tanh", "gelu gelu_grad", (X,), same("nn.functional.gelu", True)),
         _of("swiglu", "swiglu swiglu_grad", (X, Y), (paddle_call("_C_ops.swiglu"), _swiglu)),
-        _of("cross entropy", "cross_entropy_with_softmax cross_entropy_with_softmax_grad", (X, labels), (_cross_entropy, _cross_entropy), dtypes=("float32",)),
+        _of(
+            "cross entropy",
+            "cross_entropy_with_softmax cross_entropy_with_softmax_grad",
+            (X, labels),
+            (_cross_entropy, _cross_entropy),
+            dtypes=("float32",),
+        ),
     ]
 
 
@@ -253,9 +332,22 @@ def _made() -> list[Kernel]:
     return [
         _of("full_like", "full_like", (X,), same("full_like", 2.5), exact=True),
         _of("full", "full", (X,), (_full, _full), exact=True),
-        _of("full of whole numbers", "full", (COUNTS,), (_full_whole, _full_whole), exact=True, dtypes=INTEGERS),
+        _of(
+            "full of whole numbers",
+            "full",
+            (COUNTS,),
+            (_full_whole, _full_whole),
+            exact=True,
+            dtypes=INTEGERS,
+        ),
         _of("arange", "arange_tensor", (COUNTS,), (_arange, _arange), exact=True, dtypes=("int64",)),
-        _of("set_value", "set_value_with_tensor", (X, Input("part", (2, 33))), (_set_rows, _set_rows_reference), exact=True),
+        _of(
+            "set_value",
+            "set_value_with_tensor",
+            (X, Input("part", (2, 33))),
+            (_set_rows, _set_rows_reference),
+            exact=True,
+        ),
     ]
 
 

@@ -54,7 +54,9 @@ def _head(report: Mapping[str, Any], title: str) -> str:
             "the chip's own kernels, speed and rounding are not.</p>"
         )
     if device["not_run_on_hardware"]:
-        lines.append(f"<p>Never run on the chip, says the plugin: {escape(', '.join(device['not_run_on_hardware']))}.</p>")
+        lines.append(
+            f"<p>Never run on the chip, says the plugin: {escape(', '.join(device['not_run_on_hardware']))}.</p>"
+        )
     boxes = []
     for level, name in LEVELS.items():
         found = report["levels"].get(str(level))
@@ -67,7 +69,7 @@ def _head(report: Mapping[str, Any], title: str) -> str:
 def _failures(cases: Iterable[Case]) -> str:
     rows = [
         f'<div class="failure"><b><code>{escape(case["id"])}</code></b><p>{escape(case["asks"])}</p>'
-        f'<p>{escape(case["message"])}</p><p><code>{escape(case["rerun"])}</code></p></div>'
+        f"<p>{escape(case['message'])}</p><p><code>{escape(case['rerun'])}</code></p></div>"
         for case in cases
         if case["status"] == "failed"
     ]
@@ -141,7 +143,8 @@ def _curve(case: Case) -> str:
     def line(values: list[float], style: str) -> str:
         step = (WIDTH - LEFT - 6) / max(1, len(values) - 1)
         places = (
-            f"{LEFT + i * step:.1f},{6 + (HEIGHT - BOTTOM - 6) * (high - v) / span:.1f}" for i, v in enumerate(values)
+            f"{LEFT + i * step:.1f},{6 + (HEIGHT - BOTTOM - 6) * (high - v) / span:.1f}"
+            for i, v in enumerate(values)
         )
         return f'<polyline class="{style}" points="{" ".join(places)}"/>'
 
@@ -191,7 +194,9 @@ def _skips(cases: Iterable[Case]) -> str:
 
 def _timings(cases: Iterable[Case]) -> str:
     slow = sorted(cases, key=lambda case: -case["seconds"])[:SLOWEST]
-    rows = "".join(f"<tr><td><code>{escape(c['id'])}</code></td><td>{c['seconds']:.2f} s</td></tr>" for c in slow)
+    rows = "".join(
+        f"<tr><td><code>{escape(c['id'])}</code></td><td>{c['seconds']:.2f} s</td></tr>" for c in slow
+    )
     return f"<h2>Slowest cases</h2><table>{rows}</table>"
 
 
@@ -200,5 +205,7 @@ def _versions(report: Mapping[str, Any]) -> str:
     facts = report["versions"] | {"processor": host.get("processor", ""), "cores": str(host.get("cores", ""))}
     if report["device"].get("table"):
         facts["operator table"] = report["device"]["table"]
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items()
+    )
     return f"<h2>Versions</h2><table>{rows}</table>"

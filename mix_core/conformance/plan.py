@@ -49,7 +49,11 @@ def all_cases(target: Target) -> list[Case]:
     for name in modules[:1] if target.problem else modules:
         cases += getattr(importlib.import_module(name), CASES)(target)
     cases += _of_plugin(target)
-    twice = [case.id for case, other in zip(sorted(cases, key=_id), sorted(cases, key=_id)[1:]) if case.id == other.id]
+    twice = [
+        case.id
+        for case, other in zip(sorted(cases, key=_id), sorted(cases, key=_id)[1:])
+        if case.id == other.id
+    ]
     if twice:
         raise BadInputError(f"two cases are called {twice[0]!r}; the plugin's own need names of their own")
     return sorted(cases, key=lambda case: case.level)
@@ -63,7 +67,9 @@ def _of_plugin(target: Target) -> Iterable[Case]:
             raise BadInputError(f"{target.exceptions.file}: case module {name!r}: {error}") from None
         for case in cases:
             if not isinstance(case, Case) or case.id.split("/")[0] not in {f"L{level}" for level in LEVELS}:
-                raise BadInputError(f"{name}.{CASES} gave {case!r}, expected a Case whose id begins with L0 to L6")
+                raise BadInputError(
+                    f"{name}.{CASES} gave {case!r}, expected a Case whose id begins with L0 to L6"
+                )
             yield case
 
 
@@ -76,7 +82,9 @@ def select(cases: list[Case], selection: Selection) -> list[Case]:
     _known("model", selection.model, {case.model for case in cases})
     for pattern in selection.ids:
         if not any(fnmatchcase(case.id, pattern) for case in cases):
-            raise BadInputError(f"no case is called {pattern!r}; {_near(pattern, {case.id for case in cases})}")
+            raise BadInputError(
+                f"no case is called {pattern!r}; {_near(pattern, {case.id for case in cases})}"
+            )
     chosen = [case for case in cases if selection.takes(case)]
     if not chosen:
         raise BadInputError("no case is left of --level, --only-level, --op, --model and --case together")

@@ -51,7 +51,9 @@ def mix_results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     from mix_core.conformance.runner import Runner
 
     target, _ = request.config.stash[KEY]
-    wanted = {item.callspec.params["mix_case"].id for item in request.session.items if hasattr(item, "callspec")}
+    wanted = {
+        item.callspec.params["mix_case"].id for item in request.session.items if hasattr(item, "callspec")
+    }
     cases = [case for case in request.config.stash[KEY][1] if case.id in wanted]
     scratch: Path = tmp_path_factory.mktemp("conformance")
     runner, found = Runner(target, scratch), {}

@@ -58,10 +58,14 @@ def main(folder: Path) -> None:
             stream.write(json.dumps({key: said or ""}) + "\n")
 
 
-def _program(rank: int, refused: frozenset[str], active: Any) -> Iterator[tuple[str, Callable[[], str | None]]]:
+def _program(
+    rank: int, refused: frozenset[str], active: Any
+) -> Iterator[tuple[str, Callable[[], str | None]]]:
     from mix_core.conformance.tiny_runs import tiny_families
 
-    dtypes = [d for d in DTYPES if d not in refused and (d.startswith("int") or active.profile.supports_dtype(d))]
+    dtypes = [
+        d for d in DTYPES if d not in refused and (d.startswith("int") or active.profile.supports_dtype(d))
+    ]
     for name in COLLECTIVES:
         for dtype in dtypes:
             yield f"{name} {dtype}", lambda name=name, dtype=dtype: _collective(name, dtype, rank)
@@ -184,7 +188,9 @@ def _order(rank: int) -> str | None:
     for i in range(10):
         x = paddle.full([1 << 16], float(rank)) * 2.0 + float(i)
         dist.all_reduce(x)
-        said = _differs(x + 1.0, np.full(1 << 16, 2.0 * i + 3.0, np.float32), f"round {i}: a sum between two kernels")
+        said = _differs(
+            x + 1.0, np.full(1 << 16, 2.0 * i + 3.0, np.float32), f"round {i}: a sum between two kernels"
+        )
         if said:
             return said
     return None
@@ -227,7 +233,9 @@ def _gradients(family: str, rank: int) -> str | None:
         scale = max(float(np.linalg.norm(wanted)), 1e-4)
         distance = float(np.linalg.norm(found - wanted)) / scale
         if not distance < 1e-4:
-            return f"the gradient of {name} is off by {distance:.2e} from that of the whole batch, at most 1e-4"
+            return (
+                f"the gradient of {name} is off by {distance:.2e} from that of the whole batch, at most 1e-4"
+            )
     return None
 
 

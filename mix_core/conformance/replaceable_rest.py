@@ -39,22 +39,40 @@ def _norms() -> Iterator[Use]:
         yield Use("rms_norm", name, (x, weight), *_with("rms_norm", EPS))
         yield Use("layer_norm", name, (x, weight, bias), *_with("layer_norm", EPS))
         yield Use("add_rms_norm", name, (x, Input("branch", shape), weight), *_with("add_rms_norm", EPS))
-    small, large = Input("x", (5, 32), scale=1e-3), Input("x", (5, 32), scale=30.0)
+    # the squares of large numbers overflow float16: statistics in the tensors' own dtype do not survive them
+    small, large = Input("x", (5, 32), scale=1e-3), Input("x", (5, 32), scale=400.0)
     weight = Input("weight", (32,))
     yield Use("rms_norm", "small numbers", (small, weight), *_with("rms_norm", EPS))
     yield Use("rms_norm", "eps 0.01", (Input("x", (5, 32)), weight), *_with("rms_norm", 1e-2))
     yield Use("rms_norm", "large numbers", (large, weight), *_with("rms_norm", EPS))
     branch = Input("branch", (5, 32), scale=1e-3)
     yield Use("add_rms_norm", "small numbers", (small, branch, weight), *_with("add_rms_norm", EPS))
-    yield Use("add_rms_norm", "eps 0.01", (Input("x", (5, 32)), Input("branch", (5, 32)), weight), *_with("add_rms_norm", 1e-2))
+    yield Use(
+        "add_rms_norm",
+        "eps 0.01",
+        (Input("x", (5, 32)), Input("branch", (5, 32)), weight),
+        *_with("add_rms_norm", 1e-2),
+    )
     shifted = Input("x", (5, 64), offset=3.0)
     pair = (Input("weight", (64,)), Input("bias", (64,)))
     yield Use("layer_norm", "mean 3", (shifted, *pair), *_with("layer_norm", EPS))
     yield Use("layer_norm", "eps 0.001", (Input("x", (5, 64), scale=0.1), *pair), *_with("layer_norm", 1e-3))
     norm, formula = _ops("layer_norm"), _formula("layer_norm")
     x = Input("x", (5, 32))
-    yield Use("layer_norm", "no weight", (x,), lambda x: norm(x, None, None, EPS), lambda x: formula(x, None, None, EPS))
-    yield Use("layer_norm", "no bias", (x, weight), lambda x, w: norm(x, w, None, EPS), lambda x, w: formula(x, w, None, EPS))
+    yield Use(
+        "layer_norm",
+        "no weight",
+        (x,),
+        lambda x: norm(x, None, None, EPS),
+        lambda x: formula(x, None, None, EPS),
+    )
+    yield Use(
+        "layer_norm",
+        "no bias",
+        (x, weight),
+        lambda x, w: norm(x, w, None, EPS),
+        lambda x, w: formula(x, w, None, EPS),
+    )
 
 
 def _group_norms() -> Iterator[Use]:
@@ -115,7 +133,11 @@ def _turning(which: str, cos: np.ndarray, sin: np.ndarray) -> Any:
 
 
 def _activations() -> Iterator[Use]:
-    for name, shape, scale in (("plain", (5, 24), 1.0), ("far out", (3, 40), 6.0), ("odd size", (7, 1031), 1.0)):
+    for name, shape, scale in (
+        ("plain", (5, 24), 1.0),
+        ("far out", (3, 40), 6.0),
+        ("odd size", (7, 1031), 1.0),
+    ):
         pair = (Input("gate", shape, scale), Input("up", shape))
         yield Use("swiglu", name, pair, *_with("swiglu"))
         for form in ("erf", "tanh", "quick"):
@@ -130,7 +152,11 @@ def _products() -> Iterator[Use]:
         ("large", (130,), 259, 131),
         ("long sums", (4,), 5000, 6),
     ):
-        inputs = (Input("x", (*lead, width)), Input("weight", (width, outputs), width**-0.5), Input("bias", (outputs,)))
+        inputs = (
+            Input("x", (*lead, width)),
+            Input("weight", (width, outputs), width**-0.5),
+            Input("bias", (outputs,)),
+        )
         yield Use("linear", name, inputs, *_with("linear"))
         yield Use("linear", f"{name}, no bias", inputs[:2], *_with("linear"))
     for name, T, D, V in (("plain", 5, 24, 40), ("one row", 1, 64, 1003), ("large", 67, 128, 515)):
@@ -154,6 +180,7 @@ def _losses() -> Iterator[Use]:
             (Input("hidden", (len(labels), D)), Input("weight", (V, D), scale)),
             lambda h, w, labels=labels: operator(h, w, labels)[0],
             lambda h, w, labels=labels: formula(h, w, labels),
+            result_dtype="float32",
         )
     own = np.where(LABELS == -100, 2, LABELS)
     yield Use(
@@ -162,4 +189,5 @@ def _losses() -> Iterator[Use]:
         (Input("hidden", (7, 8)), Input("weight", (6, 8), 0.5)),
         lambda h, w: operator(h, w, own, ignore_index=2)[0],
         lambda h, w: formula(h, w, own, ignore_index=2),
+        result_dtype="float32",
     )

@@ -26,7 +26,9 @@ WORST_FIRST = ("failed", "expected failure", "skipped", "passed")
 _KEYS = ("schema", "version", "complete", "device", "versions", "counts", "level_reached", "cases")
 
 
-def make_report(target: Target, selection: Selection, results: list[Result], seconds: float) -> dict[str, Any]:
+def make_report(
+    target: Target, selection: Selection, results: list[Result], seconds: float
+) -> dict[str, Any]:
     """The report as plain values."""
     return {
         "schema": SCHEMA,
@@ -102,7 +104,9 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
             (folder / name).write_text(text, encoding="utf-8")
             written.append(folder / name)
     except OSError as error:
-        raise BadInputError(f"the report cannot be written to {folder}: {error.strerror}; name another folder") from error
+        raise BadInputError(
+            f"the report cannot be written to {folder}: {error.strerror}; name another folder"
+        ) from error
     return written
 
 
@@ -164,7 +168,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             else:
                 better.append(f"better  {line}")
         elif _margin(has) > 2 * _margin(was) > 0 and _margin(has) > 0.1:
-            worse.append(f"worse   {name}: distance {was['facts']['distance']:.1e}, now {has['facts']['distance']:.1e}")
+            worse.append(
+                f"worse   {name}: distance {was['facts']['distance']:.1e}, now {has['facts']['distance']:.1e}"
+            )
     return worse + better + other or ["nothing differs"]
 
 

@@ -139,7 +139,15 @@ class Runner:
             folder = Path(name)
             plan, results, words = (folder / part for part in ("plan.json", "results.jsonl", "output.txt"))
             plan.write_text(json.dumps(self._plan(cases)), encoding="utf-8")
-            command = [sys.executable, "-W", "ignore", "-m", "mix_core.conformance.child", str(plan), str(results)]
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "mix_core.conformance.child",
+                str(plan),
+                str(results),
+            ]
             with words.open("wb") as output:
                 process = subprocess.Popen(
                     command, env=_environment(group), stdout=output, stderr=output, start_new_session=True
@@ -184,9 +192,7 @@ def _lines(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _answers(
-    cases: list[Case], results: Path, words: Path, code: int, overdue: bool
-) -> list[dict[str, Any]]:
+def _answers(cases: list[Case], results: Path, words: Path, code: int, overdue: bool) -> list[dict[str, Any]]:
     """The answers of a process; the case that it died at is red."""
     lines = _lines(results)
     found = [
@@ -202,7 +208,9 @@ def _answers(
     last = "; ".join(line.strip() for line in said[-6:]) or "nothing"
     how = "took too long and was ended" if overdue else f"died ({_way(code)})"
     if at is None and len(found) == len(cases):
-        found[-1]["message"] = found[-1]["message"] or f"the process {how} after its last case; it said: {last}"
+        found[-1]["message"] = (
+            found[-1]["message"] or f"the process {how} after its last case; it said: {last}"
+        )
         return found
     if at is None and not found:  # nothing was asked yet: it is so for all of them
         text = f"the process {how} before its first case; it said: {last}"

@@ -37,11 +37,18 @@ def conformance_cases(target: Target) -> list[Case]:
     for dtype in (*DTYPES, *(d for d in ("bfloat16", "float16") if target.profile.supports_dtype(d))):
         asks = f"{dtype} numbers survive a copy to the device and back to the bit"
         cases.append(
-            Case(f"L1/copy/dtype/{dtype}", asks, GROUP, lambda context, dtype=dtype: _dtype(dtype), dtype=dtype)
+            Case(
+                f"L1/copy/dtype/{dtype}", asks, GROUP, lambda context, dtype=dtype: _dtype(dtype), dtype=dtype
+            )
         )
     for name, asks, run in (
+        ("copy/arrives", "what arrives on the device is what the device itself makes", _arrives),
         ("copy/repeated", "200 copies of changing sizes arrive whole", _repeated),
-        ("copy/source_reused", "a host array may be written to as soon as the copy call returns", _source_reused),
+        (
+            "copy/source_reused",
+            "a host array may be written to as soon as the copy call returns",
+            _source_reused,
+        ),
         ("copy/place", "tensors are made on the device that was activated", _place),
         ("random/same_seed", "the same seed gives the same numbers, another seed others", _same_seed),
         ("random/state", "get_random_state and set_random_state bring the same numbers again", _state),
@@ -96,6 +103,16 @@ def _dtype(dtype: str) -> None:
     require_equal("the copy", tensor.numpy(), host, f"1027 numbers in {dtype}")
 
 
+def _arrives(context: Context) -> None:
+    """Compared on the device: a fault that strikes on the way there and back may cancel."""
+    import paddle
+
+    for n in SIZES:
+        found = paddle.to_tensor(np.arange(n, dtype=np.float32))
+        equal = paddle.equal_all(found, paddle.arange(n, dtype="float32"))
+        expect(bool(equal), f"numbers 0 to {n - 1} copied to the device are not those that the device makes")
+
+
 def _repeated(context: Context) -> None:
     import paddle
 
@@ -121,8 +138,15 @@ def _place(context: Context) -> None:
     import paddle
 
     assert context.active is not None
-    for what, tensor in (("to_tensor", paddle.to_tensor([1.0])), ("zeros", paddle.zeros([2])), ("randn", paddle.randn([2]))):
-        expect(on_device(tensor, context.active), f"{what} makes a tensor on {tensor.place}, not on {context.active.place}")
+    for what, tensor in (
+        ("to_tensor", paddle.to_tensor([1.0])),
+        ("zeros", paddle.zeros([2])),
+        ("randn", paddle.randn([2])),
+    ):
+        expect(
+            on_device(tensor, context.active),
+            f"{what} makes a tensor on {tensor.place}, not on {context.active.place}",
+        )
 
 
 def on_device(tensor: Any, active: Any) -> bool:
@@ -141,7 +165,9 @@ def _same_seed(context: Context) -> None:
     again = paddle.randn([DRAWS]).numpy()
     paddle.seed(8)
     other = paddle.randn([DRAWS]).numpy()
-    require_equal("the numbers of the same seed", again, first, f"paddle.randn([{DRAWS}]) after paddle.seed(7)")
+    require_equal(
+        "the numbers of the same seed", again, first, f"paddle.randn([{DRAWS}]) after paddle.seed(7)"
+    )
     expect(not np.array_equal(first, other), "seeds 7 and 8 give the same numbers")
 
 
@@ -158,7 +184,10 @@ def _state(context: Context) -> None:
     again = [paddle.randn([DRAWS]).numpy(), paddle.uniform([DRAWS]).numpy()]
     for what, one, other in zip(("randn", "uniform"), first, again):
         require_equal(f"{what} after the state was put back", other, one, f"{DRAWS} draws")
-    expect(not np.array_equal(first[0], paddle.randn([DRAWS]).numpy()), "the numbers repeat without a state put back")
+    expect(
+        not np.array_equal(first[0], paddle.randn([DRAWS]).numpy()),
+        "the numbers repeat without a state put back",
+    )
 
 
 def _host_state(context: Context) -> None:
@@ -176,7 +205,9 @@ def _host_state(context: Context) -> None:
             runtime.set_random_state(state)
     finally:
         paddle.set_device(place)
-    require_equal("the host's draw after the state was put back", draws[1], draws[0], "paddle.randn on the host")
+    require_equal(
+        "the host's draw after the state was put back", draws[1], draws[0], "paddle.randn on the host"
+    )
 
 
 def _distribution(context: Context) -> None:
@@ -190,4 +221,11 @@ def _distribution(context: Context) -> None:
     for what, off in facts.items():  # five standard errors
         expect(abs(off) < 5 / np.sqrt(n), f"the {what} of {n} draws is off by {off:.2e}")
     expect(bool((uniform >= 0).all() and (uniform <= 1).all()), "uniform numbers lie outside of [0, 1]")
-    require_close(context, "a tenth of uniform numbers below 0.1", np.array((uniform < 0.1).mean()), np.array(0.1), 0.02, f"{n} draws")
+    require_close(
+        context,
+        "a tenth of uniform numbers below 0.1",
+        np.array((uniform < 0.1).mean()),
+        np.array(0.1),
+        0.02,
+        f"{n} draws",
+    )

@@ -26,20 +26,58 @@ def conformance_cases(target: Target) -> list[Case]:
     host = "the host's statistics are those of the whole process" if target.is_host else None
     limited = None if target.simulated else "memory is filled to its limit on a simulated device alone"
     rows = (
-        ("stats/keys", "memory_stats gives allocated and peak, whole numbers not below 0", GROUP, _keys, stats),
+        (
+            "stats/keys",
+            "memory_stats gives allocated and peak, whole numbers not below 0",
+            GROUP,
+            _keys,
+            stats,
+        ),
         ("stats/grow", "64 MiB of tensors show as 64 MiB more", GROUP, _grow, stats or host),
         ("stats/fall", "memory that is let go shows as less", GROUP, _fall, stats or host),
-        ("stats/peak", "peak is the most there was, and starts again when it is reset", GROUP, _peak, stats or host),
+        (
+            "stats/peak",
+            "peak is the most there was, and starts again when it is reset",
+            GROUP,
+            _peak,
+            stats or host,
+        ),
         ("stats/leak", "the same step 20 times leaves no memory behind", GROUP, _leak, stats or host),
-        ("stats/device", "what the device itself counts agrees with the runtime", GROUP, _device, stats or limited),
+        (
+            "stats/device",
+            "what the device itself counts agrees with the runtime",
+            GROUP,
+            _device,
+            stats or limited,
+        ),
         ("empty_cache", "after empty_cache the device still computes", GROUP, _empty_cache, None),
         ("properties", "properties name the device", GROUP, _properties, None),
-        ("out/error", "too large a tensor raises MemoryError, and the process goes on", LIMITED, _error, None),
-        ("out/filled", "a full device raises MemoryError, and all of it can be used again", LIMITED, _filled, limited),
-        ("out/backward", "memory that ends in backward raises, and the next step is right", LIMITED, _backward, limited),
+        (
+            "out/error",
+            "too large a tensor raises MemoryError, and the process goes on",
+            LIMITED,
+            _error,
+            None,
+        ),
+        (
+            "out/filled",
+            "a full device raises MemoryError, and all of it can be used again",
+            LIMITED,
+            _filled,
+            limited,
+        ),
+        (
+            "out/backward",
+            "memory that ends in backward raises, and the next step is right",
+            LIMITED,
+            _backward,
+            limited,
+        ),
         ("out/limit", "nearly all of the memory can be had", LIMITED, _limit, limited),
     )
-    return [Case(f"L1/memory/{name}", asks, group, run, unless=unless) for name, asks, group, run, unless in rows]
+    return [
+        Case(f"L1/memory/{name}", asks, group, run, unless=unless) for name, asks, group, run, unless in rows
+    ]
 
 
 def _allocated(context: Context) -> int:
@@ -52,9 +90,13 @@ def _allocated(context: Context) -> int:
 def _keys(context: Context) -> None:
     assert context.active is not None
     stats = context.active.runtime.memory_stats()
-    wrong = {k: stats.get(k) for k in ("allocated", "peak") if not isinstance(stats.get(k), int) or stats[k] < 0}
+    wrong = {
+        k: stats.get(k) for k in ("allocated", "peak") if not isinstance(stats.get(k), int) or stats[k] < 0
+    }
     expect(not wrong, f"memory_stats gives {wrong}")
-    expect(stats["peak"] >= stats["allocated"], f"peak {stats['peak']} is below allocated {stats['allocated']}")
+    expect(
+        stats["peak"] >= stats["allocated"], f"peak {stats['peak']} is below allocated {stats['allocated']}"
+    )
 
 
 def _grow(context: Context) -> None:
@@ -145,7 +187,9 @@ def _raises(action: Callable[[], object], what: str) -> None:
     except MemoryError:
         return
     except Exception as error:
-        raise Mismatch(f"{what} raised {type(error).__name__}, expected MemoryError: {str(error)[-200:]}") from error
+        raise Mismatch(
+            f"{what} raised {type(error).__name__}, expected MemoryError: {str(error)[-200:]}"
+        ) from error
     raise Mismatch(f"{what} raised nothing, expected MemoryError")
 
 
@@ -211,4 +255,6 @@ def _backward(context: Context) -> None:
     x.clear_gradient(False)
     gc.collect()
     step(3)
-    require_equal("the gradient after the error", x.grad.numpy(), np.full(64, 3.0, np.float32), "3 rows of 64 ones")
+    require_equal(
+        "the gradient after the error", x.grad.numpy(), np.full(64, 3.0, np.float32), "3 rows of 64 ones"
+    )

@@ -21,15 +21,48 @@ def conformance_cases(target: Target) -> list[Case]:
     streams, events = target.lacks(Capability.STREAMS), target.lacks(Capability.EVENTS)
     simulated = None if target.simulated else "only the simulator tells the order of its streams"
     return [
-        Case("L1/order/synchronize", "synchronize returns when all work is done, again and again", GROUP, _synchronize),
+        Case(
+            "L1/order/synchronize",
+            "synchronize returns when all work is done, again and again",
+            GROUP,
+            _synchronize,
+        ),
         Case("L1/order/chain", "200 dependent operators see each other's results", GROUP, _chain),
-        Case("L1/order/copy_after_kernel", "a copy to the host sees the kernel before it", GROUP, _copy_after_kernel),
-        Case("L1/order/streams", "work on a second stream gives the right numbers", GROUP, _streams, unless=streams),
-        Case("L1/order/late_stream", "results are right when a stream is late", GROUP, _late, unless=streams or simulated),
-        Case("L1/order/event", "a stream that waits for an event comes after it", GROUP, _event, unless=events or streams or simulated),
+        Case(
+            "L1/order/copy_after_kernel",
+            "a copy to the host sees the kernel before it",
+            GROUP,
+            _copy_after_kernel,
+        ),
+        Case(
+            "L1/order/streams",
+            "work on a second stream gives the right numbers",
+            GROUP,
+            _streams,
+            unless=streams,
+        ),
+        Case(
+            "L1/order/late_stream",
+            "results are right when a stream is late",
+            GROUP,
+            _late,
+            unless=streams or simulated,
+        ),
+        Case(
+            "L1/order/event",
+            "a stream that waits for an event comes after it",
+            GROUP,
+            _event,
+            unless=events or streams or simulated,
+        ),
         Case("L1/order/event_time", "events can be recorded and waited for", GROUP, _record, unless=events),
         Case("L1/threads/compute", "threads that compute at once get their own numbers", GROUP, _threads),
-        Case("L1/threads/backward", "threads that go backward at once get their own gradients", GROUP, _threads_backward),
+        Case(
+            "L1/threads/backward",
+            "threads that go backward at once get their own gradients",
+            GROUP,
+            _threads_backward,
+        ),
     ]
 
 
@@ -59,7 +92,9 @@ def _copy_after_kernel(context: Context) -> None:
     for i in range(10):
         a = rng.standard_normal((N, N)).astype(np.float32)
         found = paddle.matmul(paddle.to_tensor(a), paddle.to_tensor(a)).numpy()
-        require_close(context, f"product {i}", found, a.astype(np.float64) @ a, 5e-6, f"a normal ({N}, {N}) matrix")
+        require_close(
+            context, f"product {i}", found, a.astype(np.float64) @ a, 5e-6, f"a normal ({N}, {N}) matrix"
+        )
 
 
 def _streams(context: Context) -> None:
@@ -90,7 +125,10 @@ def _late(context: Context) -> None:
 
 
 def _event(context: Context) -> None:
-    expect(simulate.control().event_orders(), "work queued after an event ran before it: the event was not recorded")
+    expect(
+        simulate.control().event_orders(),
+        "work queued after an event ran before it: the event was not recorded",
+    )
 
 
 def _record(context: Context) -> None:
@@ -128,7 +166,9 @@ def _threads(context: Context) -> None:
         for i in range(ROUNDS):
             value = float(number * 1000 + i)
             x = paddle.full([4096], value)
-            require_equal("x + 1", (x + 1.0).numpy(), np.full(4096, value + 1.0, np.float32), f"4096 times {value}")
+            require_equal(
+                "x + 1", (x + 1.0).numpy(), np.full(4096, value + 1.0, np.float32), f"4096 times {value}"
+            )
 
     _in_threads(work)
 

@@ -24,7 +24,9 @@ def conformance_cases(target: Target) -> list[Case]:
     return [
         Case("L1/processes/fork", "the device is refused in a forked child, with a sentence", GROUP, _fork),
         Case("L1/processes/fork_parent", "after a fork the parent goes on", GROUP, _fork_parent),
-        Case("L1/processes/spawn", "a started child has the device, while the parent has it too", GROUP, _spawn),
+        Case(
+            "L1/processes/spawn", "a started child has the device, while the parent has it too", GROUP, _spawn
+        ),
     ]
 
 
@@ -54,7 +56,9 @@ def _in_fork(context: Context) -> str:
 
 def _fork(context: Context) -> None:
     said = _in_fork(context)
-    expect(said.startswith("refused"), f"a forked child that uses the device got: {said}; expected a DeviceError")
+    expect(
+        said.startswith("refused"), f"a forked child that uses the device got: {said}; expected a DeviceError"
+    )
 
 
 def _fork_parent(context: Context) -> None:

@@ -70,7 +70,9 @@ def find_target(name: str, *, simulated: bool) -> Target:
     """
     device = parse_device(name)
     if device.name == AUTO:
-        raise BadInputError("conformance is about one device: name it with --device; `mix-core devices` lists")
+        raise BadInputError(
+            "conformance is about one device: name it with --device; `mix-core devices` lists"
+        )
     if simulated and device.name == HOST:
         raise BadInputError("the host cannot be simulated: name another device, or leave out --simulate")
     try:
@@ -93,7 +95,7 @@ def find_target(name: str, *, simulated: bool) -> Target:
         version=entry.version,
         module=plugin.module,
         support=support if isinstance(support, Mapping) else None,
-        exceptions=check_exceptions(said, entry.name, entry.version),
+        exceptions=check_exceptions(said, entry.name, entry.version, simulated=simulated),
     )
 
 

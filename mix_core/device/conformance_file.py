@@ -1,15 +1,16 @@
 """conformance.toml: what a plugin is known not to meet, each entry with a reason and an end.
 
-    device = "acme"
-    case_modules = ["mix_device_acme.cases"]    # the plugin's own cases, optional
+device = "acme"
+case_modules = ["mix_device_acme.cases"]    # the plugin's own cases, optional
 
-    [[exceptions]]
-    id = "L2/softmax/float16/*"                 # a case, or a pattern of cases
-    kind = "widen"                              # skip, fail or widen
-    factor = 2.0                                # of widen: how many times the suite's limit, at most 4
-    reason = "exp goes through a table of 10 bits"
-    issue = "ACME-123"
-    until_version = "1.2"                       # of the plugin: from then on the entry is an error
+[[exceptions]]
+id = "L2/softmax/float16/*"                 # a case, or a pattern of cases
+kind = "widen"                              # skip, fail or widen
+factor = 2.0                                # of widen: how many times the suite's limit, at most 4
+reason = "exp goes through a table of 10 bits"
+issue = "ACME-123"
+only = "simulated"                          # or "hardware": where it holds, optional
+until_version = "1.2"                       # of the plugin: from then on the entry is an error
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PLACES = ("simulated", "hardware")
 KINDS = ("skip", "fail", "widen")
 MAX_FACTOR = 4.0
 """Beyond four times the suite's limit a kernel is wrong, not imprecise."""
@@ -50,6 +52,8 @@ class Entry:
     issue: str
     until_version: str
     factor: float = 1.0
+    only: str = ""
+    """`simulated` or `hardware`, or both."""
     place: str = ""
     """File and line, where they are known."""
 
@@ -82,8 +86,8 @@ def read_conformance(path: str | Path) -> dict[str, Any]:
     return parsed | {_FILE: str(path), _LINES: text.splitlines()}
 
 
-def check_exceptions(said: Any, device: str, version: str) -> Exceptions:
-    """Validate what `mix_conformance` returned; None is no exception at all.
+def check_exceptions(said: Any, device: str, version: str, *, simulated: bool = False) -> Exceptions:
+    """Validate what `mix_conformance` returned; None is no exception at all. Those for elsewhere are left out.
 
     Raises:
         BadInputError: an unknown, missing or mistyped key (with line and key), or an entry that has expired.
@@ -102,25 +106,34 @@ def check_exceptions(said: Any, device: str, version: str) -> Exceptions:
         raise BadInputError(f"{places.top('device')}: device is {body.get('device')!r}, expected {device!r}")
     modules = body.get("case_modules", [])
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
-        raise BadInputError(f"{places.top('case_modules')}: case_modules is {modules!r}, expected a list of text")
+        raise BadInputError(
+            f"{places.top('case_modules')}: case_modules is {modules!r}, expected a list of text"
+        )
     rows = body.get("exceptions", [])
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise BadInputError(f"{places.top('exceptions')}: exceptions is {rows!r}, expected tables")
     entries = tuple(_entry(row, number, places, version) for number, row in enumerate(rows))
-    return Exceptions(entries, tuple(modules), file)
+    here = PLACES[0] if simulated else PLACES[1]
+    return Exceptions(tuple(e for e in entries if e.only in ("", here)), tuple(modules), file)
 
 
 def _entry(row: Mapping[str, Any], number: int, places: _Places, version: str) -> Entry:
-    known = (*_REQUIRED, "factor")
+    known = (*_REQUIRED, "factor", "only")
     for key in row:
         if key not in known:
             raise BadInputError(f"{places.inside(number, key)}: unknown key {key!r}; {_nearest(key, known)}")
     for key in _REQUIRED:
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise BadInputError(f"{places.inside(number, key)}: {key} is {row.get(key)!r}, expected some text")
+            raise BadInputError(
+                f"{places.inside(number, key)}: {key} is {row.get(key)!r}, expected some text"
+            )
     if row["kind"] not in KINDS:
         raise BadInputError(
             f"{places.inside(number, 'kind')}: kind is {row['kind']!r}; {_nearest(row['kind'], KINDS)}"
+        )
+    if row.get("only", PLACES[0]) not in PLACES:
+        raise BadInputError(
+            f"{places.inside(number, 'only')}: only is {row['only']!r}, expected {' or '.join(PLACES)}"
         )
     factor = row.get("factor", 1.0)
     if (row["kind"] == "widen") != ("factor" in row):
@@ -143,7 +156,7 @@ def _entry(row: Mapping[str, Any], number: int, places: _Places, version: str) -
             f"{row['until_version']}, and the plugin is {version}: repair it or give a new end and reason"
         )
     fields = {key: row[key] for key in _REQUIRED}
-    return Entry(**fields, factor=float(factor), place=places.inside(number, "id"))
+    return Entry(**fields, factor=float(factor), only=row.get("only", ""), place=places.inside(number, "id"))
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:
