@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,11 +22,11 @@ def register(app: typer.Typer) -> None:
         only_level: int | None = typer.Option(None, "--only-level", help="Level N alone."),
         op: str | None = typer.Option(None, "--op", help="Cases about one operator, for example rms_norm."),
         model: str | None = typer.Option(None, "--model", help="Cases about one model family."),
-        case: list[str] | None = typer.Option(None, "--case", help="One case, or a pattern; repeatable."),
-        report: Path | None = typer.Option(
-            None, "--report", help="Folder for report.json, report.html, badge.txt."
-        ),
-        against: Path | None = typer.Option(None, "--against", help="An older report.json to compare with."),
+        case: Annotated[
+            list[str] | None, typer.Option("--case", help="A case or pattern; repeatable.")
+        ] = None,
+        report: Annotated[Path | None, typer.Option("--report", help="Folder for the report.")] = None,
+        against: Annotated[Path | None, typer.Option("--against", help="An older report.json.")] = None,
         listed: bool = typer.Option(False, "--list", help="Show the cases and run none."),
     ) -> None:
         """Run the conformance suite on a device: exit code 0 all green, 1 something red, 2 bad input."""
@@ -86,10 +86,8 @@ class _Printer:
     def show(self, result: Result, done: int, total: int, left_s: float) -> None:
         if result.status == "failed":
             self._clear()
-            print(
-                f"FAILED  {result.id}: {result.asks}\n        {result.message}\n        again: {result.rerun}",
-                file=self.stream,
-            )
+            lines = (f"FAILED  {result.id}: {result.asks}", result.message, f"again: {result.rerun}")
+            print("\n        ".join(map(str, lines)), file=self.stream)
         text = f"[{done}/{total}] {result.id} ({result.seconds:.1f} s), {left_s:.0f} s left"
         if self.moving:
             self._clear()
@@ -111,7 +109,7 @@ class _Printer:
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """The report for people: a line a level, what is excused or wider than the suite's limits, what is red."""
+    """The report for people: a line a level, what is excused or widened, what is red."""
     from mix_core.conformance.case import LEVELS
 
     device = report["device"]

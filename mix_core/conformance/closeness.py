@@ -1,7 +1,7 @@
 """How close a result has to be to its reference, and how a difference is told.
 
-Limits are those of docs/operators.md: norms of the difference over norms of the reference, by dtype. One wrong
-element among many hides in a norm, so that each is held to a multiple of the same limit too.
+Limits are those of docs/operators.md: norms of the difference over norms of the reference, by dtype. One
+wrong element among many hides in a norm, so that each is held to a multiple of the same limit too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Makes operators.json: what the models call, and what each use of the operator cases calls.
 
-`python -m mix_core.conformance.collect DEVICE...` runs each family's tiny model, training and answering, in each
-dtype, on simulated devices that have every kernel; then the uses of operator_uses.py on the first of them. A test
-makes the file anew and compares.
+`python -m mix_core.conformance.collect DEVICE...` runs each family's tiny model, training and answering, in
+each dtype, on simulated devices that have every kernel; then the uses of operator_uses.py on the first of
+them. A test makes the file anew and compares.
 """
 
 from __future__ import annotations

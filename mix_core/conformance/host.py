@@ -1,7 +1,7 @@
-"""References from the host, made in a process of its own without the device's settings, once a run of the suite.
+"""References from the host, made once a run of the suite, in a process without the device's settings.
 
-`python -m mix_core.conformance.host FAMILY WHAT FILE [FOLDER]` writes an .npz file: WHAT is `model` (logits and
-gradients), `curve` (20 losses) or `loaded` (logits of the model in FOLDER).
+`python -m mix_core.conformance.host FAMILY WHAT FILE [FOLDER]` writes an .npz file: WHAT is `model` (logits
+and gradients), `curve` (20 losses) or `loaded` (logits of the model in FOLDER).
 """
 
 from __future__ import annotations

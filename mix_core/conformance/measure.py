@@ -1,4 +1,4 @@
-"""Runs one use of an operator on the device and the same in float64 on the host, and holds one to the other."""
+"""Runs one use of an operator on the device and in float64 on the host, and holds one to the other."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def conformance_cases(target: Target) -> list[Case]:
 
 
 def _never_asked(target: Target, kernel: Kernel, dtype: str) -> str | None:
-    """The rule for a narrow dtype that the chip's kernel lacks: the CPU has none either, and no model asks."""
+    """The rule for a narrow dtype that the chip's kernel lacks: the CPU has none, and no model asks."""
     operators = (target.support or {}).get("operators")
     if operators is None or dtype not in NARROW:
         return None
@@ -73,7 +73,7 @@ def _id(part: str, kernel: Kernel, dtype: str, *more: str) -> str:
 def _result_case(kernel: Kernel, dtype: str, layout: str, unless: str | None) -> Case:
     return Case(
         _id("op", kernel, dtype, layout),
-        f"{kernel.use.name} in {dtype}, inputs {layout}: result and gradients are the CPU kernel's in float64",
+        f"{kernel.use.name} in {dtype}, inputs {layout}: result and gradients are the CPU's in float64",
         GROUP,
         lambda context: check_use(context, kernel.use, dtype, layout=layout),
         operator=kernel.use.operator,
@@ -140,8 +140,9 @@ def _strict(kernel: Kernel, dtype: str, calls: tuple[tuple[str, ...], ...]) -> C
         chip = _chip(context.target)
         verdicts = {f"{name} in {of}": chip.verdict(name, of) for name, of in calls}
         # what is black-listed goes to the CPU with or without the flag, where the chip has a kernel at all
+        table = chip.table
         lacking = [
-            f"{name} in {of}" for name, of in calls if chip.table is not None and of not in chip.dtypes(name)
+            f"{name} in {of}" for name, of in calls if table is not None and of not in chip.dtypes(name)
         ]
         context.facts["fallbacks"] = [call for call, verdict in verdicts.items() if verdict != "native"]
         refused = None
@@ -154,8 +155,8 @@ def _strict(kernel: Kernel, dtype: str, calls: tuple[tuple[str, ...], ...]) -> C
         if lacking:
             expect(
                 refused is not None,
-                f"it ran without fallback, but the chip's table lacks {', '.join(lacking)}: the table is wrong, "
-                "or this Paddle does not honour FLAGS_enable_api_kernel_fallback=0",
+                f"it ran without fallback, but the chip's table lacks {', '.join(lacking)}: the table is "
+                "wrong, or this Paddle does not honour FLAGS_enable_api_kernel_fallback=0",
             )
         else:
             expect(refused is None, f"the chip's table has all it needs, but without fallback: {refused}")

@@ -81,9 +81,10 @@ def _launched(options: str, scratch: Path) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     launcher = ["-m", "paddle.distributed.launch", "--devices", "0,1", "--log_dir", str(folder / "log")]
     try:
+        python = [sys.executable, "-W", "ignore"]
+        run = [*python, "-m", "mix_core.cli.main", "run", *options.split(), "--"]
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "mix_core.cli.main", "run", *options.split(), "--"]
-            + [sys.executable, "-W", "ignore", *launcher, str(PROGRAM), str(folder)],
+            [*run, *python, *launcher, str(PROGRAM), str(folder)],
             env=_environment(),
             capture_output=True,
             text=True,

@@ -1,7 +1,7 @@
-"""L2's uses of Paddle's kernels: each kernel that the models call, with the shapes and layouts they call it in.
+"""L2's uses of Paddle's kernels: each kernel that the models call, with shapes as they call it with.
 
-`KERNELS` of operators.json is what models were seen to call (collect.py); every name there is covered by a use
-here, which a test holds. The formula is the same call in float64 on the host: Paddle's own CPU kernel.
+`kernels` of operators.json is what models were seen to call (collect.py); every name there is covered by a
+use here, which a test holds. The formula is the same call in float64 on the host: Paddle's own CPU kernel.
 Shapes are small and not multiples of a chip's tiles.
 """
 

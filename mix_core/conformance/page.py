@@ -35,7 +35,8 @@ def page(report: Mapping[str, Any]) -> str:
     body = "\n".join(part for part in parts if part)
     style = STYLE.read_text(encoding="utf-8")
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    return f'<!doctype html>\n<html lang="en"><head>{meta}<title>{title}</title>\n<style>{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n'
+    head = f"<head>{meta}<title>{title}</title>\n<style>{style}</style></head>"
+    return f'<!doctype html>\n<html lang="en">{head}\n<body><main>\n{body}\n</main></body></html>\n'
 
 
 def _head(report: Mapping[str, Any], title: str) -> str:
@@ -45,18 +46,18 @@ def _head(report: Mapping[str, Any], title: str) -> str:
     what = "the whole suite" if report["complete"] else "a part of the suite"
     lines = [
         f"<h1>{title}</h1>",
-        f'<p class="soft">{escape(device["vendor"])} · {report["made"]} · {what}, {report["seconds"]:.0f} s</p>',
+        f'<p class="soft">{escape(device["vendor"])} · {report["made"]} · {what}, '
+        f"{report['seconds']:.0f} s</p>",
         f"<p><b>{lead}</b>: {counts}</p>",
     ]
     if device["simulated"]:
         lines.append(
-            "<p>Run on a simulated device: the plugin's settings, choice of kernels and operator table are proven, "
-            "the chip's own kernels, speed and rounding are not.</p>"
+            "<p>Run on a simulated device: the plugin's settings, choice of kernels and operator table are "
+            "proven, the chip's own kernels, speed and rounding are not.</p>"
         )
     if device["not_run_on_hardware"]:
-        lines.append(
-            f"<p>Never run on the chip, says the plugin: {escape(', '.join(device['not_run_on_hardware']))}.</p>"
-        )
+        never = escape(", ".join(device["not_run_on_hardware"]))
+        lines.append(f"<p>Never run on the chip, says the plugin: {never}.</p>")
     boxes = []
     for level, name in LEVELS.items():
         found = report["levels"].get(str(level))
@@ -86,10 +87,10 @@ def _matrix(title: str, level: str, cases: Iterable[Case]) -> str:
         return ""
     dtypes = [dtype for dtype in DTYPES if any(dtype in row for row in cells.values())]
     head = "".join(f"<th>{dtype}</th>" for dtype in dtypes)
-    rows = [
-        f"<tr><th><code>{escape(operator)}</code></th>{''.join(_cell(row.get(dtype, [])) for dtype in dtypes)}</tr>"
-        for operator, row in sorted(cells.items())
-    ]
+    rows = []
+    for operator, row in sorted(cells.items()):
+        columns = "".join(_cell(row.get(dtype, [])) for dtype in dtypes)
+        rows.append(f"<tr><th><code>{escape(operator)}</code></th>{columns}</tr>")
     key = "".join(
         f'<span class="cell {name}">{text}</span>'
         for name, text in (
@@ -158,13 +159,14 @@ def _curve(case: Case) -> str:
     off = case["facts"].get("distance")
     caption = f"{escape(case['id'])}" + (f", off by {off:.1e} at most" if off is not None else "")
     lines = line(wanted, "wanted") + line(found, "found")
-    return f'<figure><figcaption><code>{caption}</code></figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}">{texts}{lines}</svg></figure>'
+    drawn = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">{texts}{lines}</svg>'
+    return f"<figure><figcaption><code>{caption}</code></figcaption>{drawn}</figure>"
 
 
 def _excused(report: Mapping[str, Any]) -> str:
     rows = [
-        f"<tr><td><code>{escape(e['id'])}</code></td><td>{e['kind']}{' ' + format(e['factor'], 'g') if e['kind'] == 'widen' else ''}</td>"
-        f"<td>{escape(e['reason'])} ({escape(e['issue'])})</td><td>until {escape(e['until_version'])}</td></tr>"
+        f"<tr><td><code>{escape(e['id'])}</code></td><td>{e['kind']}</td><td>{escape(e['reason'])} "
+        f"({escape(e['issue'])})</td><td>until {escape(e['until_version'])}</td></tr>"
         for e in report["exceptions"]
     ]
     rows += [
@@ -185,10 +187,10 @@ def _skips(cases: Iterable[Case]) -> str:
             by_reason.setdefault(case["reason"], []).append(case["id"])
     if not by_reason:
         return ""
-    rows = [
-        f"<details><summary>{len(names)}: {escape(reason)}</summary><p>{'<br>'.join(f'<code>{escape(n)}</code>' for n in names)}</p></details>"
-        for reason, names in by_reason.items()
-    ]
+    rows = []
+    for reason, names in by_reason.items():
+        listed = "<br>".join(f"<code>{escape(name)}</code>" for name in names)
+        rows.append(f"<details><summary>{len(names)}: {escape(reason)}</summary><p>{listed}</p></details>")
     return f"<h2>Skipped: {sum(map(len, by_reason.values()))}</h2>{''.join(rows)}"
 
 

@@ -1,4 +1,4 @@
-"""Which cases are run: all of the suite and the plugin's own, those that were asked for, and what excuses them."""
+"""Which cases are run: the suite's and the plugin's own, and of them those that were asked for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Selection:
 
 
 def all_cases(target: Target) -> list[Case]:
-    """Every case of the suite and of the plugin, in order. Raises BadInputError for a plugin's wrong cases."""
+    """Every case of the suite and of the plugin, by level. Raises BadInputError for a plugin's wrong ones."""
     cases: list[Case] = []
     modules = [f"mix_core.conformance.{name}" for name in LEVEL_MODULES]
     for name in modules[:1] if target.problem else modules:

@@ -69,7 +69,7 @@ def look(device: str) -> dict[str, Any]:
 
     watch = _Watch()
     entry = choice.find_entry(device, discovery.find_entries())
-    module, seen = watch.call(entry.entry_point.load)
+    _module, seen = watch.call(entry.entry_point.load)
     found = {"import": seen}
     if seen["error"]:
         return found

@@ -97,7 +97,8 @@ def _differs(found: Any, wanted: np.ndarray, what: str) -> str | None:
     wrong = np.argwhere(values != wanted)
     if len(wrong):
         at = tuple(int(i) for i in wrong[0])
-        return f"{what} differs in {len(wrong)} elements, first at {list(at)}: got {values[at]}, expected {wanted[at]}"
+        first = f"{list(at)}: got {values[at]}, expected {wanted[at]}"
+        return f"{what} differs in {len(wrong)} elements, first at {first}"
     return None
 
 

@@ -1,5 +1,5 @@
-"""L3: what the operators promise beside their formulas: masks that hide all, slots that must not count, labels
-that are absent, updates in place, draws."""
+"""L3: what the operators promise beside their formulas: masks that hide all, slots that must not count,
+labels that are absent, updates in place, draws."""
 
 from __future__ import annotations
 

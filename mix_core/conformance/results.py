@@ -1,4 +1,4 @@
-"""report.json: what a run of the suite found, and how two of them differ. docs/conformance.md has the schema."""
+"""report.json: what a run of the suite found, and how two of them differ. The schema: docs/conformance.md."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def read_report(path: Path) -> dict[str, Any]:
         raise BadInputError(f"{path} is no report of the conformance suite (schema {SCHEMA!r})")
     if report.get("version") != VERSION:
         raise BadInputError(
-            f"{path} has schema version {report.get('version')!r}, this mix-core reads {VERSION}: make it anew"
+            f"{path} has schema version {report.get('version')!r}, this mix-core reads {VERSION}; make it "
+            "anew"
         )
     missing = [key for key in _KEYS if key not in report]
     if missing:

@@ -106,7 +106,8 @@ class Runner:
         why = f"{entry.reason} ({entry.issue}, until {entry.until_version}; {entry.place})"
         if message:
             return self._result(case, "expected failure", message=message, reason=why, **rest)
-        text = f"it passes, but {entry.place or self.target.exceptions.file} expects it to fail: take the entry out"
+        where = entry.place or self.target.exceptions.file
+        text = f"it passes, but {where} expects it to fail: take the entry out"
         return self._result(case, "failed", message=text, **rest)
 
     def _result(self, case: Case, status: Status, **fields: Any) -> Result:

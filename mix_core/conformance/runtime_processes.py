@@ -73,9 +73,10 @@ def _fork_parent(context: Context) -> None:
 def _spawn(context: Context) -> None:
     words = [context.target.name, str(int(context.target.simulated))]
     kept = {name: value for name, value in os.environ.items() if name.startswith("MIX_SIM_")}
+    python = [sys.executable, "-W", "ignore"]
+    run = [*python, "-m", "mix_core.cli.main", "run", *_options(context.target), "--"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "mix_core.cli.main", "run", *_options(context.target), "--"]
-        + [sys.executable, "-W", "ignore", "-c", SPAWNED, *words],
+        [*run, *python, "-c", SPAWNED, *words],
         env=host_environment() | {k: v for k, v in kept.items() if k not in _DERIVED},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A family's tiny model, run the same way on the device and on the host: logits, gradients, answers, training.
+"""A family's tiny model, run the same way on device and host: logits, gradients, answers, training.
 
 Shapes: B batch, S sequence, V vocabulary.
 """
@@ -84,7 +84,7 @@ def gradients(name: str, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 
 def answer(name: str, dtype: str = "float32", cached: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The most likely tokens (steps, B) and the logits that chose them (steps, B, V), with the cache or without."""
+    """The most likely tokens (steps, B) and the logits that chose them (steps, B, V)."""
     import paddle
 
     model, batch = built(name)

@@ -87,7 +87,7 @@ def read_conformance(path: str | Path) -> dict[str, Any]:
 
 
 def check_exceptions(said: Any, device: str, version: str, *, simulated: bool = False) -> Exceptions:
-    """Validate what `mix_conformance` returned; None is no exception at all. Those for elsewhere are left out.
+    """Validate what `mix_conformance` returned; None is no exception. Those for elsewhere are left out.
 
     Raises:
         BadInputError: an unknown, missing or mistyped key (with line and key), or an entry that has expired.

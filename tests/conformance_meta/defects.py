@@ -1,6 +1,7 @@
 """Defects of devices and plugins, each with the cases that must turn red.
 
-A defect is a value of FAULTY_DEFECT (tests/plugins/faulty) or faults of the simulated device (MIX_SIM_FAULTS).
+A defect is a value of FAULTY_DEFECT (tests/plugins/faulty) or faults of the simulated device
+(MIX_SIM_FAULTS).
 """
 
 from __future__ import annotations
