@@ -24,6 +24,7 @@ COMMANDS = (
     "run",
     "audit",
     "conformance",
+    "verify",
     "data",
     "train",
     "infer",
