@@ -194,6 +194,7 @@ def _shapes() -> list[Kernel]:
             dtypes=INTEGERS,
         ),
         _of("transpose", "transpose transpose_grad", (cube,), same("transpose", [2, 0, 1]), exact=True),
+        _of("contiguous", "contiguous", (X,), (_turned, _turned), exact=True),
         _of("cast up and down", "cast", (X,), (_there_and_back, _unchanged), exact=True, dtypes=FLOATS),
         _of(
             "cast whole numbers",
@@ -204,6 +205,12 @@ def _shapes() -> list[Kernel]:
             dtypes=INTEGERS,
         ),
     ]
+
+
+def _turned(x: Any) -> Any:
+    import paddle
+
+    return paddle.transpose(x, [1, 0]).contiguous()
 
 
 def _concat(axis: int) -> Callable[..., Any]:

@@ -26,6 +26,9 @@ Status = Literal["passed", "failed", "skipped", "expected failure"]
 START_S = 600.0
 """For the start of a process, in which a simulated device may have to be built."""
 POLL_S = 0.05
+USUAL_S = {0: 0.2, 1: 0.2, 2: 0.01, 3: 0.02, 4: 0.8, 5: 2.0, 6: 0.1}
+"""Of a case by level on a simulated device: the shares by which the time left is told."""
+USUAL_START_S = 3.0
 
 
 @dataclass
@@ -63,10 +66,13 @@ class Runner:
     def __init__(self, target: Target, scratch: Path, progress: Progress | None = None) -> None:
         self.target, self.scratch, self.progress = target, scratch, progress
         self.done, self.total, self.started = 0, 0, time.monotonic()
+        self.work_done, self.work = 0.0, 0.0
 
     def run(self, cases: list[Case]) -> list[Result]:
         """Results in the order of the cases."""
         self.total, self.started = len(cases), time.monotonic()
+        self.work = sum(USUAL_S[case.level] for case in cases if not case.unless)
+        self.work += USUAL_START_S * len(by_group(cases))
         found: dict[str, Result] = {}
         for group in by_group(cases).values():
             for result in self.run_group(group):
@@ -82,6 +88,7 @@ class Runner:
                 yield self._tell(skipped)
             else:
                 waiting.append(case)
+        self.work_done += USUAL_START_S
         while waiting:
             before = len(waiting)
             for line in self._process(waiting):
@@ -129,7 +136,8 @@ class Runner:
         self.done += 1
         if self.progress is not None:
             spent = time.monotonic() - self.started
-            left = spent / self.done * max(0, self.total - self.done)
+            self.work_done += 0.0 if result.status == "skipped" else USUAL_S[result.level]
+            left = spent * max(0.0, self.work / self.work_done - 1.0) if self.work_done else 0.0
             self.progress(result, self.done, self.total, left)
         return result
 

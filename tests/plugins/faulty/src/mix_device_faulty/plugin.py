@@ -91,6 +91,13 @@ def mix_conformance() -> Mapping[str, Any] | None:
     entry = {"kind": "skip", "reason": "for a reason", "issue": "1", "until_version": "9"}
     if DEFECT == "exception_matches_nothing":
         return {"device": "faulty", "exceptions": [{"id": "L2/no_such_operator/*", **entry}]}
+    if DEFECT == "own_cases":
+        return {"device": "faulty", "case_modules": ["mix_device_faulty.cases"]}
+    if DEFECT == "widened":
+        widen = {**entry, "id": "L3/swiglu/plain/float32", "kind": "widen", "factor": 3.0}
+        return {"device": "faulty", "exceptions": [widen]}
+    if DEFECT == "skipped":
+        return {"device": "faulty", "exceptions": [{**entry, "id": "L3/swiglu/plain/*"}]}
     if DEFECT == "expected_failure_passes":
         return {
             "device": "faulty",
