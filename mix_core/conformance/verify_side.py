@@ -1,8 +1,8 @@
 """One side of `mix-core verify`: the user's model on one device, in a process of its own.
 
-`python -m mix_core.conformance.verify_side PLAN OUT` reads a JSON plan and writes an .npz file: `losses` of the
-steps, `logits` before them, and `layer.N` with a few numbers of each layer's output in that pass, by the order
-in which layers end; `names` are the layers'.
+`python -m mix_core.conformance.verify_side PLAN OUT` reads a JSON plan and writes an .npz file: `losses` of
+the steps, `logits` before them, and `layer.N` with a few numbers of each layer's output in that pass, by the
+order in which layers end; `names` are the layers'.
 """
 
 from __future__ import annotations
