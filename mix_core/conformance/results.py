@@ -94,7 +94,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (
-            (REPORT, json.dumps(report, indent=1) + "\n"),
+            (REPORT, _lines(report)),
             ("report.html", page(report)),
             (BADGE, badge(report)),
         ):
@@ -108,6 +108,13 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> list[Path]:
             f"the report cannot be written to {folder}: {error.strerror}; name another folder"
         ) from error
     return written
+
+
+def _lines(report: Mapping[str, Any]) -> str:
+    """JSON with a line for each case, so that two reports can be told apart line by line."""
+    head = json.dumps({key: value for key, value in report.items() if key != "cases"}, indent=1)
+    cases = ",\n".join(json.dumps(case) for case in report["cases"])
+    return f'{head.removesuffix("}").rstrip()},\n "cases": [\n{cases}\n]}}\n'
 
 
 def badge(report: Mapping[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from mix_core.conformance.case import Case, Group
 from mix_core.conformance.plan import by_group
 from mix_core.conformance.target import Target, host_environment
+from mix_core.device.conformance_file import Entry
 
 Status = Literal["passed", "failed", "skipped", "expected failure"]
 START_S = 600.0
@@ -101,7 +102,7 @@ class Runner:
         reason = case.unless
         entry = self.target.exceptions.of(case.id, "skip")
         if reason is None and entry is not None:
-            reason = f"{entry.reason} ({entry.issue}, until {entry.until_version}; {entry.place})"
+            reason = _why(entry)
         return None if reason is None else self._result(case, "skipped", reason=reason)
 
     def _judge(self, case: Case, line: dict[str, Any]) -> Result:
@@ -110,7 +111,7 @@ class Runner:
         rest = {"seconds": line["seconds"], "facts": line["facts"]}
         if entry is None:
             return self._result(case, "failed" if message else "passed", message=message, **rest)
-        why = f"{entry.reason} ({entry.issue}, until {entry.until_version}; {entry.place})"
+        why = _why(entry)
         if message:
             return self._result(case, "expected failure", message=message, reason=why, **rest)
         where = entry.place or self.target.exceptions.file
@@ -171,6 +172,11 @@ class Runner:
             "cases": [case.id for case in cases],
             "scratch": str(self.scratch),
         }
+
+
+def _why(entry: Entry) -> str:
+    """An exception in one line; of the file its name alone, as reports travel."""
+    return f"{entry.reason} ({entry.issue}, until {entry.until_version}; {Path(entry.place).name})"
 
 
 def _environment(group: Group) -> dict[str, str]:

@@ -172,7 +172,9 @@ def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
 
 
 def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
-    right = x.stop_gradient or weight_C is not None  # without a weight Paddle's gradient of x is wrong (3.3.1)
+    right = (
+        x.stop_gradient or weight_C is not None
+    )  # without a weight Paddle's gradient of x is wrong (3.3.1)
     if right and math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 
