@@ -86,8 +86,7 @@ class _Printer:
     def show(self, result: Result, done: int, total: int, left_s: float) -> None:
         if result.status == "failed":
             self._clear()
-            lines = (f"FAILED  {result.id}: {result.asks}", result.message, f"again: {result.rerun}")
-            print("\n        ".join(map(str, lines)), file=self.stream)
+            print(f"red: {result.id}", file=self.stream)
         text = f"[{done}/{total}] {result.id} ({result.seconds:.1f} s), {left_s:.0f} s left"
         if self.moving:
             self._clear()

@@ -162,8 +162,8 @@ def _reference(
 
     with on_host():
         tensors = []
-        for i, (inner, array) in enumerate(zip(use.inputs, wide)):
-            tensor = paddle.to_tensor(array.astype(np.float64) if inner.floating else array)
+        for i, array in enumerate(wide):
+            tensor = paddle.to_tensor(array.astype(np.float64) if array.dtype.kind == "f" else array)
             tensor.stop_gradient = i not in differentiated
             tensors.append(tensor)
         outputs = _several(use.formula(*tensors))
