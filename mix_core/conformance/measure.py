@@ -122,12 +122,19 @@ def arranged(tensor: Any, layout: str) -> Any:
 
 
 def check_use(
-    context: Context, use: Use, dtype: str, *, layout: str = "contiguous", frozen: int | None = None
+    context: Context,
+    use: Use,
+    dtype: str,
+    *,
+    layout: str = "contiguous",
+    frozen: int | None = None,
+    limits: str | None = None,
 ) -> None:
     """Hold results and gradients of a use to the reference.
 
     Args:
         frozen: number of the floating input that has `stop_gradient`.
+        limits: the dtype whose limits hold, where products are narrower than tensors.
     """
     arrays = [inner.draw(seed) for seed, inner in enumerate(use.inputs)]
     tensors, wide = [], []
@@ -143,9 +150,11 @@ def check_use(
     found = [to_numpy(result) for result in results]
     expected, gradients, cotangents = _reference(use, wide, differentiated, dtype, results)
     on = f"{use}, {dtype}, {layout}"
-    _check_results(context, use, dtype, results, found, expected, on)
+    _check_results(context, use, dtype, results, found, expected, on, limits or dtype)
     if differentiated and cotangents:
-        _check_gradients(context, use, dtype, tensors, differentiated, results, gradients, cotangents, on)
+        _check_gradients(
+            context, use, limits or dtype, tensors, differentiated, results, gradients, cotangents, on
+        )
     for inner, tensor, before in zip(use.inputs, tensors, wide):
         require_equal(f"the input {inner.name} after the call", to_numpy(tensor), before, on)
 
@@ -201,6 +210,7 @@ def _check_results(
     found: Sequence[np.ndarray],
     expected: Sequence[np.ndarray],
     on: str,
+    limits: str,
 ) -> None:
     if len(found) != len(expected):
         raise Mismatch(f"{use.operator} gives {len(found)} results, expected {len(expected)}; on {on}")
@@ -216,7 +226,7 @@ def _check_results(
         if use.exact or wanted.dtype.kind in "biu":
             require_equal(what, got, wanted.astype(got.dtype), on)
         else:
-            require_close(context, what, got, wanted, FORWARD[dtype], on)
+            require_close(context, what, got, wanted, FORWARD[limits], on)
 
 
 def _check_gradients(

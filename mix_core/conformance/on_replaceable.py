@@ -14,6 +14,7 @@ from mix_core.conformance.measure import Use, check_use
 from mix_core.conformance.target import FLOATS, Target
 
 GROUP = Group("replaceable operators")
+NO_PRODUCTS = "the profile declares no narrow products of float32 tensors"
 
 
 def conformance_cases(target: Target) -> list[Case]:
@@ -29,7 +30,36 @@ def conformance_cases(target: Target) -> list[Case]:
         floating = [inner for inner in use.inputs if inner.floating]
         for number, inner in enumerate(floating if use.gradient and len(floating) > 1 else ()):
             cases.append(_case(target, use, "float32", f", {inner.name} frozen", {"frozen": number}))
+    cases += _narrow_products(target, uses)
     return cases + replaceable_special.conformance_cases(target, GROUP)
+
+
+def _narrow_products(target: Target, uses: list[Use]) -> list[Case]:
+    """Products in 16 bits from float32 tensors, where the profile declares them (class `products`)."""
+    about = [use for use in uses if use.operator in ("linear", "linear_cross_entropy")]
+    return [
+        Case(
+            f"L3/{use.operator}/{use.name.replace(', ', '+').replace(' ', '_')}/float32+{dtype}_products",
+            f"{use.operator} ({use.name}) of float32 tensors with {dtype} products: right within {dtype}",
+            GROUP,
+            lambda context, use=use, dtype=dtype: _run_narrow(context, use, dtype),
+            operator=use.operator,
+            dtype="float32",
+            unless=None if dtype in target.profile.dtypes.get("products", ()) else NO_PRODUCTS,
+        )
+        for use in about
+        for dtype in FLOATS[1:]
+    ]
+
+
+def _run_narrow(context: Context, use: Use, dtype: str) -> None:
+    import paddle
+
+    from mix_core.ops.dtypes import products_in
+
+    with products_in(getattr(paddle, dtype), inside=True):
+        check_use(context, use, "float32", limits=dtype)
+    note_kernels(context, use.operator, "float32")
 
 
 def _first_of_each(uses: list[Use]) -> list[Use]:

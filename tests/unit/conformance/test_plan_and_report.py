@@ -99,6 +99,7 @@ def test_level_reached_stops_at_the_first_red():
     assert level_reached([*green, result("L2/b", "failed")]) == 1
     assert level_reached([*green, result("L2/b", "skipped")]) == 3
     assert level_reached(green[1:]) is None
+    assert level_reached([*green[:3], result("L3/a", "skipped")]) == 2, "nothing of it ran"
 
 
 def test_a_badge_comes_from_a_complete_report_alone(target, tmp_path):
