@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mix_core.conformance.case import Context
 
 FORWARD = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 2e-2, "float16": 3e-3}
-GRADIENT = {"float64": 1e-11, "float32": 5e-6, "bfloat16": 4e-2, "float16": 6e-3}
+GRADIENT = {"float64": 1e-11, "float32": 1e-5, "bfloat16": 4e-2, "float16": 6e-3}
 ELEMENT = 12.0
 """One element may be off by this many limits of its own size, or of the root mean square if that is more."""
 MAX_FACTOR = 4.0

@@ -24,7 +24,7 @@ class Input:
     scale: float = 1.0
     offset: float = 0.0
     kind: str = "normal"
-    """normal, positive (0.5 to 2), whole (small whole numbers), distinct (no two alike) or bool."""
+    """normal, positive (0.5 to 2), whole (small), int8 (-127 to 127), distinct (no two alike) or bool."""
     dtype: str | None = None
     """Of its own; None: that of the case."""
     bound: int = 8
@@ -36,6 +36,8 @@ class Input:
 
     def draw(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
+        if self.kind == "int8":
+            return rng.integers(-127, 128, self.shape)
         if self.kind == "whole":
             return rng.integers(0, self.bound, self.shape)
         if self.kind == "bool":

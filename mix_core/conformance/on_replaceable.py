@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mix_core.conformance import replaceable_attention, replaceable_rest, replaceable_special
+from mix_core.conformance import (
+    replaceable_attention,
+    replaceable_rest,
+    replaceable_special,
+    replaceable_whole,
+)
 from mix_core.conformance.case import Case, Context, Group
 from mix_core.conformance.measure import Use, check_use
 from mix_core.conformance.target import FLOATS, Target
 
 GROUP = Group("replaceable operators")
+NARROW_PRODUCTS = ("linear", "linear_cross_entropy", "qkv", "gated_mlp", "attention", "attention_packed")
 NO_PRODUCTS = "the profile declares no narrow products of float32 tensors"
 
 
 def conformance_cases(target: Target) -> list[Case]:
-    uses = [*replaceable_attention.uses(), *replaceable_rest.uses()]
+    uses = [*replaceable_attention.uses(), *replaceable_rest.uses(), *replaceable_whole.uses()]
     cases = []
     for use in uses:
         for dtype in FLOATS:
@@ -36,7 +42,7 @@ def conformance_cases(target: Target) -> list[Case]:
 
 def _narrow_products(target: Target, uses: list[Use]) -> list[Case]:
     """Products in 16 bits from float32 tensors, where the profile declares them (class `products`)."""
-    about = [use for use in uses if use.operator in ("linear", "linear_cross_entropy")]
+    about = [use for use in uses if use.operator in NARROW_PRODUCTS]
     return [
         Case(
             f"L3/{use.operator}/{use.name.replace(', ', '+').replace(' ', '_')}/float32+{dtype}_products",
