@@ -6,6 +6,7 @@ major is refused, a newer minor warns.
 
 from __future__ import annotations
 
+from mix_core.device.conformance_file import read_conformance
 from mix_core.device.hookspec import MIX_PLUGIN_API, hookimpl
 from mix_core.device.paddle_runtime import PaddleRuntime
 from mix_core.device.probing import device_files, installed_version, version_in_file, visible_count
@@ -52,6 +53,7 @@ __all__ = [
     "hookimpl",
     "installed_version",
     "pack_generator_state",
+    "read_conformance",
     "unpack_generator_state",
     "version_in_file",
     "visible_count",

@@ -16,7 +16,20 @@ import typer
 
 from mix_core.errors import EXIT_INTERRUPTED, MixError
 
-COMMANDS = ("devices", "explain", "doctor", "build", "run", "audit", "data", "train", "infer", "chat")
+COMMANDS = (
+    "devices",
+    "explain",
+    "doctor",
+    "build",
+    "run",
+    "audit",
+    "conformance",
+    "verify",
+    "data",
+    "train",
+    "infer",
+    "chat",
+)
 
 
 def build_app() -> typer.Typer:

@@ -162,7 +162,9 @@ def add_rms_norm(x: Any, branch: Any, weight_D: Any, eps: float) -> tuple[Any, A
 
 
 def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
-    if math.prod(x.shape) < FEW:
+    # Paddle's gradient of x is wrong where the weight has none of its own (3.3.1)
+    right = x.stop_gradient or (weight_D is not None and not weight_D.stop_gradient)
+    if right and x.ndim > 1 and math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 
         return F.layer_norm(x, x.shape[-1], weight_D, bias_D, eps)
@@ -170,7 +172,10 @@ def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
 
 
 def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
-    if math.prod(x.shape) < FEW:
+    right = (
+        x.stop_gradient or weight_C is not None
+    )  # without a weight Paddle's gradient of x is wrong (3.3.1)
+    if right and math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 
         return F.group_norm(x, groups, eps, weight_C, bias_C)

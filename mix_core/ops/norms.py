@@ -104,7 +104,19 @@ def layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: f
     kernel = kernel_for("layer_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
         return kernel(x, weight_D, bias_D, eps)
-    return in_float32(F.layer_norm)(x, x.shape[-1], weight_D, bias_D, eps)
+    return _layer_norm(x, weight_D, bias_D, eps)
+
+
+@in_float32
+def _layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: float) -> Tensor:
+    """Paddle's, with the weight beside it where it is frozen: its gradient of x is wrong then (3.3.1)."""
+    shape = x.shape
+    x = reshape(x, [1, -1]) if len(shape) == 1 else x
+    if x.stop_gradient or (weight_D is not None and not weight_D.stop_gradient):
+        return reshape(F.layer_norm(x, shape[-1], weight_D, bias_D, eps), shape)
+    out = F.layer_norm(x, shape[-1], None, None, eps)
+    out = out if weight_D is None else out * weight_D
+    return reshape(out if bias_D is None else out + bias_D, shape)
 
 
 def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor | None, eps: float) -> Tensor:
@@ -117,4 +129,6 @@ def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor |
     kernel = kernel_for("group_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
         return kernel(x, groups, weight_C, bias_C, eps)
+    if weight_C is None and not x.stop_gradient:  # without one Paddle's gradient of x is wrong (3.3.1)
+        weight_C = paddle.ones([x.shape[1]], x.dtype)
     return in_float32(F.group_norm)(x, groups, eps, weight_C, bias_C)

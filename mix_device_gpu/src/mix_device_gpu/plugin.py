@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mix_core.plugin_api import (
@@ -20,6 +21,7 @@ from mix_core.plugin_api import (
     device_files,
     hookimpl,
     installed_version,
+    read_conformance,
     version_in_file,
     visible_count,
 )
@@ -82,6 +84,11 @@ def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str]:
 @hookimpl
 def mix_operator_support() -> Mapping[str, Any]:
     return settings.operator_support()
+
+
+@hookimpl
+def mix_conformance() -> Mapping[str, Any]:
+    return read_conformance(Path(__file__).with_name("conformance.toml"))
 
 
 @hookimpl

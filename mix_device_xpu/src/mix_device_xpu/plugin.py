@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mix_core.plugin_api import (
@@ -21,6 +22,7 @@ from mix_core.plugin_api import (
     device_files,
     hookimpl,
     installed_version,
+    read_conformance,
     visible_count,
 )
 from mix_device_xpu import operators, settings
@@ -79,6 +81,11 @@ def mix_blacklisted_ops(workload: Workload) -> Mapping[str, str]:
 @hookimpl
 def mix_operator_support() -> Mapping[str, Any]:
     return operators.support()
+
+
+@hookimpl
+def mix_conformance() -> Mapping[str, Any]:
+    return read_conformance(Path(__file__).with_name("conformance.toml"))
 
 
 @hookimpl

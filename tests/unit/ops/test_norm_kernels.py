@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import Tensor
 
+from mix_core import ops
 from mix_core.device import Kernel, KernelRequest, cpu_kernels, native, native_build
 from tests.unit.ops import oracle
 
@@ -274,3 +275,34 @@ def test_what_paddle_does_as_fast_is_offered_for_training_alone() -> None:
         for form in ("erf", "quick"):
             assert offered("gelu", size_class=form, training=training)
         assert offered("group_norm", training=training) and offered("add_rms_norm", training=training)
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (64, 256)])
+def test_gradients_do_not_depend_on_what_else_learns(shape):
+    """Paddle 3.3.1 errs in x for layer_norm with a frozen weight, and for group_norm without one."""
+    x, weight, bias = oracle.draw(0, *shape), oracle.draw(1, shape[-1]), oracle.draw(2, shape[-1])
+
+    def layer(frozen: bool) -> np.ndarray:
+        tensors = [paddle.to_tensor(array.astype(np.float32)) for array in (x, weight, bias)]
+        tensors[0].stop_gradient, tensors[1].stop_gradient = False, frozen
+        for operator in (ops.layer_norm, cpu_kernels.layer_norm):
+            (operator(*tensors, EPS) ** 3).sum().backward()
+        return tensors[0].grad.numpy()
+
+    def group(ones: bool) -> np.ndarray:
+        tensor = paddle.to_tensor(x.astype(np.float32), stop_gradient=False)
+        given = paddle.ones([shape[1]]) if ones else None
+        for operator in (ops.group_norm, cpu_kernels.group_norm):
+            (operator(tensor, 4, given, None, EPS) ** 3).sum().backward()
+        return tensor.grad.numpy()
+
+    assert oracle.distance(layer(True), layer(False)) < 1e-5
+    assert oracle.distance(group(False), group(True)) < 1e-5
+
+
+def test_layer_norm_takes_one_row():
+    x, weight, bias = oracle.draw(0, 16), oracle.draw(1, 16), oracle.draw(2, 16)
+    tensors = [paddle.to_tensor(array.astype(np.float32)) for array in (x, weight, bias)]
+    wanted = (x - x.mean()) / np.sqrt(x.var() + EPS) * weight + bias
+    for operator in (ops.layer_norm, cpu_kernels.layer_norm):
+        assert oracle.distance(operator(*tensors, EPS).numpy(), wanted) < 2e-6

@@ -30,6 +30,7 @@ AFTER_ACTIVATION = re.compile(
     r"|mix_core\.models\.(?!common\.)\w+\.(model|vision|weights)"
     r"|mix_core\.training\.(evaluate|held_out|optimizer|session|snapshot)"
     r"|mix_core\.inference\.(generation|sampling)"
+    r"|mix_core\.conformance\.formulas"
 )
 UNWANTED = (
     "torch",

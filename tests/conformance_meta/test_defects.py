@@ -1,0 +1,80 @@
+"""Every seeded defect turns the cases red that its table names; the device without one is green."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mix_core.device import native
+from tests.conformance_meta.defects import DEFECTS, HARMLESS, Defect
+from tests.environment import clean_environment, with_plugins
+
+pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
+TABLE = os.environ.get("MIX_DEFECTS_REPORT")
+"""A file to append `defect -> cases that caught it` to, for the report of CI."""
+
+
+def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> tuple[int, dict[str, Any], str]:
+    """Exit code, report and output of the command on the faulty device."""
+    environ = with_plugins(clean_environment(), ["faulty"], folder / "site")
+    environ |= {"FAULTY_DEFECT": defect} if defect else {}
+    environ |= {"MIX_SIM_FAULTS": faults, "MIX_SIM_TIMEOUT": "10"} if faults else {}
+    command = [sys.executable, "-W", "ignore", "-m", "mix_core.cli.main", "conformance", "--device", "faulty"]
+    done = subprocess.run(
+        [*command, "--simulate", "--report", str(folder / "report"), *words],
+        env=environ,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    path = folder / "report" / "report.json"
+    report = json.loads(path.read_text()) if path.is_file() else {"cases": []}
+    return done.returncode, report, done.stdout + done.stderr
+
+
+def red(report: dict[str, Any]) -> list[str]:
+    return [case["id"] for case in report["cases"] if case["status"] == "failed"]
+
+
+def run_named(folder: Path, defect: Defect) -> tuple[int, list[str], str]:
+    words = [word for case in defect.caught_by for word in ("--case", case)]
+    name = "" if defect.faults else defect.name
+    code, report, said = conform(folder, *words, defect=name, faults=defect.faults)
+    return code, red(report), said
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name.replace(" ", "_") for defect in DEFECTS])
+def test_defect_turns_its_cases_red(tmp_path, defect):
+    code, failed, said = run_named(tmp_path, defect)
+    assert code == 1, said
+    for pattern in defect.caught_by:
+        assert any(fnmatchcase(name, pattern) for name in failed), (pattern, said)
+    if TABLE:
+        with open(TABLE, "a", encoding="utf-8") as stream:
+            stream.write(f"{defect.name}\t{', '.join(failed)}\n")
+
+
+def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
+    names = sorted({case for defect in DEFECTS for case in defect.caught_by})
+    code, report, said = conform(tmp_path, *(word for name in names for word in ("--case", name)))
+    assert (code, red(report)) == (0, []), said
+    assert {case["status"] for case in report["cases"]} == {"passed"}, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", ["", *HARMLESS])
+def test_clean_device_is_green_on_the_whole_suite(tmp_path, faults):
+    code, report, said = conform(tmp_path, faults=faults)
+    assert (code, red(report)) == (0, []), said
+
+
+def test_there_are_thirty_defects_and_more():
+    assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 30
