@@ -69,6 +69,7 @@ PLUGIN = _of(
     rms_epsilon: L3/rms_norm/small_numbers/float32
     rms_narrow_statistics: L3/rms_norm/large_numbers/float16
     rms_wide_result: L3/rms_norm/plain/bfloat16
+    rms_keeps_memory: L5/qwen2_5_vl/memory/float32
     rms_on_host: L3/rms_norm/plain/float32
     add_rms_sum_forgotten: L3/add_rms_norm/plain/float32
     layer_norm_unbiased: L3/layer_norm/plain/float32
@@ -79,7 +80,6 @@ PLUGIN = _of(
     swiglu_swapped: L3/swiglu/plain/float32
     swiglu_spoils_input: L3/swiglu/plain/float32
     swiglu_last_numbers: L3/swiglu/odd_size/float32
-    swiglu_keeps_memory: L5/qwen2_5_vl/memory/float32
     gelu_tanh: L3/gelu/erf+plain/float32
     linear_no_bias_gradient: L3/linear/plain/float32
     linear_narrow: L3/linear/plain/float32

@@ -110,6 +110,12 @@ def rms_wide_result(x: Any, weight: Any, eps: float) -> Any:
     return formulas.rms_norm(_float32(x), _float32(weight), eps)
 
 
+def rms_keeps(x: Any, weight: Any, eps: float) -> Any:
+    out = wide(formulas.rms_norm)(x, weight, eps)
+    kept.append(out.detach() * 1.0)
+    return out
+
+
 def rms_on_host(x: Any, weight: Any, eps: float) -> Any:
     return wide(formulas.rms_norm)(x, weight, eps).cpu()
 
@@ -174,12 +180,6 @@ def swiglu_last(gate: Any, up: Any) -> Any:
     out = wide(formulas.swiglu)(gate, up)
     whole = out.shape[-1] // 8 * 8
     return paddle.concat([out[..., :whole], out[..., whole:] * 0.0], axis=-1)
-
-
-def swiglu_keeps(gate: Any, up: Any) -> Any:
-    out = wide(formulas.swiglu)(gate, up)
-    kept.append(out.detach() * 1.0)
-    return out
 
 
 def gelu_tanh(x: Any, form: str = "erf") -> Any:
@@ -263,6 +263,7 @@ DEFECTS: dict[str, tuple[str, Any]] = {
     "rms_epsilon": ("rms_norm", rms_eps),
     "rms_narrow_statistics": ("rms_norm", rms_narrow),
     "rms_wide_result": ("rms_norm", rms_wide_result),
+    "rms_keeps_memory": ("rms_norm", rms_keeps),
     "rms_on_host": ("rms_norm", rms_on_host),
     "add_rms_sum_forgotten": ("add_rms_norm", add_rms_sum_forgotten),
     "layer_norm_unbiased": ("layer_norm", layer_norm_unbiased),
@@ -273,7 +274,6 @@ DEFECTS: dict[str, tuple[str, Any]] = {
     "swiglu_swapped": ("swiglu", swiglu_swapped),
     "swiglu_spoils_input": ("swiglu", swiglu_spoils),
     "swiglu_last_numbers": ("swiglu", swiglu_last),
-    "swiglu_keeps_memory": ("swiglu", swiglu_keeps),
     "gelu_tanh": ("gelu", gelu_tanh),
     "linear_no_bias_gradient": ("linear", linear_no_bias_gradient),
     "linear_narrow": ("linear", linear_narrow),
