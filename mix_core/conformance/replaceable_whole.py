@@ -121,15 +121,17 @@ def _layer(lengths_B: np.ndarray, tables: list[np.ndarray]) -> Any:
         import paddle
 
         from mix_core.ops.decode_layer import LayerCache, LayerWeights
+        from mix_core.ops.dtypes import cast, kept_in
 
         norm, q, k, v, out, post, gate, up, down, keys, values = rest
         B, K, C, H = keys.shape
-        flat = [paddle.assign(kept).reshape([-1, H]) for kept in (keys, values)]
+        kept_as = kept_in(keys.dtype, "scatter")  # as a model's cache does
+        flat = [paddle.assign(kept).reshape([-1, H]).astype(kept_as) for kept in (keys, values)]
         rows = (np.arange(B * K) * C + np.repeat(lengths_B - 1, K)).astype(np.int64)
         weights = LayerWeights(norm, (q, k, v), None, out, post, (gate, up, down), EPS)
         cache = LayerCache(flat[0], flat[1], lengths_B, paddle.to_tensor(rows))
         done = _ops("decode_layer")(x, weights, cache, *map(paddle.to_tensor, tables))
-        return (done, *(one.reshape([B, K, C, H]) for one in flat))
+        return (done, *(cast(one.reshape([B, K, C, H]), keys.dtype) for one in flat))
 
     return call
 
