@@ -25,6 +25,7 @@ COMMANDS = (
     "audit",
     "conformance",
     "verify",
+    "new-device",
     "data",
     "train",
     "infer",
@@ -42,7 +43,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     for name in COMMANDS:
-        importlib.import_module(f"mix_core.cli.{name}").register(app)
+        importlib.import_module(f"mix_core.cli.{name.replace('-', '_')}").register(app)
     return app
 
 
