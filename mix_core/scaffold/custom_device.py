@@ -92,7 +92,9 @@ def by_type(registered: Mapping[str, Any], types: list[str]) -> dict[str, dict[s
         for match in filter(None, map(_KEY.fullmatch, keys)):
             if match[1] in found:
                 found[match[1]].setdefault(kernel, set()).add(match[2])
-    return {kind: {name: sorted(kernels[name]) for name in sorted(kernels)} for kind, kernels in found.items()}
+    return {
+        kind: {name: sorted(kernels[name]) for name in sorted(kernels)} for kind, kernels in found.items()
+    }
 
 
 def _write_answer(path: Path) -> None:
