@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
             None, "--from-custom-device", help="Type of an installed custom device of Paddle to serve."
         ),
     ) -> None:
-        """Write ./mix_device_NAME: a plugin that installs, registers and passes conformance when simulated."""
+        """Write ./mix_device_NAME, a device plugin that installs and passes conformance when simulated."""
         import os
         from pathlib import Path
 

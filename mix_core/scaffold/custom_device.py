@@ -1,6 +1,6 @@
 """What is known here of an installed custom device of Paddle: its library and the kernels that it brings.
 
-Paddle tells both, and only after it has loaded the library; so each library is asked for in a process of its own:
+Paddle tells both, once it has loaded the library; so each library is loaded in a process of its own:
 `python -m mix_core.scaffold.custom_device FILE` writes the types, and kernel to dtypes for each.
 """
 

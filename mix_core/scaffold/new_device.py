@@ -1,7 +1,7 @@
 """Write the distribution of a new device plugin.
 
 The templates lie in `template/`; `@name@` and its like are replaced in their text and in their names. Two of
-them are plugin.py: one for a chip that Paddle has no library for yet, one for a custom device that is installed.
+them are plugin.py: one for a chip without a Paddle library, one for a custom device that is installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/authoring.md: its code makes a plugin, it names everything there is, and prints what is really printed.
+"""docs/authoring.md: its code makes a plugin, it names all there is, and shows what is really printed.
 
 tests/integration/test_authoring.py runs its commands.
 """

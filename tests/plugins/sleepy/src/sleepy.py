@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-
 from typing import Any
 
 from mix_core.plugin_api import DeviceProfile, DeviceRuntime, Probe, RandomState, hookimpl
