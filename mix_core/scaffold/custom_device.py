@@ -102,7 +102,7 @@ def _write_answer(path: Path) -> None:
     from paddle import base
 
     core: Any = base.core
-    types = paddle.device.get_all_custom_device_type()
+    types = list(paddle.device.get_all_custom_device_type() or ())
     kernels = by_type(core._get_registered_phi_kernels("function"), types)
     path.write_text(json.dumps({"paddle": paddle.__version__, "types": kernels}), encoding="utf-8")
 
