@@ -30,16 +30,10 @@ def run(folder: Path, words: list[str], plugins: list[Path], expected: int = 0) 
 @pytest.mark.parametrize("chapter", chapters(), ids=lambda chapter: f"{chapter.number}")
 def test_commands_of_a_chapter_end_as_the_page_says(tmp_path, chapter: Chapter):
     plugin = plugin_after(chapter.number, tmp_path)
-    ran = [run(tmp_path, words, [plugin], code) for words, code in chapter.commands()]
-    assert ran
-
-
-@pytest.mark.slow
-def test_a_widened_case_is_printed(tmp_path):
-    chapter = chapters()[11]
-    [(words, _)] = chapter.commands()
-    said = run(tmp_path, words, [plugin_after(chapter.number, tmp_path)])
-    assert "widened L3/swiglu/plain/float32: 2 times the limit" in said
+    said = [run(tmp_path, words, [plugin], code) for words, code in chapter.commands()]
+    assert said
+    if chapter.blocks("toml")[-1:] and chapter.number > 1:  # its conformance.toml
+        assert "widened L3/swiglu/plain/float32: 2 times the limit" in said[-1]
 
 
 def test_an_overlay_s_attention_passes_and_serves(tmp_path):
