@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -60,6 +61,37 @@ def launch(
     assert (done.returncode != 0) == fails, done.stdout + done.stderr + "".join(logs)
     ranks = [] if fails else [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     return Launched(done, logs, ranks)
+
+
+def start_ranks(folder: Path, device: str, program: str, **variables: str) -> list[subprocess.Popen[str]]:
+    """Start a program by two ranks that no launcher looks after; each writes to its own pipe."""
+    with socket.socket() as first, socket.socket() as second:
+        for listening in (first, second):
+            listening.bind(("127.0.0.1", 0))
+        endpoints = [f"127.0.0.1:{listening.getsockname()[1]}" for listening in (first, second)]
+    running = []
+    for rank in range(2):
+        of_the_rank = {
+            "PADDLE_TRAINER_ID": str(rank),
+            "PADDLE_TRAINERS_NUM": "2",
+            "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+            "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
+            f"FLAGS_selected_{TYPES[device]}s": str(rank),
+            "PADDLE_DISTRI_BACKEND": "xccl",
+            "PADDLE_XCCL_BACKEND": TYPES[device],
+        }
+        words = command(device, PROGRAMS / program, folder)
+        running.append(
+            subprocess.Popen(
+                words,
+                env=environment(folder, device, **of_the_rank, **variables),
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return running
 
 
 def run_alone(folder: Path, device: str, program: str, *arguments: str, **variables: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tests.integration.simulated_fleet import (
     launch,
     launch_words,
     run_alone,
+    start_ranks,
 )
 
 STEPS, WEIGHTS = 3, 9
@@ -89,17 +90,33 @@ def test_a_sum_of_int64_is_refused_with_one_line_and_the_group_goes_on(collectiv
         ]
 
 
-def test_a_dead_rank_is_named_and_the_launcher_ends(tmp_path: Path):
+DEAD = "rank:dead,rank=1,nth=3"
+
+
+def test_a_dead_rank_is_named_by_the_other(tmp_path: Path):
     before = shared_memory()
-    start = time.monotonic()
-    launched = launch(tmp_path, "npu", "rank_faults.py", fails=True, MIX_SIM_FAULTS="rank:dead,rank=1,nth=3")
-    assert time.monotonic() - start < 60
-    log = launched.logs[0]
+    ranks = start_ranks(tmp_path, "npu", "rank_faults.py", MIX_SIM_FAULTS=DEAD)
+    logs = [rank.communicate(timeout=400)[0] for rank in ranks]
+    assert ranks[1].returncode == -signal.SIGKILL and ranks[0].returncode == 1
     dead = (tmp_path / "1.pid").read_text()
-    assert f"mix-sim: rank 1 (process {dead}) ended during all_reduce of 16 bytes" in log
-    assert log.count("mix-sim: ") == 1
-    waited = re.search(r"all_reduce 2 failed after ([\d.]+) s", log)
+    assert f"mix-sim: rank 1 (process {dead}) ended during all_reduce of 16 bytes" in logs[0]
+    assert logs[0].count("mix-sim: ") == 1
+    waited = re.search(r"all_reduce 2 failed after ([\d.]+) s", logs[0])
     assert waited and float(waited[1]) < 5
+    assert shared_memory() <= before
+
+
+def test_the_launcher_ends_at_a_dead_rank(tmp_path: Path):
+    """It looks once a second: it sees the dead rank first, or the other that has spoken and ended."""
+    before = shared_memory()
+    launched = launch(tmp_path, "npu", "rank_faults.py", fails=True, MIX_SIM_FAULTS=DEAD)
+    assert time.time() - (tmp_path / "1.pid").stat().st_mtime < 60
+    said = launched.done.stdout + launched.done.stderr
+    seen_first = re.search(r"Container rank (\d) status failed .*code (-?\d+) log", said)
+    assert seen_first, said
+    if seen_first.groups() != ("1", "-9"):
+        assert seen_first.groups() == ("0", "1")
+        assert "mix-sim: rank 1 (process " in launched.logs[0]
     assert shared_memory() <= before
 
 
