@@ -20,9 +20,12 @@ int parts_of(int64_t m, int64_t n, int64_t k, Products how) {
   if (omp_in_parallel()) return 0;
   // of a few rows (a token that is decoded) rounding the weights costs more than the product
   if (how == Products::kBfloat16 && has_bfloat16_products() && m >= 16) return 1;
+  if (tile_unit() != TileUnit::kAmx || std::min({m, n, k}) < 64) return 0;
   // below these the packing costs more than the tiles save (docs/performance.md)
-  const bool pays = m >= 128 && n >= 256 && k >= 256;
-  if (tile_unit() != TileUnit::kAmx || !pays) return 0;
+  const int64_t numbers = m * n * k;
+  const bool pays = how == Products::kGradient ? numbers > int64_t{1} << 21
+                                               : numbers >= int64_t{1} << 22 && m >= 96 && std::max(m, n) >= 256;
+  if (!pays) return 0;
   return how == Products::kGradient ? 2 : 3;
 }
 

@@ -14,12 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <type_traits>
-#include <vector>
 
 #include "ops/gemm_pack.h"
 
@@ -28,10 +26,10 @@
 namespace mix {
 namespace {
 
-constexpr int64_t kBlock = 2 * kLanes;       // lanes of C that one call of the inner kernel makes, both ways
-constexpr int64_t kDepthPanel = 1536;        // parts times depths, so that two blocks stay in the second-level cache
-constexpr int64_t kRowPanel = 1536;
-constexpr int64_t kColumnPanel = 8 * kBlock;  // what a thread packs of the right factor at once
+constexpr int64_t kBlock = 2 * kLanes;        // lanes of C that one call of the inner kernel makes, both ways
+constexpr int64_t kDepthPanel = 1536;         // parts times depths
+constexpr int64_t kRowPanel = 1536;           // rows that a thread packs at once,
+constexpr int64_t kColumnPanel = 8 * kBlock;  // and columns, which stay in its second-level cache
 
 // A and B packed, of which `tiles` are multiplied: groups of 16 lanes lie a_group and b_group numbers apart.
 struct Blocks {
@@ -181,21 +179,32 @@ uint16_t* scratch(int slot, int64_t numbers) {
   return own.memory;
 }
 
-// Columns that a thread packs and multiplies at once.
-struct Panel {
-  const Right* right;
-  int64_t begin, columns;
+int64_t whole_blocks(int64_t lanes) { return (lanes + kBlock - 1) / kBlock * kBlock; }
+
+// Lanes of C that a thread makes; whole blocks, so that a number is summed the same way for any number of threads.
+struct Share {
+  int64_t begin, end;
 };
 
-std::vector<Panel> panels_of(const Right* rights, int64_t count, int threads) {
-  int64_t all = 0, width = kColumnPanel;
-  for (int64_t r = 0; r < count; ++r) all += rights[r].columns;
-  while (width > kBlock && all / width < 2 * threads) width /= 2;
-  std::vector<Panel> panels;
-  for (int64_t r = 0; r < count; ++r)
-    for (int64_t at = 0; at < rights[r].columns; at += width)
-      panels.push_back({rights + r, at, std::min(width, rights[r].columns - at)});
-  return panels;
+Share share_of(int64_t lanes, int64_t index, int64_t of) {
+  const int64_t blocks = whole_blocks(lanes) / kBlock;
+  return {blocks * index / of * kBlock, std::min(lanes, blocks * (index + 1) / of * kBlock)};
+}
+
+// How many ways threads share the rows of C, and how many its columns. Each packs what it multiplies, because numbers
+// that another core has just written take longer to fetch than to pack again: the grid that packs least.
+struct Grid {
+  int64_t rows, columns;
+};
+
+Grid grid_of(int64_t m, int64_t n, int64_t threads) {
+  Grid best{1, threads};
+  for (int64_t rows = 2; rows <= threads; ++rows) {
+    const int64_t columns = threads / rows;
+    if (rows * columns != threads || rows * kBlock > whole_blocks(m)) continue;
+    if (m * columns + n * rows < m * best.columns + n * best.rows) best = {rows, columns};
+  }
+  return best;
 }
 
 // What becomes of the products of two packed factors.
@@ -233,45 +242,46 @@ void multiply_blocks(const Blocks& first, int64_t rows, int64_t columns, const T
     }
 }
 
+// The product of packed rows of A, from row `top` on, and the columns of `share`, which count through all of `rights`
+// in whole blocks.
 template <int PARTS>
-void multiply_panels(const Factor& a, const Right* rights, int64_t count, int64_t m, int64_t k, float alpha,
+void multiply_share(const Packed& left, int64_t top, int64_t rows, const Right* rights, const Share& share,
+                    int64_t depth, int64_t deep, float alpha, float beta) {
+  const int64_t group = left.tiles * PARTS * kTileSize;
+  int64_t first = 0;
+  for (const Right* one = rights; first < share.end; first += whole_blocks(one->columns), ++one) {
+    const int64_t end = std::min(one->columns, share.end - first);
+    for (int64_t at = std::max<int64_t>(0, share.begin - first); at < end; at += kColumnPanel) {
+      const int64_t columns = std::min(kColumnPanel, end - at);
+      uint16_t* right = scratch(1, groups_of(columns) * group);
+      pack<PARTS, true>(one->b, at, columns, depth, deep, 0, left.tiles, right);
+      const float* const bias = depth == 0 && one->bias != nullptr ? one->bias + at : nullptr;
+      multiply_blocks<PARTS>({left.numbers, right, left.tiles, group, group}, rows, columns,
+                             {one->c + top * one->ldc + at, one->ldc, bias, alpha, depth == 0 ? beta : 1.0f});
+    }
+  }
+}
+
+template <int PARTS>
+void multiply_shares(const Factor& a, const Right* rights, int64_t count, int64_t m, int64_t k, float alpha,
                      float beta) {
-  const bool amx = tile_unit() == TileUnit::kAmx;
-  const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const std::vector<Panel> panels = panels_of(rights, count, threads);
-  int64_t widest = 0;
-  for (const Panel& panel : panels) widest = std::max(widest, panel.columns);
+  int64_t n = 0;
+  for (int64_t r = 0; r < count; ++r) n += whole_blocks(rights[r].columns);
   constexpr int64_t kDeep = kDepthPanel / PARTS / kDepth * kDepth;
-  for (int64_t depth = 0; depth < k; depth += kDeep) {
-    const int64_t deep = std::min(kDeep, k - depth), tiles = (deep + kDepth - 1) / kDepth;
-    const int64_t group = tiles * PARTS * kTileSize;
-    for (int64_t top = 0; top < m; top += kRowPanel) {
-      const int64_t rows = std::min(kRowPanel, m - top), blocks = (rows + kBlock - 1) / kBlock;
-      uint16_t* left = scratch(0, blocks * 2 * group);
-      std::atomic<size_t> next{0};
-#pragma omp parallel num_threads(threads)
-      {
-        uint16_t* right = scratch(1, groups_of(widest) * group);
-        if (a.depth_inner) {
-#pragma omp for schedule(static)
-          for (int64_t i = 0; i < blocks; ++i)
-            pack<PARTS, false>(a, top + i * kBlock, std::min(kBlock, rows - i * kBlock), depth, deep, 0, tiles,
-                               left + i * 2 * group);
-        } else {
-#pragma omp for schedule(static)
-          for (int64_t t = 0; t < tiles; ++t) pack<PARTS, false>(a, top, rows, depth, deep, t, t + 1, left);
-        }
-        if (amx) configure_tiles();
-        for (size_t p = next.fetch_add(1); p < panels.size(); p = next.fetch_add(1)) {
-          const Panel& panel = panels[p];
-          pack<PARTS, true>(panel.right->b, panel.begin, panel.columns, depth, deep, 0, tiles, right);
-          const Right& whole = *panel.right;
-          const float* const bias = depth == 0 && whole.bias != nullptr ? whole.bias + panel.begin : nullptr;
-          multiply_blocks<PARTS>({left, right, tiles, group, group}, rows, panel.columns,
-                                 {whole.c + top * whole.ldc + panel.begin, whole.ldc, bias, alpha,
-                                  depth == 0 ? beta : 1.0f});
-        }
-        if (amx) release_tiles();
+#pragma omp parallel num_threads(omp_in_parallel() ? 1 : omp_get_max_threads())
+  {
+    const Grid grid = grid_of(m, n, omp_get_num_threads());
+    const int64_t thread = omp_get_thread_num();
+    const Share own = share_of(m, thread / grid.columns, grid.rows);
+    const Share columns = share_of(n, thread % grid.columns, grid.columns);
+    const TileThread configured;
+    for (int64_t depth = 0; depth < k; depth += kDeep) {
+      const int64_t deep = std::min(kDeep, k - depth), tiles = (deep + kDepth - 1) / kDepth;
+      for (int64_t top = own.begin; top < own.end; top += kRowPanel) {
+        const int64_t rows = std::min(kRowPanel, own.end - top);
+        uint16_t* left = scratch(0, groups_of(rows) * tiles * PARTS * kTileSize);
+        pack<PARTS, false>(a, top, rows, depth, deep, 0, tiles, left);
+        multiply_share<PARTS>({left, tiles}, top, rows, rights, columns, depth, deep, alpha, beta);
       }
     }
   }
@@ -345,7 +355,7 @@ void multiply_packed(int parts, const Packed& a, const Packed& b, int64_t rows, 
 
 void gemm_tiles(int parts, const Factor& a, const Right* rights, int64_t count_of, int64_t m, int64_t k, float alpha,
                 float beta) {
-  with_parts(parts, [&](auto count) { multiply_panels<count>(a, rights, count_of, m, k, alpha, beta); });
+  with_parts(parts, [&](auto count) { multiply_shares<count>(a, rights, count_of, m, k, alpha, beta); });
 }
 
 }  // namespace mix

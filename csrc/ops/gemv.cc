@@ -113,12 +113,6 @@ void gemv_each(const float* x, int64_t rows, int64_t inputs, const LinearMap* ma
   }
 }
 
-void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
-          float* out) {
-  const LinearMap map{outputs, weight, bias, out};
-  gemv_each(x, rows, inputs, &map, 1);
-}
-
 void gemv_transposed(const float* x, const float* weight, int64_t rows, int64_t inputs, int64_t outputs, float* out) {
 #pragma omp parallel for schedule(static) if (inputs * outputs > kSerial)
   for (int64_t o = 0; o < outputs; ++o) {

@@ -10,14 +10,10 @@ namespace mix {
 
 constexpr int64_t kFewRows = 8;
 
-// out [R, O] = x [R, I] W [I, O] + bias [O] (null: none)
-void gemv(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
-          float* out);
-
-// The same of several matrices and one x.
+// Each map's out [R, O] = x [R, I] weight [I, O] + bias [O].
 void gemv_each(const float* x, int64_t rows, int64_t inputs, const LinearMap* maps, int64_t count);
 
-// out [R, O] = x [R, I] W^T with W [O, I]
+// out [R, O] = x [R, I] weight^T with weight [O, I]
 void gemv_transposed(const float* x, const float* weight, int64_t rows, int64_t inputs, int64_t outputs, float* out);
 
 }  // namespace mix

@@ -27,6 +27,17 @@ double limit_of(mix::Products products) {
   }
 }
 
+// Calls run(threads) for other numbers of threads: they share rows, columns or both.
+template <typename Run>
+void with_threads(Run run) {
+  const int before = omp_get_max_threads();
+  for (const int threads : {1, 3, 4}) {
+    omp_set_num_threads(threads);
+    run(threads);
+  }
+  omp_set_num_threads(before);
+}
+
 // One shape with all transposes: C [m, n] = alpha op(A) op(B) + beta C.
 void gemm(int64_t m, int64_t n, int64_t k, float alpha, float beta, mix::Products products) {
   const bool narrow = products == mix::Products::kBfloat16;
@@ -66,12 +77,46 @@ void gemm(int64_t m, int64_t n, int64_t k, float alpha, float beta, mix::Product
       }
       one.within(limit_of(products), "C", found, exact);
       one.that(gaps_kept, "numbers between the rows of C are changed");
-      const int threads = omp_get_max_threads();
-      omp_set_num_threads(1);
-      product(alone);
-      omp_set_num_threads(threads);
-      one.same("C with one thread", c, alone);
+      with_threads([&](int threads) {
+        alone = before;
+        product(alone);
+        one.same("C with " + std::to_string(threads) + " threads", c, alone);
+      });
     }
+}
+
+// Products of one left factor with matrices of several widths, two of them with a bias.
+void gemm_each(int64_t m, int64_t k, std::vector<int64_t> widths, mix::Products products) {
+  Case one("gemm_each " + std::to_string(m) + "x" + std::to_string(k));
+  const Array a = draw(1, m * k);
+  std::vector<Array> b, bias, c;
+  std::vector<Exact> exact;
+  for (const int64_t n : widths) {
+    const int seed = static_cast<int>(b.size());
+    b.push_back(draw(10 + seed, k * n)), bias.push_back(draw(20 + seed, n)), c.push_back(unwritten(m * n));
+    exact.emplace_back(m * n);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = seed == 1 ? 0.0 : bias.back()[j];
+        for (int64_t l = 0; l < k; ++l) sum += static_cast<double>(a[i * k + l]) * b.back()[l * n + j];
+        exact.back()[i * n + j] = sum;
+      }
+  }
+  const auto multiply = [&](std::vector<Array>& to) {
+    std::vector<mix::Product> each;
+    for (size_t i = 0; i < widths.size(); ++i)
+      each.push_back({widths[i], b[i].data(), widths[i], i == 1 ? nullptr : bias[i].data(), to[i].data(), widths[i]});
+    mix::gemm_each(false, false, m, k, a.data(), k, each.data(), static_cast<int64_t>(each.size()), products);
+  };
+  multiply(c);
+  for (size_t i = 0; i < widths.size(); ++i) one.within(limit_of(products), "C", c[i], exact[i]);
+  with_threads([&](int threads) {
+    std::vector<Array> again;
+    for (const int64_t n : widths) again.push_back(unwritten(m * n));
+    multiply(again);
+    for (size_t i = 0; i < widths.size(); ++i)
+      one.same("C with " + std::to_string(threads) + " threads", c[i], again[i]);
+  });
 }
 
 void gemv(int64_t R, int64_t I, int64_t O) {
@@ -87,14 +132,16 @@ void gemv(int64_t R, int64_t I, int64_t O) {
       biased[r * O + o] = out[r * O + o] + bias[o];
     }
   Array found = unwritten(R * O), found_biased = unwritten(R * O), found_transposed = unwritten(R * O);
-  mix::gemv(x.data(), weight.data(), nullptr, R, I, O, found.data());
-  mix::gemv(x.data(), weight.data(), bias.data(), R, I, O, found_biased.data());
+  const mix::LinearMap maps[] = {{O, weight.data(), nullptr, found.data()},
+                                 {O, weight.data(), bias.data(), found_biased.data()}};
+  mix::gemv_each(x.data(), R, I, maps, 2);
   mix::gemv_transposed(x.data(), weight.data(), R, I, O, found_transposed.data());
   one.forward("out", found, out);
   one.forward("with a bias", found_biased, biased);
   one.forward("transposed", found_transposed, transposed);
   Array again = unwritten(R * O);
-  mix::gemv(x.data(), weight.data(), nullptr, R, I, O, again.data());
+  const mix::LinearMap map{O, weight.data(), nullptr, again.data()};
+  mix::gemv_each(x.data(), R, I, &map, 1);
   one.same("out", found, again);
 }
 
@@ -109,7 +156,10 @@ MIX_CASES(gemm) {
     gemm(65, 31, 64, 2.0f, 1.0f, products);
     gemm(129, 257, 259, 1.0f, 0.0f, products);
     gemm(129, 257, 300, 0.5f, -2.0f, products);
+    gemm(131, 130, 1100, 1.0f, 0.0f, products);
+    gemm_each(150, 300, {70, 33, 257}, products);
   }
+  gemm(1700, 160, 130, 1.0f, 0.0f, Products::kFloat32);
 }
 
 MIX_CASES(gemv) {

@@ -19,8 +19,6 @@ from mix_core.device.cpu_head_loss import linear_cross_entropy
 from mix_core.device.values import Kernel, KernelRequest, NoKernel
 
 ADAMW_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "grad_scale")
-FEW_ROWS = 8
-"""Up to as many rows a product is bound by reading its matrix, and `mix_gemv` reads it once in order."""
 GELU_FORMS = ("erf", "tanh", "quick")
 """In the order of GeluForm in csrc/ops/gelu.h."""
 FEW = 1 << 15
@@ -231,8 +229,8 @@ def gated_mlp(x: Any, weights: Any, biases: Any, *, narrow: bool = False) -> Any
 
 
 def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
-    if hidden_TD.shape[0] <= FEW_ROWS and not _learning():
-        return _run("mix_gemv", hidden_TD, weight_VD, None, True)
+    if not _learning():
+        return _run("mix_output_head", hidden_TD, weight_VD)
     from paddle import _C_ops
 
     return _C_ops.matmul(hidden_TD, weight_VD, False, True)

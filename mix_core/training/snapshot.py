@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from mix_core.training.faults import place
 from mix_core.training.optimizer import AdamW
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mix_core.config import RunConfig
     from mix_core.device import DeviceRuntime
     from mix_core.models.registry import ModelFamily
@@ -86,5 +89,17 @@ class Parts:
             return Progressed(step, position=0)
         names = reader.names(RANDOM_STATE)
         if names:
-            self.runtime.set_random_state({n.removeprefix(RANDOM_STATE): reader.read(n) for n in names})
+            self._take_random({n.removeprefix(RANDOM_STATE): reader.read(n) for n in names}, checkpoint)
         return Progressed(step, int(values["position"]))
+
+    def _take_random(self, kept: dict[str, np.ndarray], checkpoint: Path) -> None:
+        """Generators differ by kind of device: a CPU's state means nothing to a card's."""
+        own = self.runtime.get_random_state()
+        if {n: v.shape for n, v in kept.items()} == {n: v.shape for n, v in own.items()}:
+            self.runtime.set_random_state(kept)
+            return
+        print(
+            f"{checkpoint.name} was written on another kind of device: its random state is passed over, and "
+            f"Paddle's generators start from seed {self.config.seed}",
+            file=sys.stderr,
+        )

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native
 TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
 
+SHARES = 6
+"""All defects against the whole suite take over an hour: each commit takes one share of them, in turn."""
+
 
 def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> tuple[int, dict[str, Any], str]:
     """Exit code, report and output of the command on the faulty device."""
@@ -42,6 +45,19 @@ def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> tu
 
 def red(report: dict[str, Any]) -> list[str]:
     return [case["id"] for case in report["cases"] if case["status"] == "failed"]
+
+
+def of_this_commit() -> tuple[Defect, ...]:
+    """The share that the number of commits names, or MIX_DEFECTS_SHARE (0 to SHARES - 1, or `all`)."""
+    asked = os.environ.get("MIX_DEFECTS_SHARE")
+    if asked == "all":
+        return DEFECTS
+    if asked is None:
+        counted = subprocess.run(
+            ["git", "rev-list", "--count", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+        asked = counted.stdout.strip() or "0"
+    return DEFECTS[int(asked) % SHARES :: SHARES]
 
 
 def run_named(folder: Path, defect: Defect) -> tuple[int, list[str], str]:
@@ -67,6 +83,17 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
     code, report, said = conform(tmp_path, *(word for name in names for word in ("--case", name)))
     assert (code, red(report)) == (0, []), said
     assert {case["status"] for case in report["cases"]} == {"passed"}, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defect", of_this_commit(), ids=lambda defect: defect.name.replace(" ", "_"))
+def test_the_whole_suite_catches_the_defect(tmp_path, defect):
+    name = "" if defect.faults else defect.name
+    code, report, said = conform(tmp_path, defect=name, faults=defect.faults)
+    failed = red(report)
+    assert code == 1, said
+    for pattern in defect.caught_by:
+        assert any(fnmatchcase(case, pattern) for case in failed), (pattern, failed, said)
 
 
 @pytest.mark.slow

@@ -58,6 +58,18 @@ def test_the_curve_is_the_cpu_s_to_the_bit(on_cpu, on_npu):
     assert digests(last_checkpoint(on_npu)) == digests(last_checkpoint(on_cpu / "cpu"))
 
 
+def test_a_run_moves_to_another_device(on_cpu):
+    words = [*TRAIN, on_cpu / "config.json", "--output_dir", on_cpu / "moved", "--device", "npu"]
+    words += ["--resume", on_cpu / "cpu" / "checkpoint-6"]
+    done = succeed(run_simulated(words, on_cpu, device="npu"))
+    assert (
+        "checkpoint-6 was written on another kind of device: its random state is passed over" in done.stderr
+    )
+    assert curve(on_cpu / "moved") == curve(on_cpu / "cpu")[6:]
+    weights = [digests(run / "checkpoint-8") for run in (on_cpu / "moved", on_cpu / "cpu")]
+    assert weights[0] == weights[1]
+
+
 def test_the_run_says_that_it_was_simulated(on_npu):
     about = json.loads((on_npu / "run.json").read_text())["device"]
     assert (about["name"], about["place"], about["simulated"]) == ("npu", "npu:0", True)
