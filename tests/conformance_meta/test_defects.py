@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native
 TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
 
-SHARES = 6
+SHARES = 8
 """All defects against the whole suite take over an hour: each commit takes one share of them, in turn."""
 
 
