@@ -114,6 +114,8 @@ def _fall(context: Context) -> None:
 
     before = _allocated(context)
     kept = [paddle.ones([4 * MiB]) for _ in range(4)]
+    during = _allocated(context) - before
+    expect(during > 63 * MiB, f"with 4 tensors of 16 MiB, {during / MiB:.2f} MiB more are counted")
     del kept
     after = _allocated(context) - before
     expect(abs(after) < MiB, f"after 4 tensors of 16 MiB are gone, {after / MiB:.2f} MiB more are counted")
