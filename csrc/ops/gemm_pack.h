@@ -95,10 +95,10 @@ MIX_BF16_INLINE void pack_tile(const float* from, int64_t stride, int64_t lanes,
 // Groups of 16 lanes, an even number of them.
 inline int64_t groups_of(int64_t lanes) { return (lanes + 2 * kLanes - 1) / (2 * kLanes) * 2; }
 
-// Lanes from `lane` on by depths from `depth` on, of which tiles [begin, end) of depth: [group][tile][part].
+// Lanes from `lane` on by depths from `depth` on: [group][tile][part].
 template <int PARTS, bool PAIRS>
-MIX_BF16 void pack(const Factor& from, int64_t lane, int64_t lanes, int64_t depth, int64_t depths, int64_t begin,
-                   int64_t end, uint16_t* to) {
+MIX_BF16 void pack(const Factor& from, int64_t lane, int64_t lanes, int64_t depth, int64_t depths,
+                   uint16_t* to) {
   const int64_t tiles = (depths + kDepth - 1) / kDepth, groups = groups_of(lanes);
   const auto one = [&](int64_t g, int64_t t) MIX_BF16 {
     const int64_t have = std::min(kLanes, lanes - g * kLanes), deep = std::min(kDepth, depths - t * kDepth);
@@ -112,9 +112,9 @@ MIX_BF16 void pack(const Factor& from, int64_t lane, int64_t lanes, int64_t dept
   // along the rows as they lie, so that few pages are read at a time
   if (from.depth_inner) {
     for (int64_t g = 0; g < groups; ++g)
-      for (int64_t t = begin; t < end; ++t) one(g, t);
+      for (int64_t t = 0; t < tiles; ++t) one(g, t);
   } else {
-    for (int64_t t = begin; t < end; ++t)
+    for (int64_t t = 0; t < tiles; ++t)
       for (int64_t g = 0; g < groups; ++g) one(g, t);
   }
 }

@@ -254,7 +254,7 @@ void multiply_share(const Packed& left, int64_t top, int64_t rows, const Right* 
     for (int64_t at = std::max<int64_t>(0, share.begin - first); at < end; at += kColumnPanel) {
       const int64_t columns = std::min(kColumnPanel, end - at);
       uint16_t* right = scratch(1, groups_of(columns) * group);
-      pack<PARTS, true>(one->b, at, columns, depth, deep, 0, left.tiles, right);
+      pack<PARTS, true>(one->b, at, columns, depth, deep, right);
       const float* const bias = depth == 0 && one->bias != nullptr ? one->bias + at : nullptr;
       multiply_blocks<PARTS>({left.numbers, right, left.tiles, group, group}, rows, columns,
                              {one->c + top * one->ldc + at, one->ldc, bias, alpha, depth == 0 ? beta : 1.0f});
@@ -280,7 +280,7 @@ void multiply_shares(const Factor& a, const Right* rights, int64_t count, int64_
       for (int64_t top = own.begin; top < own.end; top += kRowPanel) {
         const int64_t rows = std::min(kRowPanel, own.end - top);
         uint16_t* left = scratch(0, groups_of(rows) * tiles * PARTS * kTileSize);
-        pack<PARTS, false>(a, top, rows, depth, deep, 0, tiles, left);
+        pack<PARTS, false>(a, top, rows, depth, deep, left);
         multiply_share<PARTS>({left, tiles}, top, rows, rights, columns, depth, deep, alpha, beta);
       }
     }
@@ -323,13 +323,13 @@ int64_t packed_numbers(int parts, int64_t lanes, int64_t depths) {
 
 Packed pack_left(int parts, const Factor& from, int64_t lanes, int64_t depths, uint16_t* to) {
   const int64_t tiles = (depths + kDepth - 1) / kDepth;
-  with_parts(parts, [&](auto count) { pack<count, false>(from, 0, lanes, 0, depths, 0, tiles, to); });
+  with_parts(parts, [&](auto count) { pack<count, false>(from, 0, lanes, 0, depths, to); });
   return {to, tiles};
 }
 
 Packed pack_right(int parts, const Factor& from, int64_t lanes, int64_t depths, uint16_t* to) {
   const int64_t tiles = (depths + kDepth - 1) / kDepth;
-  with_parts(parts, [&](auto count) { pack<count, true>(from, 0, lanes, 0, depths, 0, tiles, to); });
+  with_parts(parts, [&](auto count) { pack<count, true>(from, 0, lanes, 0, depths, to); });
   return {to, tiles};
 }
 
