@@ -52,6 +52,9 @@ class ModelFamily:
     """(configuration, folder, dtype="float32"): write config.json as published; the dtype is the weights'."""
     load_processor: Callable[[Path], Any]
     """Folder -> the processor of text, pictures and videos; imports no paddle."""
+    published_name: Callable[[str], str] = str
+    """A parameter's published name, where the model names it otherwise or has part of it: patterns of the
+    configuration (freezing, LoRA) are matched with published names."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
 

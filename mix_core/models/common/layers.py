@@ -55,6 +55,17 @@ class RMSNorm(nn.Layer):
         return ops.add_rms_norm(x, branch, self.weight, self.eps)
 
 
+class LayerNorm(nn.Layer):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = self.create_parameter([width], default_initializer=Constant(1.0))
+        self.bias = self.create_parameter([width], is_bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
 class Embedding(nn.Layer):
     """A row for each token: weight (V, D). The output head has the same layout."""
 
