@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         report: Annotated[Path | None, typer.Option("--report", help="Folder for the report.")] = None,
         against: Annotated[Path | None, typer.Option("--against", help="An older report.json.")] = None,
+        fail_fast: bool = typer.Option(False, "--fail-fast", help="Stop where something is red."),
         listed: bool = typer.Option(False, "--list", help="Show the cases and run none."),
     ) -> None:
         """Run the conformance suite on a device: exit code 0 all green, 1 something red, 2 bad input."""
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
         if level is not None and only_level is not None:
             raise BadInputError("give either --level or --only-level")
         selection = Selection(
-            max(LEVELS) if level is None else level, only_level, op, model, tuple(case or ())
+            max(LEVELS) if level is None else level, only_level, op, model, tuple(case or ()), fail_fast
         )
         old = read_report(against) if against is not None else None
         if listed:

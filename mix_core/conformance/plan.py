@@ -27,6 +27,8 @@ class Selection:
     model: str | None = None
     ids: tuple[str, ...] = ()
     """Cases, or patterns of cases."""
+    fail_fast: bool = False
+    """Whether the process in which a case turned red is the last one."""
 
     @property
     def complete(self) -> bool:

@@ -69,8 +69,8 @@ class Runner:
         self.done, self.total, self.started = 0, 0, time.monotonic()
         self.work_done, self.work = 0.0, 0.0
 
-    def run(self, cases: list[Case]) -> list[Result]:
-        """Results in the order of the cases."""
+    def run(self, cases: list[Case], *, fail_fast: bool = False) -> list[Result]:
+        """Results in the order of the cases; with `fail_fast` of those up to the first red one's process."""
         self.total, self.started = len(cases), time.monotonic()
         self.work = sum(USUAL_S[case.level] for case in cases if not case.unless)
         self.work += USUAL_START_S * len(by_group(cases))
@@ -78,7 +78,9 @@ class Runner:
         for group in by_group(cases).values():
             for result in self.run_group(group):
                 found[result.id] = result
-        return [found[case.id] for case in cases]
+            if fail_fast and any(result.status == "failed" for result in found.values()):
+                break
+        return [found[case.id] for case in cases if case.id in found]
 
     def run_group(self, cases: list[Case]) -> Iterable[Result]:
         """Run the cases of one group; those that are excused do not start a process."""

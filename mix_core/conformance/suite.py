@@ -52,7 +52,7 @@ def run_suite(
         simulate_build.library()  # once, before the clock of a case runs
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
-        results = Runner(target, Path(scratch), progress).run(cases)
+        results = Runner(target, Path(scratch), progress).run(cases, fail_fast=selection.fail_fast)
     report = make_report(target, selection, results, time.monotonic() - started)
     if simulated:
         report["device"]["table"] = (target.support or {}).get("source")

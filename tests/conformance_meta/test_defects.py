@@ -21,7 +21,7 @@ TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
 
 SHARES = 8
-"""All defects against the whole suite take over an hour: each commit takes one share of them, in turn."""
+"""To the end of the suite, all defects take over an hour: each commit takes one share of them, in turn."""
 
 
 def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> tuple[int, dict[str, Any], str]:
@@ -62,9 +62,13 @@ def of_this_commit() -> tuple[Defect, ...]:
 
 def run_named(folder: Path, defect: Defect) -> tuple[int, list[str], str]:
     words = [word for case in defect.caught_by for word in ("--case", case)]
-    name = "" if defect.faults else defect.name
-    code, report, said = conform(folder, *words, defect=name, faults=defect.faults)
+    code, report, said = run_suite(folder, defect, *words)
     return code, red(report), said
+
+
+def run_suite(folder: Path, defect: Defect, *words: str) -> tuple[int, dict[str, Any], str]:
+    name = "" if defect.faults else defect.name
+    return conform(folder, *words, defect=name, faults=defect.faults)
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name.replace(" ", "_") for defect in DEFECTS])
@@ -86,10 +90,16 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name.replace(" ", "_"))
+def test_the_suite_catches_the_defect(tmp_path, defect):
+    code, report, said = run_suite(tmp_path, defect, "--fail-fast")
+    assert (code, bool(red(report)), report["complete"]) == (1, True, False), said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("defect", of_this_commit(), ids=lambda defect: defect.name.replace(" ", "_"))
-def test_the_whole_suite_catches_the_defect(tmp_path, defect):
-    name = "" if defect.faults else defect.name
-    code, report, said = conform(tmp_path, defect=name, faults=defect.faults)
+def test_its_cases_catch_the_defect_in_the_whole_suite(tmp_path, defect):
+    code, report, said = run_suite(tmp_path, defect)
     failed = red(report)
     assert code == 1, said
     for pattern in defect.caught_by:
