@@ -51,3 +51,7 @@ class RunFailedError(MixError):
     """The run itself went wrong: a loss that is not finite, a full disk, a dead rank."""
 
     exit_code = EXIT_RUN_FAILED
+
+
+class OtherRankError(RunFailedError):
+    """This rank stops because another one of its run did."""

@@ -25,6 +25,9 @@ usage: python -m mix_core.train CONFIG|--recipe NAME [--key value | --key=value 
   --max_steps N         stop after N optimizer steps
   --seed S              seed of weights, dropout and order
   --output_dir DIR      run folder
+  --devices 0,1         one rank on each of these devices, by Paddle's launcher; each rank's words are in
+                        OUTPUT_DIR/logs. Across hosts also --nnodes N --node_rank R --master HOST:PORT
+  --max_restarts K      with --devices: go on from the last checkpoint up to K times when a rank dies
   --resume no|auto|STEP|PATH
   --overwrite_output_dir true
   --debug               show tracebacks
@@ -33,6 +36,9 @@ usage: python -m mix_core.train CONFIG|--recipe NAME [--key value | --key=value 
 Any key of the configuration is an option too, under its own name or another tool's; a true or false key alone
 means true. Exit codes: 0 done, 1 device not usable, 2 bad input, 3 the run failed, 130 interrupted and saved.
 """
+
+LAUNCH_OPTIONS = ("devices", "nnodes", "node_rank", "master", "max_restarts")
+"""What starts several ranks; everything else is the same for one and for many."""
 
 _PAIR = re.compile(r"^[A-Za-z_][\w.-]*=")
 
@@ -46,6 +52,8 @@ class Request:
     device: str | None = None
     keys: dict[str, str] = field(default_factory=dict)
     """Name to text, for `load_config`."""
+    ranks: dict[str, str] = field(default_factory=dict)
+    """Options of the launcher: name to text, for `parse_launch`."""
     help: bool = False
 
 
@@ -98,10 +106,11 @@ def _put(request: Request, name: str, text: str) -> None:
         request.recipe = text
     elif name == "device":
         request.device = text
-    elif request.keys.get(name, text) != text:
-        raise ConfigError(f"--{name} is given as {request.keys[name]} and as {text}; give it once")
     else:
-        request.keys[name] = text
+        among = request.ranks if name in LAUNCH_OPTIONS else request.keys
+        if among.get(name, text) != text:
+            raise ConfigError(f"--{name} is given as {among[name]} and as {text}; give it once")
+        among[name] = text
 
 
 def help_text() -> str:
@@ -131,9 +140,15 @@ def run(argv: Sequence[str]) -> None:
     if request.config is None and request.recipe is None and not request.keys:
         raise ConfigError("nothing to train: give a CONFIG, or --recipe NAME; --help lists everything")
     config = load_config(request.config, recipe=request.recipe, arguments=request.keys)
-    from mix_core.training.run import train
+    command = ["python", "-m", "mix_core.train", *argv]
+    if request.ranks:
+        from mix_core.training.launch import launch, parse_launch
 
-    train(config, device_name=request.device, command=["python", "-m", "mix_core.train", *argv])
+        launch(parse_launch(request.ranks), config, device_name=request.device, command=command)
+        return
+    from mix_core.training.run import train_rank
+
+    train_rank(config, device_name=request.device, command=command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,10 @@ _OUT_OF_MEMORY = re.compile(
 _DEVICE_FAILED = re.compile(r"CustomDevice error, the error code is : (\d+)")
 
 
+class DeviceFailedError(RunFailedError):
+    """An operation of the device failed; of a collective, perhaps because another rank ended."""
+
+
 def as_failure(error: BaseException) -> RunFailedError | None:
     """The error of a run that an error of Paddle or of the host's memory stands for; None for any other."""
     text = str(error)
@@ -31,7 +35,7 @@ def as_failure(error: BaseException) -> RunFailedError | None:
     if code:
         device = simulate.loaded()
         said = device.last_error() if device is not None else ""
-        return RunFailedError(
+        return DeviceFailedError(
             f"the device failed with code {code[1]}{': ' + said if said else ''}; `mix-core doctor DEVICE` "
             "looks at its state"
         )

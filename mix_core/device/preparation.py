@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mix_core.device import choice as choosing
-from mix_core.device import composition, discovery, native, simulate, simulate_build
+from mix_core.device import composition, discovery, native, ranks, simulate, simulate_build
 from mix_core.device.names import AUTO
 from mix_core.device.profile import DeviceProfile
 from mix_core.device.values import Workload
@@ -48,6 +48,7 @@ def prepare(
         choice = choosing.choose(name, config_device, user, needs_device=needs_device)
         if needs_device:
             refuse_other_paddle(choice.candidate.profile)
+        choice = _for_rank(choice, choice.candidate.profile, user)
         return Prepared(choice, composition.compose(choice.candidate, workload, user))
     simulation = simulate.requested(user)
     wanted, origin = choosing.requested(name, config_device, user)
@@ -58,9 +59,11 @@ def prepare(
         )
     choice = choosing.choose(name, config_device, user, needs_device=False)
     simulation = simulate.visible(simulation, choice.candidate.profile, user)
+    choice = _for_rank(choice, simulate.simulated(choice.candidate.profile), user)
     if choice.index >= simulation.devices:
         raise BadInputError(
-            f"device {wanted} does not exist: {simulation.devices} simulated; set {simulate.DEVICES} for more"
+            f"device {choice.name}:{choice.index} does not exist: {simulation.devices} simulated; set "
+            f"{simulate.DEVICES} for more"
         )
     if build:
         refuse_other_paddle(choice.candidate.profile)
@@ -79,6 +82,22 @@ def prepare(
         above=simulate.layer(simulation, profile, support, str(root)),
     )
     return Prepared(dataclasses.replace(choice, candidate=candidate), composed, host)
+
+
+def _for_rank(choice: choosing.Choice, profile: DeviceProfile, user: Mapping[str, str]) -> choosing.Choice:
+    """The choice with the device that a launcher gave to this rank.
+
+    Raises BadInputError where the user named an index beside it.
+    """
+    index = ranks.own_device(profile, user)
+    if index is None:
+        return choice
+    if choice.index_given and choice.index != index:
+        raise BadInputError(
+            f"device {choice.name}:{choice.index} was asked for, and the launcher gives this rank "
+            f"{choice.name}:{index}; name the device without its index"
+        )
+    return dataclasses.replace(choice, index=index)
 
 
 def refuse_other_paddle(profile: DeviceProfile) -> None:

@@ -125,7 +125,8 @@ def device_type(profile: DeviceProfile) -> str:
 
 def simulated(profile: DeviceProfile) -> DeviceProfile:
     """The profile as the simulated device has it."""
-    return dataclasses.replace(profile, device_type=device_type(profile))
+    kind = device_type(profile)
+    return dataclasses.replace(profile, device_type=kind, launcher_variable=f"FLAGS_selected_{kind}s")
 
 
 def refuse_if_impossible(environ: Mapping[str, str]) -> None:

@@ -1,13 +1,16 @@
 """Places where a test can kill a run, to show that nothing is lost there.
 
 MIX_KILL_AT=NAME or NAME:N ends the process with SIGKILL when it passes the place of that name, the N-th time
-(the first without a number). The places are in `PLACES`. Without the variable a place costs a lookup.
+(the first without a number); NAME:N@RANK only on that rank of several. The places are in `PLACES`. Without
+the variable a place costs a lookup.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+
+from mix_core.device.ranks import job_of
 
 VARIABLE = "MIX_KILL_AT"
 
@@ -31,8 +34,9 @@ _passed: dict[str, int] = {}
 
 def place(name: str) -> None:
     """Die here if the environment says so."""
-    wanted, _, count = os.environ.get(VARIABLE, "").partition(":")
-    if wanted != name:
+    where, _, rank = os.environ.get(VARIABLE, "").partition("@")
+    wanted, _, count = where.partition(":")
+    if wanted != name or (rank and int(rank) != job_of(os.environ).rank):
         return
     _passed[name] = _passed.get(name, 0) + 1
     if _passed[name] == int(count or 1):

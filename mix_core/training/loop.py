@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import paddle
+
+from mix_core.device.ranks import Job
 from mix_core.errors import DataError, RunFailedError
 from mix_core.training.faults import place
 from mix_core.training.finite import first_not_finite
+from mix_core.training.parallel import Ranks
 from mix_core.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -70,8 +74,10 @@ class Stepper:
         seed: int,
         precision: Precision | None = None,
         loss_scale: LossScale | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
+        self.ranks = ranks or Ranks(Job())
         self.precision = precision or Precision()
         self.loss_scale = loss_scale
         self.optimizer = optimizer
@@ -92,8 +98,10 @@ class Stepper:
         """
         loss_sum: Any = None
         label_tokens = 0
-        scale = self.loss_scale.scale if self.loss_scale is not None else None
-        factor = self.loss_scale.factor(_labels(batches.passes)) if self.loss_scale is not None else 1.0
+        scale, factor = None, 1.0
+        if self.loss_scale is not None:
+            (expected,) = self.ranks.totals([_labels(batches.passes)])
+            scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
         for batch in batches.passes:
             if self.model.random is not None:
                 self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
@@ -103,10 +111,13 @@ class Stepper:
             label_tokens += count
             detached = pass_loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
+        label_tokens, tokens = self.ranks.totals([label_tokens, batches.tokens])
         if label_tokens == 0:
             raise DataError(
                 f"step {step}: none of its samples has a label; check the rows' answers and mask_history"
             )
+        self.ranks.sum_gradients(self.optimizer)
+        loss_sum = self.ranks.sum(paddle.zeros([1]) if loss_sum is None else loss_sum)
         norm_of_sums, total = self.optimizer.gradient_norm(beside=loss_sum)
         loss, norm = total / label_tokens, norm_of_sums / factor / label_tokens
         place("forward")
@@ -122,7 +133,7 @@ class Stepper:
             learning_rate=rate,
             grad_norm=norm,
             label_tokens=label_tokens,
-            tokens=batches.tokens,
+            tokens=tokens,
             epoch=batches.epoch,
             step_ms=(time.perf_counter() - started) * 1e3,
             data_ms=waited_s * 1e3,

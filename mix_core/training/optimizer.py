@@ -110,6 +110,16 @@ class AdamW:
             for name, parameter in self._named
         }
 
+    @paddle.no_grad()
+    def ensure_gradient(self, name: str) -> None:
+        """Where the parameter has no gradient yet, make it zero."""
+        parameter = dict(self._named)[name]
+        if parameter.dtype in NARROW:
+            if name not in self._sums:
+                self._sums[name] = paddle.zeros(parameter.shape, dtype="float32")
+        elif parameter.grad is None:
+            parameter.grad = paddle.zeros_like(parameter)
+
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         """The learning parameters in the model's order."""
         return self._named

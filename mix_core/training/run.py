@@ -6,14 +6,18 @@ are looked at first; then the device is activated, which imports paddle; then th
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 import mix_core.device as device
-from mix_core.errors import ConfigError, RunFailedError
+from mix_core.device.failures import as_failure
+from mix_core.device.ranks import Job, job_of
+from mix_core.errors import ConfigError, MixError, RunFailedError
 from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
+from mix_core.training.launch import note_end
 from mix_core.training.precision import Precision
 from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
@@ -23,6 +27,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mix_core.config import RunConfig
+
+
+def train_rank(config: RunConfig, *, device_name: str | None, command: list[str]) -> None:
+    """`train`, as one of a launcher's ranks, if there are several: leaves word of an error to its parent."""
+    try:
+        train(config, device_name=device_name, command=command)
+    except (MixError, OSError, RuntimeError, MemoryError) as error:
+        failure = error if isinstance(error, MixError) else as_failure(error)
+        if failure is not None:
+            note_end(job_of(os.environ), failure)
+        raise
 
 
 def train(config: RunConfig, *, device_name: str | None = None, command: list[str] | None = None) -> None:
@@ -38,14 +53,17 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
     command = command or ["python", "-m", "mix_core.train"]
     if config.output_dir is None:
         raise ConfigError("output_dir is missing; give the folder that the run may fill")
-    with RunFolder(config.output_dir) as folder:
+    job = job_of(os.environ)
+    if job.ranks > 1:
+        config = share_of_batch(config, job)
+    with RunFolder(config.output_dir, leads=job.leads) as folder:
         results = record.finished_results(folder, config) if config.resume == "auto" else None
         if results is not None:
             print(f"{folder.path} is trained already:\n{record.finished_text(folder, results)}")
             return
         start, make_room = _starting_point(folder, config)
         try:
-            _train(config, folder, start, make_room, device_name, command)
+            _train(config, folder, start, make_room, device_name, command, job)
         except OSError as error:
             reason = checkpoint.write_failure(error)
             if reason != "no space left":
@@ -62,6 +80,7 @@ def _train(
     make_room: Callable[[], None],
     device_name: str | None,
     command: list[str],
+    job: Job,
 ) -> None:
     if start is not None:
         source = start
@@ -76,7 +95,11 @@ def _train(
     activation = device.activate(
         device_name,
         workload=device.Workload(
-            model=family.name, mode="train", dtype=config.dtype, deterministic=config.deterministic
+            model=family.name,
+            mode="train",
+            dtype=config.dtype,
+            world_size=job.ranks,
+            deterministic=config.deterministic,
         ),
         simulate=config.simulate or None,
         config_device=config.device,
@@ -84,11 +107,32 @@ def _train(
         allow_reexec=True,
     )
     precision = Precision.of(config.dtype, config.fp16_opt_level, activation, config.scale_loss)
+    from mix_core.training.parallel import Ranks
     from mix_core.training.session import Session
 
-    with Session(config, folder, source, start, rows, activation, precision, command) as session:
-        make_room()
+    ranks = Ranks(job)
+    with Session(config, folder, source, start, rows, activation, precision, command, ranks) as session:
+        ranks.wait()
+        if ranks.leads:
+            make_room()
         session.run()
+
+
+def share_of_batch(config: RunConfig, job: Job) -> RunConfig:
+    """The configuration of one rank: global_batch_size is that of all ranks together.
+
+    Raises:
+        ConfigError: it does not divide.
+    """
+    if config.global_batch_size is None:
+        return config
+    passes, rest = divmod(config.gradient_accumulation_steps, job.ranks)
+    if rest:
+        raise ConfigError(
+            f"global_batch_size {config.global_batch_size} is not per_device_train_batch_size "
+            f"{config.per_device_train_batch_size} times {job.ranks} devices times a whole number"
+        )
+    return config.model_copy(update={"gradient_accumulation_steps": passes})
 
 
 def _starting_point(folder: RunFolder, config: RunConfig) -> tuple[Path | None, Callable[[], None]]:

@@ -18,6 +18,8 @@ RESULTS = "results.json"
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
 LOCK = ".lock"
+LOGS = "logs"
+"""What each rank of a run with several says, and the launcher."""
 _OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", REPORT, LOCK)
 """What runs write, besides checkpoints; overwrite_output_dir removes nothing else."""
 
@@ -33,16 +35,21 @@ def read_json(path: Path) -> Any:
 class RunFolder:
     """Holds a run folder for this process alone, from `with` to its end.
 
+    Of several ranks the first one holds it; the others (`leads` false) only read what is there.
+
     Raises:
         BadInputError: the folder cannot be made or written, or another run is using it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, leads: bool = True) -> None:
         self.path = Path(path)
+        self.leads = leads
         self._lock: Any = None
         self._made = False
 
     def __enter__(self) -> RunFolder:
+        if not self.leads:
+            return self
         self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -69,14 +76,16 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.leads:
+            return
         if error is not None and self._made and not self.is_used():
             (self.path / LOCK).unlink()  # bad input, found before anything was written: leave no empty folder
             self.path.rmdir()
         self._lock.close()
 
     def is_used(self) -> bool:
-        """Whether there is anything in it but the lock."""
-        return any(path.name != LOCK for path in self.path.iterdir())
+        """Whether there is anything in it but the lock and the logs of ranks that start."""
+        return any(path.name not in (LOCK, LOGS) for path in self.path.iterdir())
 
     def refuse_if_used(self) -> None:
         """A run that is not resumed wants an empty folder."""
@@ -127,6 +136,8 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file so that a reader sees the old one or the new one, never a part."""
+        if not self.leads:
+            return
         beside = self.path / f".{name}.new"
         with beside.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=2, ensure_ascii=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 from mix_core.device.failures import as_failure
-from mix_core.errors import EXIT_INTERRUPTED, MixError, RunFailedError
+from mix_core.device.ranks import Job
+from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
 from mix_core.models.registry import load_model
 from mix_core.training import checkpoint, record
 from mix_core.training.evaluate import evaluate, question_of
@@ -22,12 +24,13 @@ from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.optimizer import AdamW
+from mix_core.training.parallel import Ranks
 from mix_core.training.progress import Progress, clock
 from mix_core.training.report import write_report
 from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, read_json
 from mix_core.training.schedule import schedule_of
 from mix_core.training.snapshot import Parts, Progressed
-from mix_core.training.stream import StepStream, processor_options
+from mix_core.training.stream import StepBatches, StepStream, processor_options
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
@@ -49,10 +52,12 @@ class Session:
         activation: Activation,
         precision: Precision,
         command: list[str],
+        ranks: Ranks | None = None,
     ) -> None:
         """`source`: the folder of model and processor. `start`: the checkpoint to go on from, if any."""
         self.config, self.folder, self.rows = config, folder, rows
         self.activation, self.precision, self.command = activation, precision, command
+        self.ranks = ranks or Ranks(Job())
         paddle.seed(config.seed)
         fresh = config.from_scratch and start is None
         family, model_config, self.model = load_model(source, random_init=fresh, seed=config.seed)
@@ -88,12 +93,20 @@ class Session:
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
         self.tokens, self.seconds = 0, 0.0
         """What the steps of this process added up to."""
+        self.position = reached.position
+        """Rows visited by the steps taken."""
         self.stream: StepStream | None = None
         self.last_step = self.step
         if config.do_train:
             workers = max(config.dataloader_num_workers, activation.profile.min_loader_workers)
             self.stream = StepStream(
-                rows, self.processor, source, config, position=reached.position, workers=workers
+                rows,
+                self.processor,
+                source,
+                config,
+                position=reached.position,
+                workers=workers,
+                job=self.ranks.job,
             )
             self.last_step = (
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
@@ -138,10 +151,11 @@ class Session:
             seed=config.seed,
             precision=self.precision,
             loss_scale=self.parts.loss_scale,
+            ranks=self.ranks,
         )
         self.model.train()
         with (
-            MetricsWriter(self.folder.path / METRICS, resume_step=self.step or None) as self.metrics,
+            self._metrics_writer() as self.metrics,
             Progress(
                 self.last_step,
                 start_step=self.step,
@@ -150,20 +164,25 @@ class Session:
             ) as self.progress,
             StopRequest() as stop,
         ):
-            while self.step < self.last_step and not stop.asked:
+            stopping = False
+            while self.step < self.last_step and not stopping:
                 self._one_step(stepper, stream)
-            if self.saved_step != self.step and (stop.asked or not config.benchmark):
+                (asked,) = self.ranks.totals([stop.asked])
+                stopping = asked > 0
+            if self.saved_step != self.step and (stopping or not config.benchmark):
                 self._save()
             self.progress.note(self._throughput())
-            if stop.asked:
+            if stopping:
                 self._stop()
+
+    def _metrics_writer(self) -> AbstractContextManager[MetricsWriter | None]:
+        if not self.ranks.leads:
+            return nullcontext()
+        return MetricsWriter(self.folder.path / METRICS, resume_step=self.step or None)
 
     def _one_step(self, stepper: Stepper, stream: StepStream) -> None:
         started = time.perf_counter()
-        try:
-            batches = stream.next_step()
-        except MixError as error:
-            raise self._rescued(error) from error
+        batches = self._next_step(stream)
         waited_s = time.perf_counter() - started
         try:
             result = stepper.take(self.step + 1, batches, started, waited_s)
@@ -171,7 +190,7 @@ class Session:
             kept = checkpoint.newest_whole(self.folder.path)
             last = f"{kept.name} is the last good checkpoint" if kept else "there is no checkpoint yet"
             raise RunFailedError(f"{error}; {last}; try a lower learning_rate or max_grad_norm") from error
-        self.step = result.step
+        self.step, self.position = result.step, stream.position
         self.tokens += result.tokens
         self.seconds += result.step_ms / 1e3
         self.progress.update(
@@ -185,10 +204,24 @@ class Session:
         values = self._measured(result)
         if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
             values |= {f"eval_{name}": value for name, value in self._evaluate(during=True).items()}
-        self.metrics.write(result.step, **values)
+        if self.metrics is not None:
+            self.metrics.write(result.step, **values)
         place("step")
         if self._is_due(self.config.save_strategy, self.config.save_steps, result):
             self._save()
+
+    def _next_step(self, stream: StepStream) -> StepBatches:
+        """The step's passes of this rank. Where one rank cannot make its own, all stop before the step."""
+        batches, failure = None, None
+        try:
+            batches = stream.next_step()
+        except MixError as error:
+            failure = error
+        (failed,) = self.ranks.totals([failure is not None])
+        if batches is None or failed:
+            failure = failure or OtherRankError(f"{failed} of {self.ranks.job.ranks} ranks have no data")
+            raise self._rescued(failure) from failure
+        return batches
 
     def _throughput(self) -> str:
         seconds = max(self.seconds, 1e-9)
@@ -217,13 +250,15 @@ class Session:
         return strategy == "epoch" and result.ends_epoch
 
     def _save(self) -> None:
-        self.metrics.flush()
-        reached = Progressed(self.step, self.stream.position if self.stream is not None else 0)
-        checkpoint.save_checkpoint(
-            self.folder.path, self.step, lambda folder: self.parts.write(folder, reached)
-        )
+        if self.metrics is not None:
+            self.metrics.flush()
+            reached = Progressed(self.step, self.position)
+            checkpoint.save_checkpoint(
+                self.folder.path, self.step, lambda folder: self.parts.write(folder, reached)
+            )
+            checkpoint.rotate(self.folder.path, self.config.save_total_limit)
+        self.ranks.wait()
         self.saved_step = self.step
-        checkpoint.rotate(self.folder.path, self.config.save_total_limit)
         self.progress.pause()
 
     def _rescued(self, error: MixError) -> MixError:
@@ -242,6 +277,12 @@ class Session:
         raise SystemExit(EXIT_INTERRUPTED)
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
+        """The first rank evaluates; the others wait for it and have no results."""
+        results = self._evaluate_here(during=during) if self.ranks.leads else {}
+        self.ranks.wait()
+        return results
+
+    def _evaluate_here(self, *, during: bool) -> dict[str, Any]:
         config = self.config
         rows = self.rows.eval[: config.max_eval_samples] if during else self.rows.eval
         batch_size = config.per_device_eval_batch_size
@@ -271,6 +312,8 @@ class Session:
             results = self._evaluate(during=False)
         self.folder.write_json(RESULTS, results)
         self._settle("finished")
+        if not self.ranks.leads:
+            return
         write_report(self.folder.path)
         print(record.finished_text(self.folder, results))
 

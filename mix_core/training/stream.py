@@ -12,6 +12,7 @@ import numpy as np
 
 from mix_core.data.loader import BatchLoader, BatchSettings
 from mix_core.data.mixing import RowOrder
+from mix_core.device.ranks import Job
 from mix_core.errors import ConfigError
 from mix_core.models.registry import family_of_folder
 
@@ -25,9 +26,10 @@ VISUAL_LENGTH = 1000
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one optimizer step sees: a batch for each of its passes."""
+    """What one optimizer step sees on this rank: a batch for each of its passes."""
 
     passes: list[dict[str, np.ndarray]]
+    """None, on some ranks, where an epoch ends within a step."""
     tokens: int
     """Tokens that are no padding."""
     epoch: float
@@ -53,15 +55,15 @@ def processor_options(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def row_order(rows: Rows, config: RunConfig) -> RowOrder:
-    """In which order epochs visit the rows."""
+def row_order(rows: Rows, config: RunConfig, ranks: int = 1) -> RowOrder:
+    """In which order epochs visit the rows, with so many ranks."""
     return RowOrder(
         sizes=tuple(rows.train_sizes),
         seed=config.seed if config.data_seed is None else config.data_seed,
         shuffle=config.shuffle,
         weights=tuple(math.sqrt(size) for size in rows.train_sizes) if config.use_data_resampling else None,
         lengths=[about_length(row) for row in rows.train] if config.group_by_length else None,
-        batch_size=config.samples_per_step,
+        batch_size=config.samples_per_step * ranks,
         leading=_leading(rows, config.first_task),
     )
 
@@ -95,9 +97,19 @@ class StepStream:
     """
 
     def __init__(
-        self, rows: Rows, processor: Any, folder: Path, config: RunConfig, *, position: int, workers: int
+        self,
+        rows: Rows,
+        processor: Any,
+        folder: Path,
+        config: RunConfig,
+        *,
+        position: int,
+        workers: int,
+        job: Job | None = None,
     ) -> None:
-        self.passes_per_step = config.gradient_accumulation_steps
+        """`job`: the rank that the passes are for; it gets those that fall to it of each step."""
+        self.job = job or Job()
+        self.passes_per_step = config.gradient_accumulation_steps * self.job.ranks
         self.position = position
         self.loader = BatchLoader(
             rows.train,
@@ -112,7 +124,7 @@ class StepStream:
                 drop_last=config.drop_last,
             ),
             position=position,
-            order=row_order(rows, config),
+            order=row_order(rows, config, self.job.ranks),
             num_workers=workers,
             make_processor=partial(make_processor, str(folder), processor_options(config)),
         )
@@ -129,8 +141,12 @@ class StepStream:
             DataError: a row cannot be made a sample; `position` still stands before this step.
         """
         passes: list[dict[str, np.ndarray]] = []
-        while len(passes) < self.passes_per_step and not (passes and self.loader.ends_epoch):
-            passes.append(next(self.loader))
+        count = 0
+        while count < self.passes_per_step and not (count and self.loader.ends_epoch):
+            batch = next(self.loader)
+            if count % self.job.ranks == self.job.rank:
+                passes.append(batch)
+            count += 1
         self.position = self.loader.position
         return StepBatches(
             passes=passes,

@@ -1,0 +1,174 @@
+"""Data parallel training as a user starts it: `--devices 0,1` on simulated devices, against one device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mix_core.device import native
+from tests.environment import run_simulated
+from tests.integration.training_runs import assert_refused, digests, metrics, write_inputs
+
+pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
+TRAIN = ("-m", "mix_core.train")
+STEPS = 6
+RELATIVE = 1e-5
+
+
+def inputs(folder: Path, **keys: object) -> Path:
+    """Epochs of ten rows: five passes of two, so that some steps have fewer passes than others."""
+    defaults = {"per_device_train_batch_size": 2, "max_steps": STEPS, "adam_epsilon": 1e-6}
+    write_inputs(folder, **(defaults | keys))
+    return folder
+
+
+def train(folder: Path, name: str, *words: str, device: str = "npu", **variables: str):
+    command = [*TRAIN, folder / "config.json", "--output_dir", folder / name, "--device", device, *words]
+    return run_simulated(command, folder, device=device, **variables)
+
+
+def succeed(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def on_ranks(folder: Path, name: str, ranks: int, *words: str, **options: str) -> Path:
+    devices = ",".join(map(str, range(ranks)))
+    succeed(train(folder, name, "--devices", devices, *words, **options))
+    return folder / name
+
+
+def alone(folder: Path, name: str, passes: int, *words: str, **options: str) -> Path:
+    """The same global batch on one device."""
+    succeed(train(folder, name, "--gradient_accumulation_steps", str(passes), *words, **options))
+    return folder / name
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Losses, gradient norms and the last weights agree; tokens and epochs are equal."""
+    rows, others = metrics(run), metrics(other)
+    assert len(rows) == len(others) == STEPS
+    for row, wanted in zip(rows, others):
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=RELATIVE)
+        assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=RELATIVE)
+        assert (row["label_tokens"], row["epoch"]) == (wanted["label_tokens"], wanted["epoch"])
+    file = f"checkpoint-{STEPS}/model.safetensors"
+    weights, wanted = load_file(run / file), load_file(other / file)
+    assert weights.keys() == wanted.keys()
+    for name, values in weights.items():
+        away = np.linalg.norm(values - wanted[name])
+        assert away <= RELATIVE * np.linalg.norm(wanted[name]), (name, away)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return inputs(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Path:
+    return on_ranks(folder, "two", 2)
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Path:
+    return alone(folder, "one", 2)
+
+
+def test_two_devices_train_as_one(one, two):
+    assert_same_run(two, one)
+
+
+def test_the_first_rank_alone_writes(two):
+    written = {"checkpoint-4", "checkpoint-6", "logs", "metrics.jsonl", "report.html", "results.json"}
+    assert {path.name for path in two.iterdir()} == written | {"run.json", ".lock"}
+    record = json.loads((two / "run.json").read_text())
+    assert (record["status"], record["last_step"], record["device"]["index"]) == ("finished", STEPS, 0)
+    assert "step 6/6" in (two / "logs" / "workerlog.1").read_text()
+
+
+def test_a_rank_that_dies_ends_the_run_and_is_named_once(folder):
+    started = time.monotonic()
+    done = train(folder, "dead", "--devices", "0,1", MIX_KILL_AT="forward:4@1")
+    line = assert_refused(
+        done, 3, "rank 1 ended without saying why", "workerlog.1", "checkpoint-4 is the last whole"
+    )
+    assert time.monotonic() - started < 60  # Python and Paddle start within it, three times
+    assert "--devices 0,1" in line and "--resume auto" in line
+    assert (done.stdout + done.stderr).count("rank 1 ended without") == 1
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("--devices", "0,0"), ("--devices is '0,0'",)),
+        (("--devices", "0,1", "--nnodes", "2"), ("--nnodes 2 needs --master",)),
+        (("--devices", "0,1", "--device", "npu:1"), ("npu:1 is one device, and --devices names them",)),
+        (("--devices", "0,1", "--global_batch_size", "2"), ("global_batch_size 2 is not", "2 devices")),
+    ],
+    ids=["twice", "no master", "an index", "batch"],
+)
+def test_bad_input_is_one_line_and_code_2(folder, words, says):
+    assert_refused(train(folder, "bad", *words), 2, *says)
+
+
+@pytest.mark.slow
+def test_restarts_go_on_from_the_last_checkpoint_to_the_same_bits(folder, two):
+    done = train(folder, "again", "--devices", "0,1", "--max_restarts", "1", MIX_KILL_AT="forward:4@1")
+    succeed(done)
+    assert "starting again from checkpoint-4" in done.stderr
+    assert digests(folder / "again" / "checkpoint-6") == digests(two / "checkpoint-6")
+
+
+@pytest.mark.slow
+def test_a_rank_s_own_error_is_told_and_what_was_learned_is_saved(folder):
+    rows = json.loads((folder / "data" / "train.json").read_text())
+    rows[7]["images"] = ["broken.png"]
+    (folder / "data" / "broken.png").write_bytes(b"<html>not found</html>")
+    (folder / "data" / "bad.json").write_text(json.dumps(rows))
+    words = ("--devices", "0,1", "--train_file", str(folder / "data" / "bad.json"), "--shuffle", "false")
+    done = train(folder, "rescued", *words)
+    assert_refused(done, 2, "rank 1 failed", "bad.json row 8", "checkpoint-1 is the last whole checkpoint")
+
+
+@pytest.mark.slow
+def test_ranks_without_a_picture_join_in(tmp_path):
+    """Rows 1, 4, 7 and 10 are text; with batches of one, a rank then has a step without a picture."""
+    folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
+    assert_same_run(on_ranks(folder, "two", 2), alone(folder, "one", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["xpu", "gpu"])
+def test_other_chips_train_as_one(folder, device):
+    two = on_ranks(folder, f"two-{device}", 2, device=device)
+    assert_same_run(two, alone(folder, f"one-{device}", 2, device=device))
+
+
+@pytest.mark.slow
+def test_four_ranks_pack_the_global_stream(tmp_path):
+    folder = inputs(tmp_path, per_device_train_batch_size=1, mixtoken=True, max_length=96)
+    assert_same_run(on_ranks(folder, "four", 4), alone(folder, "one", 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--bf16",), ("--fp16", "--fp16_opt_level", "O2")], ids=["bf16", "fp16"])
+def test_sixteen_bits_agree(folder, words):
+    """Gradients are summed in float32 whatever the passes compute in."""
+    name = words[0].removeprefix("--")
+    assert_same_run(on_ranks(folder, f"two-{name}", 2, *words), alone(folder, f"one-{name}", 2, *words))
+
+
+@pytest.mark.slow
+def test_a_run_on_one_device_goes_on_with_two(folder, one):
+    start = str(one / "checkpoint-4")
+    run = on_ranks(folder, "grown", 2, "--resume", start)
+    wanted = {row["step"]: row["loss"] for row in metrics(one)}
+    found = {row["step"]: row["loss"] for row in metrics(run)}
+    assert found == pytest.approx({step: wanted[step] for step in (5, 6)}, rel=RELATIVE)
