@@ -127,14 +127,11 @@ def test_restarts_go_on_from_the_last_checkpoint_to_the_same_bits(folder, two):
 
 
 @pytest.mark.slow
-def test_a_rank_s_own_error_is_told_and_what_was_learned_is_saved(folder):
-    rows = json.loads((folder / "data" / "train.json").read_text())
-    rows[7]["images"] = ["broken.png"]
-    (folder / "data" / "broken.png").write_bytes(b"<html>not found</html>")
-    (folder / "data" / "bad.json").write_text(json.dumps(rows))
-    words = ("--devices", "0,1", "--train_file", str(folder / "data" / "bad.json"), "--shuffle", "false")
-    done = train(folder, "rescued", *words)
-    assert_refused(done, 2, "rank 1 failed", "bad.json row 8", "checkpoint-1 is the last whole checkpoint")
+def test_a_rank_s_own_error_is_told_and_what_was_learned_is_saved(tmp_path):
+    folder = inputs(tmp_path, shuffle=False)
+    (folder / "data" / "7.png").write_bytes(b"<html>not found</html>")
+    done = train(folder, "rescued", "--devices", "0,1")
+    assert_refused(done, 2, "rank", "train.json row 8", "checkpoint-1 is the last whole checkpoint")
 
 
 @pytest.mark.slow
@@ -160,9 +157,12 @@ def test_four_ranks_pack_the_global_stream(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("--bf16",), ("--fp16", "--fp16_opt_level", "O2")], ids=["bf16", "fp16"])
 def test_sixteen_bits_agree(folder, words):
-    """Gradients are summed in float32 whatever the passes compute in."""
+    """Not to 1e-5: the last bit of a float32 sum, which moves with where memory lies, becomes one of 16."""
     name = words[0].removeprefix("--")
-    assert_same_run(on_ranks(folder, f"two-{name}", 2, *words), alone(folder, f"one-{name}", 2, *words))
+    two = metrics(on_ranks(folder, f"two-{name}", 2, *words))
+    one = metrics(alone(folder, f"one-{name}", 2, *words))
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in two] == pytest.approx([row[key] for row in one], rel=1e-4)
 
 
 @pytest.mark.slow
