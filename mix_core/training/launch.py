@@ -50,6 +50,11 @@ class Launch:
     master: str | None = None
     max_restarts: int = 0
 
+    @property
+    def first_rank(self) -> int:
+        """Of this host; all hosts have as many ranks."""
+        return (self.node_rank or 0) * len(self.devices)
+
 
 @dataclass(frozen=True)
 class _Failure:
@@ -102,6 +107,8 @@ def launch(asked: Launch, config: RunConfig, *, device_name: str | None, command
     workload = dataclasses.replace(workload, simulate=simulate.wanted(workload))
     environ = _environment(device_name or config.device, workload, asked)
     logs = Path(config.output_dir).resolve() / LOGS
+    if asked.nnodes > 1:
+        logs = logs / f"node{asked.node_rank}"  # hosts may share the folder
     for left in range(asked.max_restarts, -1, -1):
         failure = _run_once(asked, words, environ, logs)
         if failure is None:
@@ -182,7 +189,7 @@ def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs:
         return None
     if asked_to_stop:
         raise SystemExit(EXIT_INTERRUPTED)
-    return _failure(logs, len(asked.devices))
+    return _failure(logs, range(asked.first_rank, asked.first_rank + len(asked.devices)))
 
 
 def _follow(launcher: subprocess.Popen[bytes], log: Path) -> bool:
@@ -230,12 +237,15 @@ def note_end(job: Job, error: MixError) -> None:
     (Path(folder) / f"rank-{job.rank}.json").write_text(json.dumps(words), encoding="utf-8")
 
 
-def _failure(logs: Path, ranks: int) -> _Failure:
-    ends = {rank: read_json(logs / f"rank-{rank}.json") for rank in range(ranks)}
+def _failure(logs: Path, ranks: range) -> _Failure:
+    """What ended the ranks of this host."""
+    ends = {rank: read_json(logs / f"rank-{rank}.json") for rank in ranks}
     said = (logs / "launcher.log").read_text(encoding="utf-8", errors="replace")
-    rank = _culprit(ends, [int(rank) for rank in _FAILED.findall(said)])
-    log = logs / f"workerlog.{rank}"
+    rank = _culprit(ends, [int(rank) + ranks.start for rank in _FAILED.findall(said)])
+    log = logs / f"workerlog.{rank - ranks.start}"
     end = ends.get(rank)
+    if rank not in ranks:
+        return _Failure(f"rank {rank} ended, on another host: see its log there", RunFailedError.exit_code)
     if end is not None:
         return _Failure(f"rank {rank} failed: {end['error']}; its log is {log}", end["code"])
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
@@ -257,7 +267,7 @@ def _culprit(ends: Mapping[int, Any], named: Sequence[int]) -> int:
             return rank
     for end in ends.values():
         found = _NAMES_RANK.search(end["error"]) if end is not None else None
-        if found and ends.get(int(found[1]), ...) is None:
+        if found and ends.get(int(found[1])) is None:
             return int(found[1])
     silent = [rank for rank in named if ends.get(rank) is None]
-    return next(iter([*silent, *named]), 0)
+    return next(iter([*silent, *named, *ends]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,31 @@ def test_a_run_on_one_device_goes_on_with_two(folder, one):
     wanted = {row["step"]: row["loss"] for row in metrics(one)}
     found = {row["step"]: row["loss"] for row in metrics(run)}
     assert found == pytest.approx({step: wanted[step] for step in (5, 6)}, rel=RELATIVE)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_device(folder, one):
+    """Two calls that meet at --master; here on one host, which has both devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        master = f"127.0.0.1:{free.getsockname()[1]}"
+    words = ("--nnodes", "2", "--master", master)
+    with ThreadPoolExecutor() as pool:
+        hosts = [
+            pool.submit(
+                train,
+                folder,
+                "hosts",
+                "--devices",
+                str(n),
+                "--node_rank",
+                str(n),
+                *words,
+                MIX_SIM_DEVICES="2",
+            )
+            for n in range(2)
+        ]
+        for host in hosts:
+            succeed(host.result())
+    assert_same_run(folder / "hosts", one)
+    assert (folder / "hosts" / "logs" / "node1" / "workerlog.0").is_file()
