@@ -182,23 +182,13 @@ def test_two_hosts_train_as_one_device(folder, one):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         master = f"127.0.0.1:{free.getsockname()[1]}"
-    words = ("--nnodes", "2", "--master", master)
+
+    def host(number: int) -> subprocess.CompletedProcess[str]:
+        words = ("--devices", str(number), "--nnodes", "2", "--node_rank", str(number), "--master", master)
+        return train(folder, "hosts", *words, MIX_SIM_DEVICES="2")
+
     with ThreadPoolExecutor() as pool:
-        hosts = [
-            pool.submit(
-                train,
-                folder,
-                "hosts",
-                "--devices",
-                str(n),
-                "--node_rank",
-                str(n),
-                *words,
-                MIX_SIM_DEVICES="2",
-            )
-            for n in range(2)
-        ]
-        for host in hosts:
-            succeed(host.result())
+        for done in pool.map(host, range(2)):
+            succeed(done)
     assert_same_run(folder / "hosts", one)
     assert (folder / "hosts" / "logs" / "node1" / "workerlog.0").is_file()
