@@ -13,18 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import paddle
-
-from mix_core.device.ranks import Job
 from mix_core.errors import DataError, RunFailedError
 from mix_core.training.faults import place
 from mix_core.training.finite import first_not_finite
-from mix_core.training.parallel import Ranks
 from mix_core.training.precision import Precision
 
 if TYPE_CHECKING:
     from mix_core.training.loss_scale import LossScale
     from mix_core.training.optimizer import AdamW
+    from mix_core.training.parallel import Ranks
     from mix_core.training.schedule import Schedule
     from mix_core.training.stream import StepBatches
 
@@ -77,7 +74,7 @@ class Stepper:
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
-        self.ranks = ranks or Ranks(Job())
+        self.ranks = ranks
         self.precision = precision or Precision()
         self.loss_scale = loss_scale
         self.optimizer = optimizer
@@ -100,7 +97,7 @@ class Stepper:
         label_tokens = 0
         scale, factor = None, 1.0
         if self.loss_scale is not None:
-            (expected,) = self.ranks.totals([_labels(batches.passes)])
+            (expected,) = self._totals(_labels(batches.passes))
             scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
         for batch in batches.passes:
             if self.model.random is not None:
@@ -111,13 +108,13 @@ class Stepper:
             label_tokens += count
             detached = pass_loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
-        label_tokens, tokens = self.ranks.totals([label_tokens, batches.tokens])
+        label_tokens, tokens = self._totals(label_tokens, batches.tokens)
         if label_tokens == 0:
             raise DataError(
                 f"step {step}: none of its samples has a label; check the rows' answers and mask_history"
             )
-        self.ranks.sum_gradients(self.optimizer)
-        loss_sum = self.ranks.sum(paddle.zeros([1]) if loss_sum is None else loss_sum)
+        if self.ranks is not None:
+            loss_sum = self.ranks.sum_passes(self.optimizer, loss_sum)
         norm_of_sums, total = self.optimizer.gradient_norm(beside=loss_sum)
         loss, norm = total / label_tokens, norm_of_sums / factor / label_tokens
         place("forward")
@@ -141,6 +138,9 @@ class Stepper:
             loss_scale=scale,
             skipped=not finite,
         )
+
+    def _totals(self, *counts: int) -> Sequence[int]:
+        return counts if self.ranks is None else self.ranks.totals(counts)
 
     def _check(self, step: int, loss: float, norm: float) -> bool:
         """Whether the step may be taken; False where scaled gradients overflowed. Moves the loss scale."""

@@ -46,23 +46,21 @@ class Ranks:
         dist.all_reduce(both)
         return [int(total) for total in both.numpy()]
 
-    def sum(self, value: Tensor) -> Tensor:
-        """A number in float32, summed over all ranks."""
-        if self.job.ranks == 1:
-            return value
-        total = value.astype("float32").reshape([1])
-        dist.all_reduce(total)
-        return total
-
     @paddle.no_grad()
-    def sum_gradients(self, optimizer: AdamW) -> None:
-        """Sum every gradient over all ranks, in place.
+    def sum_passes(self, optimizer: AdamW, loss: Tensor | None) -> Tensor:
+        """Sum every gradient over all ranks in place, and the loss, which is None on a rank without a pass.
 
         A parameter that has a gradient on some ranks only (the vision tower, where a rank saw text alone)
         counts as zero on the others; one that has none on any rank keeps having none.
         """
-        if self.job.ranks == 1:
-            return
+        if self.job.ranks == 1 and loss is not None:
+            return loss
+        total = paddle.zeros([1]) if loss is None else loss.astype("float32").reshape([1])
+        dist.all_reduce(total)
+        self._sum_gradients(optimizer)
+        return total
+
+    def _sum_gradients(self, optimizer: AdamW) -> None:
         have = self.totals(gradient is not None for gradient in optimizer.gradients().values())
         for (name, _), ranks_with in zip(optimizer.named_parameters(), have):
             if ranks_with:

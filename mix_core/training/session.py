@@ -95,23 +95,19 @@ class Session:
         """What the steps of this process added up to."""
         self.position = reached.position
         """Rows visited by the steps taken."""
-        self.stream: StepStream | None = None
+        self.stream = self._open_stream(source) if config.do_train else None
         self.last_step = self.step
-        if config.do_train:
-            workers = max(config.dataloader_num_workers, activation.profile.min_loader_workers)
-            self.stream = StepStream(
-                rows,
-                self.processor,
-                source,
-                config,
-                position=reached.position,
-                workers=workers,
-                job=self.ranks.job,
-            )
+        if self.stream is not None:
             self.last_step = (
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
         self._start_record(family.name, start)
+
+    def _open_stream(self, source: Path) -> StepStream:
+        config = self.config
+        workers = max(config.dataloader_num_workers, self.activation.profile.min_loader_workers)
+        where = {"position": self.position, "workers": workers, "job": self.ranks.job}
+        return StepStream(self.rows, self.processor, source, config, **where)
 
     def __enter__(self) -> Session:
         return self

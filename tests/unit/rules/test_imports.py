@@ -28,7 +28,7 @@ AFTER_ACTIVATION = re.compile(
     r"mix_core\.ops(\..*)?"
     r"|mix_core\.models\.common\.(cache|causal_lm|decoder|int8|layers|random|recompute|weights)"
     r"|mix_core\.models\.(?!common\.)\w+\.(model|vision|weights)"
-    r"|mix_core\.training\.(evaluate|held_out|optimizer|session|snapshot)"
+    r"|mix_core\.training\.(evaluate|held_out|optimizer|parallel|session|snapshot)"
     r"|mix_core\.inference\.(generation|sampling)"
     r"|mix_core\.conformance\.formulas"
 )
