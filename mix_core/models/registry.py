@@ -104,7 +104,10 @@ def get_family(name: str) -> ModelFamily:
         f"; {entry} could not be loaded ({reason})" for entry, reason in installed.broken.items()
     )
     known = ", ".join(sorted(installed.families))
-    raise BadInputError(f"no model family reads model_type {name!r}; installed: {known}{broken}")
+    raise BadInputError(
+        f"no model family reads model_type {name!r}; installed: {known}{broken}; the table in docs/models.md "
+        "says which other models are not built, and why"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

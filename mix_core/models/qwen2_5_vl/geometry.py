@@ -1,4 +1,4 @@
-"""Where every patch and token of Qwen2.5-VL stands: computed on the host with numpy, kept by grid.
+"""Where every patch and token stands: computed on the host with numpy, kept by grid. Qwen2-VL counts alike.
 
 Shapes: P patches, C cells (merge x merge patches, one token of the decoder each), B batch, S sequence.
 A grid (t, h, w) counts patches; the processor orders the patches of a frame cell by cell.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,18 @@ Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class VisionPlan:
-    """The order in which the vision tower works, for one list of grids."""
+class FramePlan:
+    """The patches of a list of grids, frame by frame as the processor orders them."""
+
+    cu_frames: np.ndarray
+    """Ends of the frames in patches, with a leading 0, int32."""
+    row_column_P2: np.ndarray
+    """Row and column of each patch in its frame."""
+
+
+@dataclass(frozen=True)
+class VisionPlan(FramePlan):
+    """And the order in which a tower with windows works."""
 
     window_order_C: np.ndarray
     """Cell at each place of the window order; windows of equal size stand together."""
@@ -27,10 +38,6 @@ class VisionPlan:
     """The inverse: place in the window order of each cell in the processor's order."""
     cu_windows: np.ndarray
     """Ends of the windows in patches, with a leading 0, int32."""
-    cu_frames: np.ndarray
-    """Ends of the frames in patches, with a leading 0, int32."""
-    row_column_P2: np.ndarray
-    """Row and column of each patch in its frame, in the processor's order."""
 
     @property
     def windows_are_frames(self) -> bool:
@@ -55,23 +62,31 @@ def _windows(h_cells: int, w_cells: int, side: int) -> list[np.ndarray]:
 
 
 @lru_cache(maxsize=64)
-def vision_plan(grids: tuple[Grid, ...], merge: int, window_cells: int) -> VisionPlan:
-    """Plan the tower's work for these grids; `window_cells` is the side of a window in cells."""
-    windows: list[np.ndarray] = []
+def frame_plan(grids: tuple[Grid, ...], merge: int) -> FramePlan:
+    """Frames of these grids, places of their patches. Raises DataError for a grid without whole cells."""
     frames: list[int] = []
     positions: list[np.ndarray] = []
-    first_cell = 0
     for t, h, w in grids:
         if h % merge or w % merge or min(t, h, w) < 1:
             raise DataError(
                 f"grid {(t, h, w)} must have height and width that are multiples of {merge}, all > 0"
             )
+        frames.extend([h * w] * t)
+        positions.append(np.tile(_patch_positions(h, w, merge), (t, 1)))
+    return FramePlan(cu_frames=_ends(np.array(frames)), row_column_P2=np.concatenate(positions))
+
+
+@lru_cache(maxsize=64)
+def vision_plan(grids: tuple[Grid, ...], merge: int, window_cells: int) -> VisionPlan:
+    """Plan the tower's work for these grids; `window_cells` is the side of a window in cells."""
+    frames = frame_plan(grids, merge)
+    windows: list[np.ndarray] = []
+    first_cell = 0
+    for t, h, w in grids:
         of_frame = _windows(h // merge, w // merge, window_cells)
         for _ in range(t):
             windows.extend(window + first_cell for window in of_frame)
             first_cell += (h // merge) * (w // merge)
-        frames.extend([h * w] * t)
-        positions.append(np.tile(_patch_positions(h, w, merge), (t, 1)))
     windows.sort(key=len, reverse=True)
     order = np.concatenate(windows)
     inverse = np.empty_like(order)
@@ -81,8 +96,8 @@ def vision_plan(grids: tuple[Grid, ...], merge: int, window_cells: int) -> Visio
         window_order_C=order,
         frame_order_C=inverse,
         cu_windows=_ends(sizes),
-        cu_frames=_ends(np.array(frames)),
-        row_column_P2=np.concatenate(positions),
+        cu_frames=frames.cu_frames,
+        row_column_P2=frames.row_column_P2,
     )
 
 
@@ -91,10 +106,14 @@ def _ends(lengths: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _vision_block(grid: Grid, merge: int, seconds_per_step: float, tokens_per_second: float) -> np.ndarray:
+def _vision_block(
+    grid: Grid, merge: int, seconds_per_step: float, tokens_per_second: float | None
+) -> np.ndarray:
     """Positions (3, cells) of one picture or video, from 0: time, row, column."""
     t, h, w = grid[0], grid[1] // merge, grid[2] // merge
-    steps = np.arange(t, dtype=np.float32) * np.float32(seconds_per_step) * np.float32(tokens_per_second)
+    steps = np.arange(t, dtype=np.float32)
+    if tokens_per_second is not None:
+        steps = steps * np.float32(seconds_per_step) * np.float32(tokens_per_second)
     time = np.repeat(steps.astype(np.int64), h * w)
     row = np.tile(np.repeat(np.arange(h), w), t)
     column = np.tile(np.arange(w), t * h)
@@ -110,12 +129,13 @@ def mrope_positions(
     image_token_id: int,
     video_token_id: int,
     merge: int,
-    tokens_per_second: float,
+    tokens_per_second: float | None,
 ) -> np.ndarray:
     """Positions (3, S) of one sequence without padding. Takes its grids from the front of the lists.
 
     A text token advances all three axes by one; a picture or video starts at the next position and the text
-    after it goes on at its greatest position plus one. Raises DataError where pad tokens and grids differ.
+    after it goes on at its greatest position plus one. Without `tokens_per_second` a step of a video is one
+    position, however long it lasts. Raises DataError where pad tokens and grids differ.
     """
     positions = np.empty((3, len(input_ids_S)), np.int64)
     is_vision = (input_ids_S == image_token_id) | (input_ids_S == video_token_id)
@@ -133,7 +153,7 @@ def mrope_positions(
             )
         grid = grids.pop(0)
         seconds = seconds_per_step.pop(0) if kind == "video" and seconds_per_step else 1.0
-        block = _vision_block(grid, merge, float(seconds), float(tokens_per_second))
+        block = _vision_block(grid, merge, float(seconds), tokens_per_second)
         at = start + block.shape[1]
         found = int((input_ids_S[start:at] == token).sum())
         if found != block.shape[1]:
@@ -162,7 +182,7 @@ def batch_positions(
     second_per_grid_ts: np.ndarray | None,
     *,
     cu_seqlens: np.ndarray | None = None,
-    **constants: float,
+    **constants: Any,
 ) -> np.ndarray:
     """Positions (3, B, S) of a padded batch, or of one packed row with `cu_seqlens`; 0 at padding."""
     images, videos = as_grids(image_grid_thw), as_grids(video_grid_thw)

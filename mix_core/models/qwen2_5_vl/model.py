@@ -6,25 +6,27 @@ Bai et al., "Qwen2.5-VL Technical Report", 2025.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.errors import DataError
 from mix_core.models.common.causal_lm import Batch, CausalLM
 from mix_core.models.common.decoder import DecoderShape
-from mix_core.models.qwen2_5_vl.config import Qwen2_5_VLConfig
 from mix_core.models.qwen2_5_vl.geometry import as_grids, batch_positions
+from mix_core.models.qwen2_5_vl.text_config import QwenVLConfig
 from mix_core.models.qwen2_5_vl.vision import VisionTower
 from mix_core.ops.dtypes import cast
 from mix_core.ops.shapes import put_rows
 
 
 class Qwen2_5_VL(CausalLM):
-    def __init__(self, config: Qwen2_5_VLConfig) -> None:
+    def __init__(self, config: QwenVLConfig, tower: Callable[[Any], nn.Layer] = VisionTower) -> None:
+        """`tower`: makes the vision tower of `config.vision`; Qwen2-VL has another one."""
         text = config.text
         shape = DecoderShape(
             vocab_size=text.vocab_size,
@@ -40,7 +42,7 @@ class Qwen2_5_VL(CausalLM):
         )
         super().__init__(shape, tied=config.tie_word_embeddings)
         self.config = config
-        self.visual = VisionTower(config.vision)
+        self.visual = tower(config.vision)
 
     def forward(
         self,

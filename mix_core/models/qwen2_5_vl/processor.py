@@ -1,5 +1,7 @@
 """Messages, pictures and videos to Qwen2.5-VL's inputs: token ids, patches, grids, labels. Imports no paddle.
 
+Qwen2-VL takes the same ones, but for the seconds of a video's step.
+
 Shapes: B batch, S sequence, P patches, n pictures, m videos, D = 3 * temporal_patch * patch * patch.
 Messages are Hugging Face chat dicts: {"role": "system" | "user" | "assistant", "content": text or a list of
 {"type": "text", "text": ...}, {"type": "image", "image": path, address or PIL image} and
@@ -21,9 +23,10 @@ from mix_core.models.common.chat_template import TEMPLATE_FILE, ChatTemplate
 from mix_core.models.common.collate import Batch, Sample, collate_text
 from mix_core.models.common.supervision import labels_of, learned_spans
 from mix_core.models.common.tokenizer import Tokenizer, read_json
-from mix_core.models.qwen2_5_vl.config import Qwen2_5_VLConfig, config_from_dict
+from mix_core.models.qwen2_5_vl.config import config_from_dict
 from mix_core.models.qwen2_5_vl.geometry import as_grids, mrope_positions
 from mix_core.models.qwen2_5_vl.image_processor import ImageProcessor
+from mix_core.models.qwen2_5_vl.text_config import QwenVLConfig
 from mix_core.models.qwen2_5_vl.video_processor import VideoProcessor
 from mix_core.models.qwen2_5_vl.vision_inputs import VisionInputs, find_visuals
 from mix_core.models.registry import read_config
@@ -43,9 +46,11 @@ class Processor:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     vision: VisionInputs
-    config: Qwen2_5_VLConfig
+    config: QwenVLConfig
     files: dict[str, dict[str, Any]]
     """Content of the folder's JSON files, written again by `save`."""
+    published_class: str = "Qwen2_5_VLProcessor"
+    """Its name in transformers, for the files."""
     skipped: int = 0
     """Samples that `encode` left out because they were too long."""
 
@@ -212,13 +217,13 @@ class Processor:
         written = {
             IMAGE_CONFIG: {
                 "image_processor_type": "Qwen2VLImageProcessor",
-                "processor_class": "Qwen2_5_VLProcessor",
+                "processor_class": self.published_class,
                 **self.files[IMAGE_CONFIG],
                 **self.images.to_dict(),
             },
             VIDEO_CONFIG: {
                 "video_processor_type": "Qwen2VLVideoProcessor",
-                "processor_class": "Qwen2_5_VLProcessor",
+                "processor_class": self.published_class,
                 **self.files.get(VIDEO_CONFIG, {}),
                 **self.videos.to_dict(),
             },
@@ -253,14 +258,20 @@ class Processor:
 
 
 def load_processor(folder: Path) -> Processor:
-    """Read a published folder. Raises BadInputError for a missing, unreadable or contradictory file.
+    """Read a published folder of Qwen2.5-VL. Raises as `read_processor`."""
+    return read_processor(folder, config_from_dict(read_config(folder)))
+
+
+def read_processor(folder: Path, config: QwenVLConfig, **fields: Any) -> Processor:
+    """Read a folder's processor; ``fields`` are more of `Processor`'s.
+
+    Raises BadInputError for a missing, unreadable or contradictory file.
 
     Settings of pictures and videos come from processor_config.json (transformers 5), else from
     preprocessor_config.json and video_preprocessor_config.json; without the latter, videos have the settings
     of pictures, as in transformers.
     """
     folder = Path(folder)
-    config = config_from_dict(read_config(folder))
     names = (IMAGE_CONFIG, VIDEO_CONFIG, GENERATION_CONFIG)
     files = {name: content for name in names if (content := read_json(folder / name))}
     nested = read_json(folder / "processor_config.json")
@@ -268,16 +279,19 @@ def load_processor(folder: Path) -> Processor:
         if isinstance(nested.get(key), dict):
             files[name] = nested[key]
     if IMAGE_CONFIG not in files:
-        raise BadInputError(f"{folder} has no {IMAGE_CONFIG}; a Qwen2.5-VL folder needs it")
+        raise BadInputError(f"{folder} has no {IMAGE_CONFIG}; the processor needs it")
     tokenizer = Tokenizer.from_folder(folder)
     vision = VisionInputs(
         images=ImageProcessor.from_dict(files[IMAGE_CONFIG]),
         videos=VideoProcessor.from_dict(files.get(VIDEO_CONFIG, files[IMAGE_CONFIG])),
         image_token_id=_checked_id(tokenizer, IMAGE_TOKEN, config.image_token_id),
         video_token_id=_checked_id(tokenizer, VIDEO_TOKEN, config.video_token_id),
+        timed=config.vision.tokens_per_second is not None,
     )
     template = ChatTemplate.from_folder(folder, tokenizer.special_tokens)
-    return Processor(tokenizer=tokenizer, chat_template=template, vision=vision, config=config, files=files)
+    return Processor(
+        tokenizer=tokenizer, chat_template=template, vision=vision, config=config, files=files, **fields
+    )
 
 
 def _checked_id(tokenizer: Tokenizer, token: str, expected: int) -> int:

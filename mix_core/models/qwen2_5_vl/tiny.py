@@ -18,12 +18,32 @@ GRIDS = ((1, 8, 12), (1, 4, 6))
 ANSWER = 6
 """Labels of each row."""
 
+VISION: dict[str, Any] = {
+    "depth": 2,
+    "hidden_act": "silu",
+    "hidden_size": 160,
+    "in_chans": 3,
+    "intermediate_size": 212,
+    "num_heads": 2,
+    "out_hidden_size": 256,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "tokens_per_second": 2,
+    "window_size": 56,
+    "fullatt_block_indexes": [1],
+}
+
 
 def tiny() -> TinyModel:
+    config = decoder_config() | {"model_type": "qwen2_5_vl", "vision_config": VISION}
+    return TinyModel(config, two_pictures())
+
+
+def two_pictures() -> dict[str, np.ndarray]:
     """Two rows of text with a picture each, of different length and padded on the right."""
-    config = _config()
     rng = np.random.default_rng(0)
-    merged = config["vision_config"]["spatial_merge_size"] ** 2
+    merged = 2 * 2
     rows = [
         [*rng.integers(0, 256, 5), START, *[IMAGE] * (t * h * w // merged), END, *rng.integers(0, 256, 10)]
         for t, h, w in GRIDS
@@ -34,22 +54,18 @@ def tiny() -> TinyModel:
     mask_BS = np.arange(S) < lengths_B1
     labels_BS = np.where(mask_BS & (np.arange(S) >= lengths_B1 - ANSWER), ids_BS, -100)
     patches = sum(t * h * w for t, h, w in GRIDS)
-    return TinyModel(
-        config,
-        {
-            "input_ids": ids_BS,
-            "attention_mask": mask_BS.astype(np.int64),
-            "labels": labels_BS,
-            "pixel_values": rng.standard_normal((patches, 3 * 2 * 14 * 14), dtype=np.float32),
-            "image_grid_thw": np.array(GRIDS, np.int64),
-        },
-    )
-
-
-def _config() -> dict[str, Any]:
-    """config.json as published, with small sizes."""
     return {
-        "model_type": "qwen2_5_vl",
+        "input_ids": ids_BS,
+        "attention_mask": mask_BS.astype(np.int64),
+        "labels": labels_BS,
+        "pixel_values": rng.standard_normal((patches, 3 * 2 * 14 * 14), dtype=np.float32),
+        "image_grid_thw": np.array(GRIDS, np.int64),
+    }
+
+
+def decoder_config() -> dict[str, Any]:
+    """config.json as published, with small sizes; without the tower and its model_type."""
+    return {
         "attention_dropout": 0.0,
         "image_token_id": IMAGE,
         "video_token_id": VIDEO,
@@ -69,19 +85,4 @@ def _config() -> dict[str, Any]:
         "tie_word_embeddings": True,
         "use_sliding_window": False,
         "vocab_size": 320,
-        "vision_config": {
-            "depth": 2,
-            "hidden_act": "silu",
-            "hidden_size": 160,
-            "in_chans": 3,
-            "intermediate_size": 212,
-            "num_heads": 2,
-            "out_hidden_size": 256,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "tokens_per_second": 2,
-            "window_size": 56,
-            "fullatt_block_indexes": [1],
-        },
     }

@@ -29,10 +29,10 @@ THETA = 10000.0
 class PatchEmbed(nn.Layer):
     """A convolution whose stride is its kernel, as a product: the processor hands out flattened patches."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, patch_width: int, width: int) -> None:
         super().__init__()
         # visual.patch_embed.proj.weight, published as (D, channels, frames, patch, patch)
-        self.proj = Linear(config.patch_width, config.hidden_size, bias=False)
+        self.proj = Linear(patch_width, width, bias=False)
 
     def forward(self, pixels_P: Tensor) -> Tensor:
         dtype = self.proj.weight.dtype
@@ -40,11 +40,11 @@ class PatchEmbed(nn.Layer):
 
 
 class VisionAttention(nn.Layer):
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.head_dim = config.num_heads, config.head_dim
-        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=True)
-        self.proj = Linear(config.hidden_size, config.hidden_size, bias=True)
+        self.heads, self.head_dim = heads, width // heads
+        self.qkv = Linear(width, 3 * width, bias=True)
+        self.proj = Linear(width, width, bias=True)
 
     def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
         P, D = x_PD.shape
@@ -60,7 +60,7 @@ class VisionBlock(nn.Layer):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.norm1 = RMSNorm(config.hidden_size, EPS)
-        self.attn = VisionAttention(config)
+        self.attn = VisionAttention(config.hidden_size, config.num_heads)
         self.norm2 = RMSNorm(config.hidden_size, EPS)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=True)
 
@@ -73,15 +73,15 @@ class VisionBlock(nn.Layer):
 class PatchMerger(nn.Layer):
     """Norm, then the patches of a cell side by side through two linear maps."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, norm: nn.Layer, cell_width: int, outputs: int) -> None:
         super().__init__()
-        self.cell_width = config.hidden_size * config.spatial_merge_size**2
-        self.ln_q = RMSNorm(config.hidden_size, EPS)
+        self.cell_width = cell_width
+        self.ln_q = norm
         # visual.merger.mlp.0 and .2; the gelu between them is .1
         self.mlp = nn.LayerDict(
             {
-                "0": Linear(self.cell_width, self.cell_width, True),
-                "2": Linear(self.cell_width, config.out_hidden_size, True),
+                "0": Linear(cell_width, cell_width, True),
+                "2": Linear(cell_width, outputs, True),
             }
         )
 
@@ -94,9 +94,11 @@ class VisionTower(nn.Layer):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbed(config)
+        self.patch_embed = PatchEmbed(config.patch_width, config.hidden_size)
         self.blocks = nn.LayerList([VisionBlock(config) for _ in range(config.depth)])
-        self.merger = PatchMerger(config)
+        norm = RMSNorm(config.hidden_size, EPS)
+        cell_width = config.hidden_size * config.spatial_merge_size**2
+        self.merger = PatchMerger(norm, cell_width, config.out_hidden_size)
         self.recompute = False
 
     def forward(self, pixels_P: Tensor, grids: tuple[Grid, ...]) -> Tensor:
@@ -139,19 +141,20 @@ class _Layout:
 def _layout(grids: tuple[Grid, ...], merge: int, window_cells: int, head_dim: int) -> _Layout:
     """What a list of grids asks of the tower, on the device; training repeats few of them."""
     plan = vision_plan(grids, merge, window_cells)
-    frame_tables = _tables(plan.row_column_P2, head_dim)
+    frame_tables = rotary_tables(plan.row_column_P2, head_dim)
     if plan.windows_are_frames:
         only = _Order(plan.cu_frames, frame_tables, None)
         return _Layout(only, only)
     cells = plan.row_column_P2.reshape(-1, merge * merge, 2)[plan.window_order_C]
-    window_tables = _tables(cells.reshape(-1, 2), head_dim)
+    window_tables = rotary_tables(cells.reshape(-1, 2), head_dim)
     return _Layout(
         by_frame=_Order(plan.cu_frames, frame_tables, paddle.to_tensor(plan.frame_order_C)),
         by_window=_Order(plan.cu_windows, window_tables, paddle.to_tensor(plan.window_order_C)),
     )
 
 
-def _tables(row_column_P2: np.ndarray, head_dim: int) -> tuple[Tensor, Tensor]:
+def rotary_tables(row_column_P2: np.ndarray, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin (P, 1, H) on the device."""
     cos, sin = ops.rotary_tables_2d(row_column_P2, head_dim, THETA)
     return paddle.to_tensor(cos[:, None]), paddle.to_tensor(sin[:, None])
 

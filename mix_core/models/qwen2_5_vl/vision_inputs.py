@@ -49,6 +49,8 @@ class VisionInputs:
     videos: VideoProcessor
     image_token_id: int
     video_token_id: int
+    timed: bool = True
+    """Whether the model is told how long a step of a video lasts, as second_per_grid_ts."""
     allow_private_urls: bool = False
 
     def cut(self, images: Sequence[Any], videos: Sequence[Any], **video_options: Any) -> Sample:
@@ -66,7 +68,8 @@ class VisionInputs:
             patches, grids, seconds = zip(*(self._cut_video(video, video_options) for video in videos))
             sample["video_patches"] = np.concatenate(patches)
             sample["video_grid_thw"] = np.stack(grids)
-            sample["second_per_grid_ts"] = np.array(seconds, np.float32)
+            if self.timed:
+                sample["second_per_grid_ts"] = np.array(seconds, np.float32)
         return sample
 
     def arrays(self, samples: Sequence[Sample]) -> Batch:

@@ -1,4 +1,4 @@
-"""Weights of Qwen2.5-VL between the published files and the model.
+"""Weights of Qwen2.5-VL, and of Qwen2-VL, between the published files and the model.
 
 Published names are `visual.*`, `model.*` and, untied, `lm_head.weight`; the model's parameters bear them.
 transformers 5 names the same weights `model.visual.*` and `model.language_model.*` in memory; files with
@@ -17,8 +17,9 @@ def slots(model: Qwen2_5_VL) -> dict[str, Slot]:
     """The model's parameters by published name, each with its published shape."""
     vision = model.config.vision
     kernel = (vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    patch_embed = {"visual.patch_embed.proj.weight": (vision.hidden_size, vision.in_channels, *kernel)}
-    return slots_of(model, patch_embed)
+    name = "visual.patch_embed.proj.weight"
+    width = model.visual.patch_embed.proj.weight.shape[1]
+    return slots_of(model, {name: (width, vision.in_channels, *kernel)})
 
 
 def published_name(name: str) -> str:

@@ -1,0 +1,73 @@
+"""The vision tower of Qwen2-VL: patches in, one decoder token for each cell out.
+
+What differs from Qwen2.5-VL's: layer norms, a plain feed-forward with quick gelu, and every block attends over
+the whole frame. Patches, attention and merger are that tower's.
+
+Shapes: P patches of all pictures, C cells, D tower width, O decoder width.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from paddle import Tensor, nn
+
+from mix_core import ops
+from mix_core.models.common.layers import LayerNorm, Linear, residual
+from mix_core.models.common.recompute import recompute
+from mix_core.models.qwen2_5_vl.geometry import Grid, frame_plan
+from mix_core.models.qwen2_5_vl.vision import EPS, PatchEmbed, PatchMerger, VisionAttention, rotary_tables
+from mix_core.models.qwen2_vl.config import VisionConfig
+
+
+class VisionMLP(nn.Layer):
+    """``fc2(quick_gelu(fc1(x)))``."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, inner, bias=True)
+        self.fc2 = Linear(inner, width, bias=True)
+
+    def forward(self, x_PD: Tensor) -> Tensor:
+        return self.fc2(ops.gelu(self.fc1(x_PD), "quick"))
+
+
+class VisionBlock(nn.Layer):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.embed_dim, EPS)
+        self.attn = VisionAttention(config.embed_dim, config.num_heads)
+        self.norm2 = LayerNorm(config.embed_dim, EPS)
+        self.mlp = VisionMLP(config.embed_dim, config.inner_dim)
+
+    def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
+        x_PD = residual(x_PD, self.attn(self.norm1(x_PD), cu_seqlens, tables))
+        return residual(x_PD, self.mlp(self.norm2(x_PD)))
+
+
+class VisionTower(nn.Layer):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config.patch_width, config.embed_dim)
+        self.blocks = nn.LayerList([VisionBlock(config) for _ in range(config.depth)])
+        norm = LayerNorm(config.embed_dim, EPS)
+        self.merger = PatchMerger(norm, config.embed_dim * config.spatial_merge_size**2, config.hidden_size)
+        self.recompute = False
+
+    def forward(self, pixels_P: Tensor, grids: tuple[Grid, ...]) -> Tensor:
+        """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells."""
+        cu_seqlens, tables = _frames(grids, self.config.spatial_merge_size, self.config.head_dim)
+        x_PD = self.patch_embed(pixels_P)
+        for block in self.blocks:
+            arguments = (x_PD, cu_seqlens, tables)
+            x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
+        return self.merger(x_PD)
+
+
+@lru_cache(maxsize=8)
+def _frames(grids: tuple[Grid, ...], merge: int, head_dim: int) -> tuple[np.ndarray, tuple[Tensor, Tensor]]:
+    """Ends of the frames, and rotary tables on the device; training repeats few lists of grids."""
+    plan = frame_plan(grids, merge)
+    return plan.cu_frames, rotary_tables(plan.row_column_P2, head_dim)
