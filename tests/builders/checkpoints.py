@@ -1,4 +1,4 @@
-"""Small but complete Qwen2.5-VL folders in the published layout.
+"""Small but complete Qwen2.5-VL folders in the published layout (Qwen2-VL: `tests.builders.qwen2_vl`).
 
     write_checkpoint(folder)                   # files a processor needs, and config.json
     write_checkpoint(folder, weights=True)     # and random weights, made through transformers
@@ -12,6 +12,7 @@ attention in blocks 1 and 3), D 32, 2 heads of 16, patch 14, merge 2, window 56 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ CHAT_TEMPLATE = """\
 """
 """Renders what the published template renders: default system text, one pad token a picture or video."""
 
+MODEL = "ForConditionalGeneration"
+"""How the published classes' names end."""
 IMAGE_MEAN = [0.48145466, 0.4578275, 0.40821073]
 IMAGE_STD = [0.26862954, 0.26130258, 0.27577711]
 
@@ -64,12 +67,14 @@ def write_checkpoint(
     max_shard_size: str = "5GB",
     chat_template_in: str = "chat_template.jinja",
     vocab_size: int = 384,
+    config_of: Callable[..., dict[str, Any]] | None = None,
 ) -> Path:
     """Write a folder and return it.
 
     ``text``, ``vision`` and ``image`` override keys of the decoder's, the vision tower's and the
     preprocessor's configuration. ``layout``: "flat" (as published) or "nested" (as transformers 5 writes it).
     ``chat_template_in``: "chat_template.jinja", "tokenizer_config.json", "chat_template.json" or "" for none.
+    ``config_of`` stands in for `flat_config` where another family's folder is wanted.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +85,10 @@ def write_checkpoint(
     elif chat_template_in == "chat_template.json":
         _write_json(folder / chat_template_in, {"chat_template": CHAT_TEMPLATE})
     ids = {token: tokenizer.token_to_id(token) for token in tokenizer.get_vocab() if token.startswith("<|")}
-    config = flat_config(
+    config = (config_of or flat_config)(
         ids, tokenizer.get_vocab_size(), text=text, vision=vision, tie_word_embeddings=tie_word_embeddings
     )
+    image = {"processor_class": config["architectures"][0].replace(MODEL, "Processor"), **(image or {})}
     _write_json(folder / "preprocessor_config.json", preprocessor_config(config["vision_config"], image))
     _write_json(
         folder / "generation_config.json",
@@ -98,9 +104,9 @@ def write_checkpoint(
     if weights:
         _write_weights(folder, config, seed, max_shard_size)
     if layout == "nested":
-        from transformers import Qwen2_5_VLConfig
-
-        _write_json(folder / "config.json", Qwen2_5_VLConfig.from_dict(config).to_dict())
+        _write_json(
+            folder / "config.json", transformers_class(config).config_class.from_dict(config).to_dict()
+        )
     elif layout == "flat":
         _write_json(folder / "config.json", config)
     else:
@@ -185,12 +191,19 @@ def preprocessor_config(vision: dict[str, Any], image: dict[str, Any] | None = N
     }
 
 
+def transformers_class(config: dict[str, Any]) -> Any:
+    """The class that the configuration names."""
+    import transformers
+
+    return getattr(transformers, config["architectures"][0])
+
+
 def transformers_model(config: dict[str, Any], seed: int = 0) -> Any:
     """transformers' model in float32 with random weights; biases and norms differ from 0 and 1 too."""
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(config)).float().eval()
+    kind = transformers_class(config)
+    model = kind(kind.config_class.from_dict(config)).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

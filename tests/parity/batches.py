@@ -68,5 +68,5 @@ def positions(config: dict[str, Any], batch: dict[str, np.ndarray]) -> np.ndarra
         image_token_id=IDS["<|image_pad|>"],
         video_token_id=IDS["<|video_pad|>"],
         merge=vision["spatial_merge_size"],
-        tokens_per_second=vision["tokens_per_second"],
+        tokens_per_second=vision.get("tokens_per_second"),
     )

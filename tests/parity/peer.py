@@ -1,4 +1,4 @@
-"""A small Qwen2.5-VL twice, ours and transformers', with the same random weights; batches for both.
+"""A small Qwen2.5-VL or Qwen2-VL twice, ours and transformers', with equal random weights; batches for both.
 
 transformers 5.3.0 counts positions of pictures and videos differently from the models' training (its issues
 45325 and 45381, mended by its pull request 45400): the positions are therefore handed to it.
@@ -7,7 +7,7 @@ transformers 5.3.0 counts positions of pictures and videos differently from the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,15 @@ from tests.parity.batches import IDS, Part, make_batch, positions
 class Peers:
     """Both models and the configuration they share."""
 
-    def __init__(self, folder: Path, *, tied: bool = True, **sizes: dict[str, Any]) -> None:
-        self.config = flat_config(IDS, 320, tie_word_embeddings=tied, **sizes)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tied: bool = True,
+        config_of: Callable[..., dict[str, Any]] = flat_config,
+        **sizes: dict[str, Any],
+    ) -> None:
+        self.config = config_of(IDS, 320, tie_word_embeddings=tied, **sizes)
         self.theirs = transformers_model(self.config)
         self.theirs.save_pretrained(folder)
         self.family, _, self.ours = load_model(folder)

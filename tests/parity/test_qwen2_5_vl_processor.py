@@ -18,6 +18,7 @@ from mix_core.errors import DataError
 from mix_core.models.qwen2_5_vl.image_processor import smart_resize
 from mix_core.models.qwen2_5_vl.processor import load_processor
 from tests.builders.checkpoints import write_checkpoint
+from tests.parity.processors import compare, noise, their_processor
 
 transformers = pytest.importorskip("transformers", reason="live parity needs transformers")
 pytest.importorskip("torch", reason="live parity needs torch")
@@ -34,24 +35,6 @@ TEXTS = [
 ]
 
 
-def their_processor(folder: Path):
-    """transformers' Qwen2_5_VLProcessor with its PIL image processor.
-
-    Its video processor exists only where torchvision is installed; an empty one stands in for it.
-    """
-
-    class NoVideos(transformers.BaseVideoProcessor):
-        def __init__(self):
-            self.merge_size = 2
-
-    return transformers.Qwen2_5_VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor.from_pretrained(folder),
-        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
-        video_processor=NoVideos(),
-        chat_template=(folder / "chat_template.jinja").read_text(),
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("parity"))
@@ -62,29 +45,7 @@ def processors(folder):
     return load_processor(folder), their_processor(folder)
 
 
-def compare(ours: dict, theirs: dict, tolerance: float = 1e-6) -> None:
-    for key, value in theirs.items():
-        if key == "mm_token_type_ids":  # derived from input_ids; our model derives it itself
-            continue
-        assert ours[key].shape == np.asarray(value).shape, key
-        if key == "pixel_values":
-            assert np.abs(ours[key] - np.asarray(value)).max() <= tolerance
-        else:
-            np.testing.assert_array_equal(ours[key], np.asarray(value), err_msg=key)
-
-
 # Pictures
-
-
-def noise(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
-    """Smooth shapes and noise, so that resizing and JPEG both have something to do."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:height, :width]
-    waves = [
-        np.sin(rows / (3 + c) + c) * np.cos(columns / (5 + c)) * 90 + 128 for c in range(max(1, channels))
-    ]
-    pixels = np.stack(waves, -1) + rng.normal(0, 20, (height, width, max(1, channels)))
-    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def oriented(value: int) -> Image.Exif:

@@ -120,9 +120,7 @@ def _check_vision(vision: VisionConfig, decoder_width: int) -> None:
     check_multiple("vision_config.embed_dim", vision.embed_dim, vision.num_heads)
     check_vision_heads(vision.head_dim)
     if vision.inner_dim < 1:
-        raise BadInputError(
-            f"config.json has vision_config.mlp_ratio = {vision.mlp_ratio}, expected more than 0"
-        )
+        raise BadInputError(f"config.json has vision_config.mlp_ratio = {vision.mlp_ratio}, expected > 0")
     if vision.hidden_size != decoder_width:
         raise BadInputError(
             f"config.json has vision_config.hidden_size = {vision.hidden_size}, but the decoder's "

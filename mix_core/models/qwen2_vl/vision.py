@@ -1,7 +1,7 @@
 """The vision tower of Qwen2-VL: patches in, one decoder token for each cell out.
 
-What differs from Qwen2.5-VL's: layer norms, a plain feed-forward with quick gelu, and every block attends over
-the whole frame. Patches, attention and merger are that tower's.
+Unlike Qwen2.5-VL: layer norms, a plain feed-forward with quick gelu, and every block attends over the
+whole frame. Patches, attention and merger are the same.
 
 Shapes: P patches of all pictures, C cells, D tower width, O decoder width.
 """
