@@ -73,6 +73,37 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
             )
         return self
 
+    @model_validator(mode="after")
+    def _best_needs_evaluation(self) -> RunConfig:
+        asking = {
+            "load_best_model_at_end": self.load_best_model_at_end,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+        }
+        asks = [key for key, asked in asking.items() if asked]
+        if asks and self.do_train and self.evaluation_strategy == "no":
+            raise ValueError(
+                f"{asks[0]} needs evaluation during training; give evaluation_strategy steps or epoch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_chat_template(self) -> RunConfig:
+        """The template that data sets name is the run's: one processor prepares all rows."""
+        train, held_out = (
+            [entry.chat_template for entry in given] if isinstance(given, list) else []
+            for given in (self.dataset.train, self.dataset.eval)
+        )
+        named = {*train, *(name for name in held_out if name is not None)}
+        if named - {None}:
+            named |= {self.chat_template} - {None}
+            if len(named) > 1:
+                names = ", ".join(sorted(name or "the model folder's" for name in named))
+                raise ValueError(
+                    f"the data sets have different chat templates ({names}); give all of them one"
+                )
+            self.chat_template = named.pop()
+        return self
+
     @property
     def samples_per_step(self) -> int:
         """Samples that one optimizer step sees on this device."""

@@ -83,6 +83,7 @@ _SAME = {
     "tensor_parallel_degree": ("tensor_model_parallel_size",),
     "pipeline_parallel_degree": ("pipeline_model_parallel_size",),
     "lora_rank": ("rank",),
+    "vit_lr": ("vision_tower_lr",),
 }
 _SAME_BOOLEAN = {
     "freeze_vit": ("fix_vit", "freeze_backbone"),
@@ -178,8 +179,6 @@ _ADAPTERS = {
     ),
     **_later("prefix tuning", prefix_tuning=(False,)),
     **_settled("it only has a say with prefix_tuning", num_prefix_tokens=ANYTHING),
-    **_later("noise on embeddings", neftune=(False,)),
-    **_settled("it only has a say with neftune", neftune_noise_alpha=ANYTHING),
 }
 
 _PARALLEL = {
@@ -200,9 +199,7 @@ _PARALLEL = {
 }
 
 _MODEL = {
-    **_later(
-        "a changed vocabulary", resize_vocab=(False,), new_special_tokens=(), split_special_tokens=(False,)
-    ),
+    **_later("special tokens split like text", split_special_tokens=(False,)),
     **_later("stochastic depth", drop_path_rate=(0.0, 0)),
     **_later("a separate text model", text_model_name_or_path=()),
     **_later("partly frozen towers", unfreeze_vit_layers=(0,), unfreeze_lm_head=(False,)),
@@ -235,8 +232,11 @@ _MODEL = {
 }
 
 _DATA = {
-    **_later("another chat template than the model folder's", chat_template=()),
-    **_settled("the model folder brings its chat template", conv_style=ANYTHING, template=ANYTHING),
+    **_settled(
+        "the model folder brings its chat template, and chat_template names another",
+        conv_style=ANYTHING,
+        template=ANYTHING,
+    ),
     **_later("padding images to a square", pad2square=(False,)),
     **_settled("the model folder's preprocessor says how pixels are scaled", normalize_type=ANYTHING),
     **_later(
@@ -282,16 +282,8 @@ _DATA = {
 }
 
 _RUN = {
-    **_later("reporting to another service", report_to=("none", "")),
-    **_settled("it only has a say with report_to", logging_dir=ANYTHING),
     **_settled("tokens_per_s is always measured", log_tps=ANYTHING),
     **_settled("answers leave the device batch by batch", eval_accumulation_steps=ANYTHING),
-    **_later("going back to the best checkpoint", load_best_model_at_end=(False,)),
-    **_settled(
-        "it only has a say with load_best_model_at_end",
-        metric_for_best_model=ANYTHING,
-        greater_is_better=ANYTHING,
-    ),
     **_settled("the report's gallery keeps answers", save_generation_output=(False,)),
     **_settled("evaluation takes the likeliest token", top_k=(1, 0), top_p=(1.0,)),
     **_settled(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from mix_core.config_aliases import FIXED
 
@@ -18,6 +18,8 @@ Count = Annotated[int, Ge(1)]
 NonNegative = Annotated[int, Ge(0)]
 Rate = Annotated[float, Ge(0.0)]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
+Metric = Literal["exact", "f1", "anls", "iou", "iou50"]
+Reporter = Literal["visualdl", "tensorboard", "wandb"]
 
 
 class Keys(BaseModel):
@@ -40,11 +42,13 @@ class DatasetEntry(Keys):
     """Read at most so many rows. Default: all."""
     repeat_time: Annotated[float, Gt(0.0)] = 1.0
     """How often the rows come in an epoch: 3 repeats them, 0.5 takes the first half (Qwen2.5-VL)."""
+    chat_template: str | None = None
+    """Another chat template for these rows: a file or a name, as the key of the run (PaddleMIX)."""
 
     @model_validator(mode="before")
     @classmethod
     def _fixed_keys(cls, value: Any) -> Any:
-        """Keys of an entry that have nothing to set, such as chat_template."""
+        """Keys of an entry that have nothing to set, such as splits."""
         if not isinstance(value, dict):
             return value
         for key in value.keys() & FIXED.keys():
@@ -93,6 +97,20 @@ class ModelKeys(Keys):
     """Patterns (shell style) of parameter names to freeze."""
     freeze_exclude: list[str] | None = None
     """Patterns of parameter names that learn although another key freezes them."""
+    neftune: bool = False
+    """Add noise to the embeddings of text while training (PaddleMIX; Jain et al., "NEFTune", 2023)."""
+    neftune_noise_alpha: Annotated[float, Gt(0.0)] = 5.0
+    """Size of that noise (PaddleMIX)."""
+    new_special_tokens: list[str] | None = None
+    """Tokens to add to the tokenizer; their embeddings start at the mean of the others (MindSpeed-MM)."""
+    resize_vocab: bool = False
+    """Let embedding and head grow where the tokenizer has more tokens than rows (Qwen2.5-VL)."""
+
+    @field_validator("new_special_tokens", mode="before")
+    @classmethod
+    def _tokens(cls, value: Any) -> Any:
+        """A text names several with commas (MindSpeed-MM)."""
+        return [token for token in value.split(",") if token] if isinstance(value, str) else value
 
 
 class DataKeys(Keys):
@@ -114,6 +132,9 @@ class DataKeys(Keys):
     """What to do with a longer sample: stop, or leave it out (own key)."""
     packing: bool = False
     """Fill rows of max_length with whole samples that do not see each other."""
+    chat_template: str | None = None
+    """How conversations become text: a Jinja file, a chat_template.json of PaddleNLP, or the name of a
+    template that ships with mix-core. Default: the model folder's (PaddleMIX)."""
     train_on_prompt: bool = False
     """Learn the user's text too (MindSpeed-MM)."""
     mask_history: bool = False
@@ -135,7 +156,8 @@ class DataKeys(Keys):
     use_data_resampling: bool = False
     """Draw from each set in proportion to the square root of its size (Qwen2.5-VL, InternVL2)."""
     group_by_length: bool = False
-    """Put rows of like length into one batch; lengths are estimated from text and pictures (InternVL2)."""
+    """Put rows of like length into one batch; lengths are estimated from text and picture sizes
+    (InternVL2)."""
     shuffle: bool = True
     """A new order each epoch, from `data_seed` (MindSpeed-MM)."""
     first_task: str | None = None
@@ -174,6 +196,14 @@ class OptimizerKeys(Keys):
     """Highest learning rate."""
     mm_projector_lr: Rate | None = None
     """Another highest rate for the projector. Default: learning_rate (LLaVA)."""
+    vit_lr: Annotated[float, Gt(0.0)] | None = None
+    """Another highest rate for the vision tower without its projector. Default: learning_rate (Qwen2.5-VL:
+    vision_tower_lr)."""
+    llm_lr: Annotated[float, Gt(0.0)] | None = None
+    """Another highest rate for the language model. Default: learning_rate (own key)."""
+    vit_layer_decay: Annotated[float, Gt(0.0), Le(1.0)] = 1.0
+    """Each block of the vision tower learns at so many times the rate of the block above it (own key; Clark
+    et al., "ELECTRA", 2020)."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """How the rate falls after the warm-up."""
     warmup_steps: NonNegative = 0
@@ -209,12 +239,26 @@ class EvaluationKeys(Keys):
     """Samples in one batch of evaluation."""
     eval_with_do_generation: bool = True
     """Let the model answer, and score exact matches and boxes; false: only the loss (PaddleMIX: false)."""
+    eval_metrics: list[Metric] = ["exact", "iou"]
+    """Scores of answers. Texts: exact, f1 (words, SQuAD), anls (spelling, ST-VQA). Boxes: iou, iou50 (own
+    key)."""
     eval_max_new_tokens: Count = 64
     """Longest answer, in tokens (own key)."""
     max_eval_samples: Count | None = None
     """Evaluate at most so many rows during training; at the end all are. Default: all (own key)."""
     gallery_samples: NonNegative = 48
     """Held-out pictures shown in the report (own key)."""
+    metric_for_best_model: str | None = None
+    """Which result of evaluation during training says how good the model is, with or without `eval_` before
+    it. The best checkpoint is then kept. Default: loss, where another key asks for the best."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better. Default: yes, but not for a name that ends in loss."""
+    load_best_model_at_end: bool = False
+    """End with the weights of the best checkpoint: the last evaluation and the gallery are theirs."""
+    early_stopping_patience: Count | None = None
+    """Stop after so many evaluations in a row that bring no improvement (transformers)."""
+    early_stopping_threshold: Rate = 0.0
+    """What counts as an improvement is more than this (transformers)."""
 
 
 class OutputKeys(Keys):
@@ -239,7 +283,7 @@ class OutputKeys(Keys):
     save_steps: Count = 500
     """Steps between checkpoints with strategy `steps`."""
     save_total_limit: Count | None = None
-    """Keep the newest so many checkpoints. Default: all."""
+    """Keep the newest so many checkpoints, the best one among them. Default: all."""
     logging_steps: Count = 10
     """Steps between lines on the screen; metrics.jsonl has every step (PaddleNLP: 500)."""
     progress_bar: bool = True
@@ -248,6 +292,21 @@ class OutputKeys(Keys):
     """Measure only: no checkpoint at the end (PaddleMIX)."""
     skip_memory_metrics: bool = False
     """Leave memory_bytes out of metrics.jsonl."""
+    module_stats_steps: NonNegative = 0
+    """Steps between norms of each module's gradients and parameters in metrics.jsonl; 0: never (own key)."""
+    report_to: list[Reporter] | None = None
+    """Also report what metrics.jsonl holds to: visualdl, tensorboard, wandb (each needs its package)."""
+    logging_dir: str | None = None
+    """Folder of these reports. Default: `curves` in the run folder."""
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _reporters(cls, value: Any) -> Any:
+        """A text names several with commas; `none` and an empty text name nobody."""
+        if not isinstance(value, str):
+            return value
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        return None if names in ([], ["none"]) else names
 
 
 class RunKeys(Keys):

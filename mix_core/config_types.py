@@ -44,7 +44,7 @@ def describe_type(annotation: Any, bounds: Sequence[Any] = ()) -> str:
             texts.append("one of " + ", ".join(str(value) for value in get_args(member)))
         elif get_origin(member) is list:
             inner = get_args(member)[0]
-            texts.append("a list of texts" if inner is str else 'a list of {"data_files": FILE, ...}')
+            texts.append(_list_of(inner))
         elif member is type(None):
             texts.append("null")
         elif isinstance(member, type) and issubclass(member, BaseModel):
@@ -52,6 +52,12 @@ def describe_type(annotation: Any, bounds: Sequence[Any] = ()) -> str:
         else:
             texts.append(_WORDS.get(member, str(member)) + _bounded(bounds))
     return ", or ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
+
+
+def _list_of(inner: Any) -> str:
+    if get_origin(inner) is Literal:
+        return "a list of " + ", ".join(map(str, get_args(inner)))
+    return "a list of texts" if inner is str else 'a list of {"data_files": FILE, ...}'
 
 
 def _bounded(bounds: Sequence[Any]) -> str:
@@ -118,4 +124,6 @@ def default_text(field: FieldInfo) -> str:
     default = field.default
     if isinstance(default, BaseModel) or default is None:
         return "null"
+    if isinstance(default, list):
+        return ",".join(map(str, default))
     return str(default).lower() if isinstance(default, bool) else str(default)

@@ -110,17 +110,24 @@ def _not_written(run_folder: Path, step: int, reason: str) -> str:
     )
 
 
-def rotate(run_folder: Path, limit: int | None) -> None:
-    """Keep the newest `limit` checkpoints that are whole. Without a whole one nothing is removed."""
+def rotate(run_folder: Path, limit: int | None, best_step: int | None = None) -> None:
+    """Keep the newest `limit` checkpoints that are whole. Without a whole one nothing is removed.
+
+    The checkpoint of `best_step` is one of them, however old; the newest is kept beside it even with a limit
+    of 1.
+    """
     if limit is None:
         return
     paths = list_checkpoints(run_folder)
     whole = [path for path in paths if is_whole(path, checksums=False)]
+    steps = [checkpoint_step(path) or 0 for path in whole]
+    if best_step in steps and best_step not in steps[-limit:]:
+        limit = max(1, limit - 1)
     if len(whole) <= limit:
         return
-    oldest_kept = checkpoint_step(whole[-limit]) or 0
     for path in paths:
-        if (checkpoint_step(path) or 0) < oldest_kept:
+        step = checkpoint_step(path) or 0
+        if step < steps[-limit] and step != best_step:
             remove(path)
 
 

@@ -1,8 +1,8 @@
 """How good a model is on held-out rows: loss, exact answers, boxes; and pictures to look at.
 
 A row asks everything up to its last assistant message, and that message is the truth. Where the truth has
-boxes, the score is the mean IoU with the answer's boxes (`{task}_iou`), else 1 or 0 for the exact text
-(`{task}_exact`).
+boxes, the answer's boxes are compared with them, else its text (`scores`); a result is named by task and
+score: `digit_exact`, `box_iou`.
 
 Shapes: B batch.
 """
@@ -19,8 +19,9 @@ import paddle
 from mix_core.errors import DataError
 from mix_core.inference.conversation import text_of
 from mix_core.inference.generation import generate
-from mix_core.inference.grounding import Box, match_score, parse_boxes
+from mix_core.inference.grounding import Box, parse_boxes
 from mix_core.training.gallery import write_gallery
+from mix_core.training.scores import BOX_SCORES, DEFAULT, TEXT_SCORES
 
 Row = dict[str, Any]
 
@@ -38,6 +39,14 @@ class Question:
     truth: str
     truth_boxes: list[Box]
 
+    def metric(self, score: str) -> str:
+        """The name of a score's mean over this task."""
+        return f"{self.task}_{score}" if self.task else score
+
+    def scores(self, chosen: Sequence[str]) -> list[str]:
+        """Those of the chosen scores that fit this question, by its truth."""
+        return [score for score in chosen if score in (BOX_SCORES if self.truth_boxes else TEXT_SCORES)]
+
 
 @dataclass(frozen=True)
 class Marked:
@@ -51,8 +60,13 @@ class Marked:
 
     @property
     def metric(self) -> str:
-        kind = "iou" if self.question.truth_boxes else "exact"
-        return f"{self.question.task}_{kind}" if self.question.task else kind
+        return self.question.metric("iou" if self.question.truth_boxes else "exact")
+
+    def value(self, score: str) -> float:
+        """Any score of `scores` that fits the question."""
+        if score in BOX_SCORES:
+            return BOX_SCORES[score](self.answer_boxes, self.question.truth_boxes)
+        return TEXT_SCORES[score](self.answer, self.question.truth)
 
 
 def evaluate(
@@ -64,12 +78,14 @@ def evaluate(
     max_new_tokens: int,
     gallery_dir: Path | None = None,
     gallery_size: int = 48,
+    metrics: Sequence[str] = DEFAULT,
 ) -> dict[str, float]:
     """Ask the model every row's question, greedily.
 
     Args:
         rows: {"messages", "task", "source"} as `mix_core.data.readers` gives them.
         gallery_dir: run folder in which to write gallery.json and gallery/*.png; None writes nothing.
+        metrics: names of `scores`; each counts where it fits the truth.
     Returns:
         The mean score of each metric in the order of the rows' tasks, then `loss`, the mean over all label
         tokens; {} without rows.
@@ -93,17 +109,18 @@ def evaluate(
             model.train()
     if gallery_dir is not None:
         write_gallery(Path(gallery_dir), marked, gallery_size)
-    results = mean_scores(marked)
+    results = mean_scores(marked, metrics)
     if label_tokens:
         results["loss"] = loss_sum / label_tokens
     return results
 
 
-def mean_scores(marked: Sequence[Marked]) -> dict[str, float]:
+def mean_scores(marked: Sequence[Marked], metrics: Sequence[str] = DEFAULT) -> dict[str, float]:
     """Mean score of each metric, in the order in which they first come."""
     scores: dict[str, list[float]] = {}
     for one in marked:
-        scores.setdefault(one.metric, []).append(one.score)
+        for score in one.question.scores(metrics):
+            scores.setdefault(one.question.metric(score), []).append(one.value(score))
     return {metric: sum(values) / len(values) for metric, values in scores.items()}
 
 
@@ -163,7 +180,14 @@ def mark(question: Question, answer: str) -> Marked:
     """Score an answer."""
     boxes = parse_boxes(answer)
     if question.truth_boxes:
-        score = match_score([b.corners for b in boxes], [b.corners for b in question.truth_boxes])
-    else:
-        score = float(answer.strip() == question.truth)
-    return Marked(question, answer, boxes, score)
+        return Marked(question, answer, boxes, BOX_SCORES["iou"](boxes, question.truth_boxes))
+    return Marked(question, answer, boxes, TEXT_SCORES["exact"](answer, question.truth))
+
+
+def result_names(rows: Sequence[Row], *, generates: bool, metrics: Sequence[str]) -> list[str]:
+    """The results that evaluating these rows will give. Raises DataError for a row that cannot be asked."""
+    names: dict[str, None] = {}
+    for row in rows if generates else ():
+        question = question_of(row)
+        names |= dict.fromkeys(question.metric(score) for score in question.scores(metrics))
+    return [*names, "loss"] if rows else []

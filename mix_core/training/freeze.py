@@ -1,4 +1,4 @@
-"""Which parameters learn, and how fast: the freezing keys and mm_projector_lr.
+"""Which parameters learn: the freezing keys.
 
 A parameter is frozen when one of the freezing keys matches its published name and no pattern of
 freeze_exclude does. (The original tool left everything as it was when both lists were given, and thawed with
@@ -70,10 +70,3 @@ def freeze(model: Any, config: RunConfig) -> list[str]:
     for name, parameter in model.named_parameters():
         parameter.stop_gradient = name in frozen
     return [name for name in names if name not in frozen]
-
-
-def rate_factors(learning: Iterable[str], config: RunConfig) -> dict[str, float]:
-    """mm_projector_lr as a multiple of learning_rate, by parameter, so that one schedule serves both."""
-    if config.mm_projector_lr is None or config.learning_rate == 0:
-        return {}
-    return dict.fromkeys(matching(learning, PROJECTOR), config.mm_projector_lr / config.learning_rate)

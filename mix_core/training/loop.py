@@ -52,6 +52,8 @@ class StepResult:
     """Of this step, where there is one."""
     skipped: bool = False
     """Whether gradients overflowed, so that there was no update."""
+    modules: dict[str, dict[str, float]] | None = None
+    """`module_stats` before clipping, in the steps that ask for it."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -72,9 +74,12 @@ class Stepper:
         precision: Precision | None = None,
         loss_scale: LossScale | None = None,
         ranks: Ranks | None = None,
+        module_stats_steps: int = 0,
     ) -> None:
+        """`module_stats_steps`: steps between statistics of the modules; 0: never."""
         self.model = model
         self.ranks = ranks
+        self.module_stats_steps = module_stats_steps
         self.precision = precision or Precision()
         self.loss_scale = loss_scale
         self.optimizer = optimizer
@@ -120,6 +125,7 @@ class Stepper:
         place("forward")
         rate = self.schedule.rate(step)
         finite = self._check(step, loss, norm)
+        modules = self._modules(step, label_tokens * factor)
         if finite:
             clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
             self.optimizer.step(rate, grad_scale=clip / label_tokens / factor)
@@ -137,10 +143,18 @@ class Stepper:
             ends_epoch=batches.ends_epoch,
             loss_scale=scale,
             skipped=not finite,
+            modules=modules,
         )
 
     def _totals(self, *counts: int) -> Sequence[int]:
         return counts if self.ranks is None else self.ranks.totals(counts)
+
+    def _modules(self, step: int, scale: float) -> dict[str, dict[str, float]] | None:
+        if not self.module_stats_steps or step % self.module_stats_steps:
+            return None
+        from mix_core.training.module_stats import module_stats
+
+        return module_stats(self.optimizer.named_parameters(), self.optimizer.gradients(), scale)
 
     def _check(self, step: int, loss: float, norm: float) -> bool:
         """Whether the step may be taken; False where scaled gradients overflowed. Moves the loss scale."""

@@ -19,8 +19,10 @@ from typing import Any
 from mix_core.errors import BadInputError
 
 
-def _plain(value: Any) -> Any:
-    """A number as JSON can hold it: scalars of arrays unwrapped, NaN and infinities as None."""
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: scalars of arrays unwrapped, NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
     if hasattr(value, "item") and not isinstance(value, (int, float, str, bool)):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -62,7 +64,7 @@ class MetricsWriter:
 
     def write(self, step: int, **values: Any) -> None:
         """Add one line for `step`; the values keep their order."""
-        row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
+        row = {"step": int(step)} | {name: plain(value) for name, value in values.items()}
         self._lines.append(json.dumps(row) + "\n")
         if time.monotonic() - self._flushed_at >= self.flush_after_s:
             self.flush()

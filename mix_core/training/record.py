@@ -19,7 +19,18 @@ PACKAGES = ("numpy", "pillow", "pydantic", "safetensors", "tokenizers")
 """Packages whose versions a run depends on, besides mix-core's own and every build of Paddle."""
 
 _NO_INFLUENCE = frozenset(
-    ("resume", "overwrite_output_dir", "output_dir", "progress_bar", "logging_steps", "cache_dir", "device")
+    (
+        *(
+            "resume",
+            "overwrite_output_dir",
+            "output_dir",
+            "progress_bar",
+            "logging_steps",
+            "cache_dir",
+            "device",
+        ),
+        *("report_to", "logging_dir", "module_stats_steps"),
+    )
 )
 """Keys that two runs with the same outcome may differ in."""
 
@@ -89,6 +100,11 @@ def finished_results(folder: RunFolder, config: RunConfig) -> dict[str, Any] | N
 def finished_text(folder: RunFolder, results: dict[str, Any]) -> str:
     """Results, and where the report is."""
     lines = [results_table(results)] if results else []
+    record = folder.read_json(RECORD)
+    best = record.get("best") if isinstance(record, dict) else None
+    if isinstance(best, dict):
+        whose = "; the results are its" if best.get("loaded") else ""
+        lines.append(f"best: {best['checkpoint']}, {best['metric']} {best['value']:.4f}{whose}")
     return "\n".join([*lines, f"report: {(folder.path / REPORT).resolve()}"])
 
 

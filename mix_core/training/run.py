@@ -19,6 +19,7 @@ from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
 from mix_core.training.launch import note_end
 from mix_core.training.precision import Precision
+from mix_core.training.reporters import check_installed
 from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
 
@@ -53,6 +54,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
     command = command or ["python", "-m", "mix_core.train"]
     if config.output_dir is None:
         raise ConfigError("output_dir is missing; give the folder that the run may fill")
+    check_installed(config)
     job = job_of(os.environ)
     if job.ranks > 1:
         config = share_of_batch(config, job)

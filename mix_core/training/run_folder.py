@@ -20,7 +20,7 @@ REPORT = "report.html"
 LOCK = ".lock"
 LOGS = "logs"
 """What each rank of a run with several says, and the launcher."""
-_OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", REPORT, LOCK)
+_OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", REPORT, "curves", LOCK)
 """What runs write, besides checkpoints; overwrite_output_dir removes nothing else."""
 
 

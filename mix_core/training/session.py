@@ -14,27 +14,33 @@ import paddle
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job
 from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
-from mix_core.models.registry import load_model
+from mix_core.models.registry import load_model, read_config
 from mix_core.training import checkpoint, record
-from mix_core.training.evaluate import evaluate, question_of
+from mix_core.training.best import best_of
+from mix_core.training.evaluate import evaluate, result_names
 from mix_core.training.faults import place
-from mix_core.training.freeze import freeze, rate_factors
+from mix_core.training.freeze import freeze
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.optimizer import AdamW
 from mix_core.training.parallel import Ranks
+from mix_core.training.processors import make_processor, processor_options
 from mix_core.training.progress import Progress, clock
+from mix_core.training.rates import rate_factors
 from mix_core.training.report import write_report
+from mix_core.training.reporters import Reporters
 from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, read_json
 from mix_core.training.schedule import schedule_of
 from mix_core.training.snapshot import Parts, Progressed
-from mix_core.training.stream import StepBatches, StepStream, processor_options
+from mix_core.training.stream import StepBatches, StepStream
+from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.device import Activation
+    from mix_core.models.registry import ModelFamily
     from mix_core.training.precision import Precision
     from mix_core.training.rows import Rows
 
@@ -58,10 +64,10 @@ class Session:
         self.config, self.folder, self.rows = config, folder, rows
         self.activation, self.precision, self.command = activation, precision, command
         self.ranks = ranks or Ranks(Job())
+        self._folders = [folder.path, *([start.parent] if start is not None else [])]
+        """Where checkpoints of this run, and of what it goes on from, lie."""
         paddle.seed(config.seed)
-        fresh = config.from_scratch and start is None
-        family, model_config, self.model = load_model(source, random_init=fresh, seed=config.seed)
-        self.processor = family.load_processor(source).with_options(**processor_options(config))
+        family, model_config = self._load(source, random_init=config.from_scratch and start is None)
         learning = freeze(self.model, config)
         self.model.recompute = config.recompute
         self.optimizer = AdamW(
@@ -83,11 +89,11 @@ class Session:
             activation.runtime,
             precision.parameter_dtype,
             precision.loss_scale(),
+            best_of(config, self._results()),
         )
-        if config.eval_with_do_generation:
-            for row in rows.eval:
-                question_of(row)  # a row that cannot be asked is found now, not after the last step
         reached = self.parts.restore(start) if start is not None else Progressed(0, 0)
+        if self.parts.best is not None:
+            self.parts.best.look_for(self._folders)
         self.step = reached.step
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
@@ -108,6 +114,19 @@ class Session:
         workers = max(config.dataloader_num_workers, self.activation.profile.min_loader_workers)
         where = {"position": self.position, "workers": workers, "job": self.ranks.job}
         return StepStream(self.rows, self.processor, source, config, **where)
+
+    def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
+        """Set model and processor, as the keys about them say; family and configuration of the model."""
+        config = self.config
+        family, model_config, self.model = load_model(source, random_init=random_init, seed=config.seed)
+        self.processor = make_processor(source, processor_options(config))
+        if config.new_special_tokens or config.resize_vocab:
+            tokenizer = self.processor.tokenizer
+            resized = fit_vocabulary(family, read_config(source), self.model, tokenizer, config)
+            model_config = resized or model_config
+        if config.neftune:
+            self.model.add_noise(config.neftune_noise_alpha)
+        return family, model_config
 
     def __enter__(self) -> Session:
         return self
@@ -132,10 +151,11 @@ class Session:
         """Take the steps that are left, evaluate, and write results and report."""
         self.folder.write_json(RECORD, self.record)
         place("start")
-        if self.stream is not None and self.step < self.last_step:
-            self._train(self.stream)
-        place("end")
-        self._finish()
+        with self._all_reporters() as self.reporters:
+            if self.stream is not None and self.step < self.last_step and not self._is_exhausted:
+                self._train(self.stream)
+            place("end")
+            self._finish()
 
     def _train(self, stream: StepStream) -> None:
         config = self.config
@@ -148,6 +168,7 @@ class Session:
             precision=self.precision,
             loss_scale=self.parts.loss_scale,
             ranks=self.ranks,
+            module_stats_steps=config.module_stats_steps,
         )
         self.model.train()
         with (
@@ -160,16 +181,23 @@ class Session:
             ) as self.progress,
             StopRequest() as stop,
         ):
-            stopping = False
-            while self.step < self.last_step and not stopping:
+            asked, exhausted = 0, self._is_exhausted
+            while self.step < self.last_step and not (asked or exhausted):
                 self._one_step(stepper, stream)
-                (asked,) = self.ranks.totals([stop.asked])
-                stopping = asked > 0
-            if self.saved_step != self.step and (stopping or not config.benchmark):
+                asked, exhausted = self.ranks.totals([stop.asked, self._is_exhausted])
+            if self.saved_step != self.step and (asked or not config.benchmark):
                 self._save()
             self.progress.note(self._throughput())
-            if stopping:
+            if exhausted:
+                self.progress.note(f"stopped early at step {self.step}: {self.parts.best.in_words()}")
+            if asked:
                 self._stop()
+
+    def _all_reporters(self) -> Reporters:
+        names = self.config.report_to if self.ranks.leads else None
+        return Reporters(
+            self.config.model_copy(update={"report_to": names}), self.folder.path, self.step or None
+        )
 
     def _metrics_writer(self) -> AbstractContextManager[MetricsWriter | None]:
         if not self.ranks.leads:
@@ -198,12 +226,16 @@ class Session:
         if result.skipped:
             self.progress.note(self._skipped(result))
         values = self._measured(result)
+        is_best = False
         if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
-            values |= {f"eval_{name}": value for name, value in self._evaluate(during=True).items()}
+            results = self._evaluate(during=True)
+            values |= {f"eval_{name}": value for name, value in results.items()}
+            is_best = self._is_best(results)
         if self.metrics is not None:
             self.metrics.write(result.step, **values)
+            self.reporters.write(result.step, values)
         place("step")
-        if self._is_due(self.config.save_strategy, self.config.save_steps, result):
+        if is_best or self._is_due(self.config.save_strategy, self.config.save_steps, result):
             self._save()
 
     def _next_step(self, stream: StepStream) -> StepBatches:
@@ -231,6 +263,8 @@ class Session:
             values["memory_bytes"] = self.activation.runtime.memory_stats()["allocated"]
         if result.loss_scale is not None:
             values |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
+        if result.modules is not None:
+            values["modules"] = result.modules
         return values | {name: getattr(result, name) for name in ("step_ms", "data_ms", "epoch")}
 
     def _skipped(self, result: StepResult) -> str:
@@ -252,10 +286,45 @@ class Session:
             checkpoint.save_checkpoint(
                 self.folder.path, self.step, lambda folder: self.parts.write(folder, reached)
             )
-            checkpoint.rotate(self.folder.path, self.config.save_total_limit)
+            best_step = self.parts.best.step if self.parts.best is not None else None
+            checkpoint.rotate(self.folder.path, self.config.save_total_limit, best_step)
         self.ranks.wait()
         self.saved_step = self.step
         self.progress.pause()
+
+    @property
+    def _is_exhausted(self) -> bool:
+        return self.parts.best is not None and self.parts.best.exhausted
+
+    def _results(self) -> list[str]:
+        """What evaluation during training gives. A row that cannot be asked is found now."""
+        config = self.config
+        how = {"generates": config.eval_with_do_generation, "metrics": config.eval_metrics}
+        result_names(self.rows.eval, **how)
+        return result_names(self.rows.eval[: config.max_eval_samples], **how)
+
+    def _is_best(self, results: dict[str, Any]) -> bool:
+        """Whether the model is the best so far. The first rank has the results and knows; all are told."""
+        best = self.parts.best
+        if best is None:
+            return False
+        (is_best,) = self.ranks.totals([self.ranks.leads and best.update(self.step, results)])
+        return is_best > 0
+
+    def _take_best(self) -> None:
+        """Note the best checkpoint, and go back to its weights where load_best_model_at_end says so."""
+        best = self.parts.best
+        if best is None or best.step is None or not self.ranks.leads:  # the first rank evaluates
+            return
+        path = best.checkpoint(self._folders)
+        if path is None:
+            raise RunFailedError(f"{self.folder.path} has lost checkpoint-{best.step}, the best one")
+        loads = self.config.load_best_model_at_end
+        self.record["best"] = {"checkpoint": str(path), "metric": best.metric, "value": best.value} | (
+            {"loaded": True} if loads else {}
+        )
+        if loads and best.step != self.step:
+            self.parts.family.load_weights(self.model, path)
 
     def _rescued(self, error: MixError) -> MixError:
         """A row is bad, or a data worker died: keep what was learned before it, and say so."""
@@ -293,6 +362,7 @@ class Session:
                     max_new_tokens=config.eval_max_new_tokens,
                     gallery_dir=None if during or not config.gallery_samples else self.folder.path,
                     gallery_size=config.gallery_samples,
+                    metrics=config.eval_metrics,
                 )
             else:
                 results = held_out_loss(self.model, self.processor, rows, batch_size)
@@ -304,8 +374,10 @@ class Session:
     def _finish(self) -> None:
         asked = self.config.do_eval or self.config.evaluation_strategy != "no"
         results: dict[str, Any] = {}
+        self._take_best()
         if self.rows.eval and (asked or self.config.do_eval is None):
             results = self._evaluate(during=False)
+            self.reporters.write(self.step, {f"eval_{name}": value for name, value in results.items()})
         self.folder.write_json(RESULTS, results)
         self._settle("finished")
         if not self.ranks.leads:

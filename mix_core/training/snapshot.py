@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.device import DeviceRuntime
     from mix_core.models.registry import ModelFamily
+    from mix_core.training.best import Best
     from mix_core.training.loss_scale import LossScale
 
 RANDOM_STATE = "random."
@@ -46,6 +47,7 @@ class Parts:
     weights_dtype: str = "float32"
     """Of the model's parameters, which are published as they are."""
     loss_scale: LossScale | None = None
+    best: Best | None = None
 
     def write(self, folder: Path, reached: Progressed) -> None:
         """Fill an empty checkpoint folder."""
@@ -70,6 +72,8 @@ class Parts:
         }
         if self.loss_scale is not None:
             values["loss_scale"] = self.loss_scale.state()
+        if self.best is not None:
+            values["best"] = self.best.state()
         state.write_manifest(inner, reached.step, values, tensors)
 
     def restore(self, checkpoint: Path) -> Progressed:
@@ -84,6 +88,8 @@ class Parts:
             self.optimizer.load(reader, int(values["optimizer_steps"]))
         if self.loss_scale is not None and "loss_scale" in values:
             self.loss_scale.load(values["loss_scale"])
+        if self.best is not None and "best" in values:
+            self.best.load(values["best"])
         step = int(reader.manifest["step"])
         if not self.config.load_random_state:
             return Progressed(step, position=0)

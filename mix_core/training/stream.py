@@ -14,14 +14,12 @@ from mix_core.data.loader import BatchLoader, BatchSettings
 from mix_core.data.mixing import RowOrder
 from mix_core.device.ranks import Job
 from mix_core.errors import ConfigError
-from mix_core.models.registry import family_of_folder
+from mix_core.training.lengths import about_length
+from mix_core.training.processors import make_processor, processor_options
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.training.rows import Rows
-
-VISUAL_LENGTH = 1000
-"""Characters that a picture counts for where rows are grouped by length."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +33,6 @@ class StepBatches:
     epoch: float
     """Passes over the rows, this step included."""
     ends_epoch: bool
-
-
-def make_processor(folder: str, options: dict[str, Any]) -> Any:
-    """The processor of a model folder, with the run's options; data workers call it too."""
-    return family_of_folder(Path(folder)).load_processor(Path(folder)).with_options(**options)
-
-
-def processor_options(config: RunConfig) -> dict[str, Any]:
-    """The keys that change what the model folder says about pictures and videos; None leaves it as it is."""
-    return {
-        "image_min_pixels": config.image_min_pixels,
-        "image_max_pixels": config.image_max_pixels,
-        "video_min_pixels": config.video_min_pixels,
-        "video_max_pixels": config.video_max_pixels,
-        "video_fps": config.video_fps,
-        "video_max_frames": config.video_maxlen,
-        "allow_private_urls": config.allow_private_urls or None,
-    }
 
 
 def row_order(rows: Rows, config: RunConfig, ranks: int = 1) -> RowOrder:
@@ -77,16 +57,6 @@ def _leading(rows: Rows, task: str | None) -> list[bool] | None:
         found = sorted({row["task"] for row in rows.train if row.get("task")})
         raise ConfigError(f"first_task is {task!r}, and the rows name the tasks {found}; name one of them")
     return leading
-
-
-def about_length(row: dict[str, Any]) -> float:
-    """A row's length without encoding it: characters, and a round number for each picture or video."""
-    length = 0
-    for message in row["messages"]:
-        content = message["content"]
-        parts = [{"text": content}] if isinstance(content, str) else content
-        length += sum(len(part["text"]) if "text" in part else VISUAL_LENGTH for part in parts)
-    return float(length)
 
 
 class StepStream:

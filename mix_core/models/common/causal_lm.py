@@ -19,6 +19,7 @@ from mix_core import ops
 from mix_core.errors import DataError
 from mix_core.models.common.cache import KVCache
 from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
+from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.models.common.layers import Embedding
 from mix_core.models.common.random import SampleRandom
 from mix_core.ops.dtypes import widened
@@ -58,6 +59,11 @@ class CausalLM(nn.Layer):
         for layer in self.sublayers():
             if hasattr(layer, "recompute"):
                 layer.recompute = value
+
+    def add_noise(self, alpha: float) -> None:
+        """Train with noise on the embeddings of text (`embedding_noise`)."""
+        self.random = self.random or SampleRandom()
+        self.model.embed_tokens.noise = EmbeddingNoise(alpha, self.random)
 
     @property
     def head(self) -> Embedding:
@@ -110,6 +116,11 @@ class CausalLM(nn.Layer):
             place_T = (np.argsort(order_BS, axis=1) + np.arange(B)[:, None] * S).reshape(-1)
             chosen = place_T if chosen is None else place_T[chosen]
         positions = self._positions(positions_ABS, cu_seqlens=batch.get("cu_seqlens"), random=self.random)
+        if self.training and self.model.embed_tokens.noise is not None:
+            mask_BS = _mask(batch)
+            self.model.embed_tokens.noise.place(
+                mask_BS.sum(axis=1), mask_BS.shape[1], batch.get("cu_seqlens")
+            )
         return self.model(self.embed(batch), positions, cache, chosen)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:

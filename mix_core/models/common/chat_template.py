@@ -8,23 +8,35 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from mix_core.errors import BadInputError, DataError
+from mix_core.models.common.paddlenlp_template import jinja_source
 from mix_core.models.common.template_sandbox import Sandbox, TemplateRefusal
 from mix_core.models.common.tokenizer import read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
+MARKS = ("\ue0f0", "\ue0f1")
+"""Of Unicode's private use, which no text to learn has."""
 
 
 class ChatTemplate:
     """A Jinja template and what it may use besides the messages."""
 
-    def __init__(self, source: str, *, origin: str, variables: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        origin: str,
+        variables: dict[str, Any] | None = None,
+        marks_answers: bool = False,
+    ) -> None:
         """Raises BadInputError if ``source`` is broken.
 
-        ``origin``: what errors call it. ``variables``: eos_token and the like.
+        ``origin``: what errors call it. ``variables``: eos_token and the like. ``marks_answers``: it writes
+        the two texts of the variable `answer_marks` around each answer (`paddlenlp_template`).
         """
         self.source = source
         self.origin = origin
         self.variables = variables or {}
+        self.marks_answers = marks_answers
         self._sandbox = Sandbox()
         try:
             self._sandbox.compiled(source)
@@ -51,12 +63,20 @@ class ChatTemplate:
                 source = source.get("default")
             if isinstance(source, str):
                 return cls(source, origin=f"chat_template of {folder / name}", variables=variables)
+        pieces = read_json(folder / "chat_template.json")
+        if "conversation" in pieces:
+            origin = str(folder / "chat_template.json")
+            source = jinja_source(pieces, origin, {})
+            return cls(source, origin=origin, variables=variables, marks_answers=True)
         return None
 
-    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False, **more: Any
+    ) -> str:
         """Text of ``messages`` (role and content, as in `qwen2_5_vl.processor`).
 
-        Raises DataError if the template refuses the messages, BadInputError if it fails or passes its limits.
+        ``more`` are further variables. Raises DataError if the template refuses the messages, fails or passes
+        its limits.
         """
         variables = {
             **self.variables,
@@ -64,13 +84,31 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
+            **more,
         }
         try:
             return self._sandbox.render(self.source, variables)
         except TemplateRefusal as error:
             raise DataError(f"{self.origin} refuses the messages: {error}") from error
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            raise BadInputError(f"{self.origin} fails: {error}") from error
+            raise DataError(f"{self.origin} fails: {error}") from error
+
+    def answers(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:
+        """Text of ``messages``, and (start, end) of each assistant's piece in it; only with `marks_answers`.
+
+        Raises DataError as `render` does, and where the messages hold the marks' own characters.
+        """
+        text = self.render(messages, answer_marks=MARKS, is_training=True)
+        begin, end = MARKS
+        pieces = [piece.split(end) for piece in text.split(begin)]
+        answered = sum(message.get("role") == "assistant" for message in messages)
+        if len(pieces) != answered + 1 or [len(piece) for piece in pieces] != [1] + [2] * answered:
+            raise DataError(f"the messages hold {begin!r} or {end!r}, which mark answers in {self.origin}")
+        whole, spans = pieces[0][0], []
+        for answer, rest in pieces[1:]:
+            spans.append((len(whole), len(whole) + len(answer)))
+            whole += answer + rest
+        return whole, spans
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from mix_core import ops
+from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.ops.dtypes import cast
 
 
@@ -72,9 +73,21 @@ class Embedding(nn.Layer):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.weight = self.create_parameter([rows, width], default_initializer=Constant(0.0))
+        self.noise: EmbeddingNoise | None = None
+        """Added in training, where it is asked for."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        return paddle.nn.functional.embedding(ids, self.weight)
+        x = paddle.nn.functional.embedding(ids, self.weight)
+        return self.noise(x) if self.training and self.noise is not None else x
+
+    def grow(self, rows: int) -> None:
+        """Have so many rows; the new ones hold zeros."""
+        old = self.weight
+        self.weight = self.create_parameter(
+            [rows, old.shape[1]], dtype=old.dtype, default_initializer=Constant(0.0)
+        )
+        missing = paddle.zeros([rows - old.shape[0], old.shape[1]], dtype=old.dtype)
+        self.weight.set_value(paddle.concat([old, missing]))
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         return ops.head_logits(hidden_TD, self.weight)

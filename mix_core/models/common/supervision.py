@@ -30,18 +30,21 @@ def learned_spans(
 ) -> tuple[str, list[Span]]:
     """Return the rendered text and the (start, end) spans of its characters that are learned.
 
-    A span is an assistant's text with the stop token after it, without the blanks that follow.
+    A span is an assistant's text with the stop token after it, without the blanks that follow; a template
+    that marks its answers says itself where they are.
     ``mask_history`` keeps the last one only; ``train_on_prompt`` gives the whole text. Raises DataError where
     no assistant speaks or the template does not render prefixes, ConfigError where both options are on.
     """
     if train_on_prompt and mask_history:
         raise ConfigError("train_on_prompt and mask_history exclude each other; switch one of them off")
-    text = template.render(messages)
+    text, answers = template.answers(messages) if template.marks_answers else (template.render(messages), [])
     if train_on_prompt:
         return text, [(0, len(text))]
     turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
     if not turns:
         raise DataError("no message has the role assistant, so there is nothing to learn")
+    if template.marks_answers:
+        return text, answers[-1 if mask_history else 0 :]
     spans = [_turn_span(template, messages, i, text, stop_texts) for i in turns[-1 if mask_history else 0 :]]
     return text, spans
 

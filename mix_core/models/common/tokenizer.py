@@ -40,6 +40,8 @@ class Tokenizer:
             role: text for role in ROLES if (text := _token_text(config.get(role))) is not None
         }
         """Token of each role (bos_token, eos_token, ...) that the folder defines; templates may use them."""
+        self.new_tokens: list[str] = []
+        """Tokens added since the folder was read."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -91,6 +93,19 @@ class Tokenizer:
             if role in self.special_tokens:
                 return self.token_id(self.special_tokens[role])
         return 0
+
+    def add_special_tokens(self, tokens: list[str]) -> list[str]:
+        """Add those of ``tokens`` that the vocabulary lacks, at its end, and return them. They are never
+        split."""
+        new = [token for token in dict.fromkeys(tokens) if self.backend.token_to_id(token) is None]
+        self.backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new])
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        listed = {str(self.token_id(token)): {"content": token, **flags} for token in new}
+        decoder = {**(self.config.get("added_tokens_decoder") or {}), **listed}
+        more = [*(self.config.get("additional_special_tokens") or []), *new]
+        self.config = {**self.config, "added_tokens_decoder": decoder, "additional_special_tokens": more}
+        self.new_tokens += new
+        return new
 
     def __len__(self) -> int:
         return self.backend.get_vocab_size(with_added_tokens=True)

@@ -223,9 +223,14 @@ def test_every_key_says_what_it_means():
         assert field.description and field.description.endswith((".", ")", "`.")), name
 
 
-def test_a_dataset_entry_with_its_own_template_is_refused(tmp_path):
-    values = {"dataset": [{"data_files": "train.json", "chat_template": "chat_template.json"}]}
-    assert "dataset entry train.json: chat_template is" in refusal(tmp_path, values)
+def test_the_template_that_data_sets_name_is_the_runs():
+    entries = [{"data_files": "a.json", "chat_template": "t.json"}, {"data_files": "b.json"}]
+    config = RunConfig(dataset={"train": entries[:1], "eval": entries[1:]})
+    assert config.chat_template == "t.json"
+    with pytest.raises(ValueError, match=r"different chat templates \(t\.json, the model folder's\)"):
+        RunConfig(dataset={"train": entries})
+    with pytest.raises(ValueError, match=r"different chat templates \(chatml, t\.json\)"):
+        RunConfig(dataset={"train": entries[:1]}, chat_template="chatml")
 
 
 def test_keys_that_contradict_each_other(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from mix_core.config import load_config
 from mix_core.errors import ConfigError
-from mix_core.training.freeze import frozen_names, rate_factors
+from mix_core.training.freeze import frozen_names
 
 NAMES = [
     "visual.patch_embed.proj.weight",
@@ -47,9 +47,3 @@ def test_a_pattern_without_a_match_and_a_wholly_frozen_model_are_refused():
         frozen(freeze_vit="true", freeze_exclude="x")
     with pytest.raises(ConfigError, match="every parameter is frozen"):
         frozen(freeze_vit="true", freeze_llm="true")
-
-
-def test_the_projector_may_have_a_rate_of_its_own():
-    keys = {"learning_rate": "2e-4", "mm_projector_lr": "1e-4"}
-    assert rate_factors(NAMES, load_config(arguments=keys)) == {MERGER[0]: 0.5}
-    assert rate_factors(NAMES, load_config(arguments={"learning_rate": "2e-4"})) == {}

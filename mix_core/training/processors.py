@@ -1,0 +1,52 @@
+"""The processor of a run: the model folder's, with the options, tokens and chat template of the
+configuration.
+
+The training process and its data workers make it in the same way. Imports no paddle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mix_core.errors import ConfigError
+from mix_core.models.common.custom_template import load_template
+from mix_core.models.registry import family_of_folder
+
+if TYPE_CHECKING:
+    from mix_core.config import RunConfig
+
+TOKENS, TEMPLATE = "new_special_tokens", "chat_template"
+
+
+def processor_options(config: RunConfig) -> dict[str, Any]:
+    """The keys that change what the model folder says; None leaves it as it is."""
+    return {
+        "image_min_pixels": config.image_min_pixels,
+        "image_max_pixels": config.image_max_pixels,
+        "video_min_pixels": config.video_min_pixels,
+        "video_max_pixels": config.video_max_pixels,
+        "video_fps": config.video_fps,
+        "video_max_frames": config.video_maxlen,
+        "allow_private_urls": config.allow_private_urls or None,
+        TOKENS: config.new_special_tokens,
+        TEMPLATE: config.chat_template,
+    }
+
+
+def make_processor(folder: str | Path, options: dict[str, Any]) -> Any:
+    """The processor of a model folder with these options.
+
+    Raises:
+        BadInputError: the folder, an option or the chat template cannot be used.
+    """
+    rest = {name: value for name, value in options.items() if name not in (TOKENS, TEMPLATE)}
+    processor = family_of_folder(Path(folder)).load_processor(Path(folder)).with_options(**rest)
+    if options.get(TOKENS):
+        if not hasattr(processor.tokenizer, "add_special_tokens"):
+            raise ConfigError(f"new_special_tokens: the tokenizer of {folder} takes no further tokens")
+        processor.tokenizer.add_special_tokens(options[TOKENS])
+    if options.get(TEMPLATE):
+        variables = processor.tokenizer.special_tokens
+        processor.chat_template = load_template(options[TEMPLATE], processor.chat_template, variables)
+    return processor
