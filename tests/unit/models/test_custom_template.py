@@ -10,6 +10,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mix_core.errors import BadInputError, ConfigError, DataError
+from mix_core.models.common import template_sandbox
 from mix_core.models.common.chat_template import MARKS, ChatTemplate
 from mix_core.models.common.custom_template import NAMED, load_template, visual_words
 from mix_core.models.common.supervision import learned_spans
@@ -238,7 +239,8 @@ def test_a_template_that_fails_on_a_row_names_the_row(tmp_path, source):
         processor.encode([user("a"), bot("b")], max_length=100, describe="train.json row 7")
 
 
-def test_a_hostile_piece_is_stopped(tmp_path, own):
+def test_a_hostile_piece_is_stopped(tmp_path, own, monkeypatch):
+    monkeypatch.setattr(template_sandbox, "MAX_CPU_S", 0.2)
     hostile = {"conversation": ["{{ ''.__class__.__mro__ }}{{user}}", "{{bot}}"]}
     template = load_template(written(tmp_path, hostile), own)
     with pytest.raises(DataError, match="fails"):
