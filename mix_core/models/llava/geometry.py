@@ -24,7 +24,7 @@ NEWLINE = -1
 
 @lru_cache(maxsize=4096)
 def best_pinpoint(size: Size, pinpoints: tuple[Size, ...]) -> Size:
-    """The pinpoint that keeps most pixels of a picture; of equals the one with least waste, then the first."""
+    """The pinpoint that keeps most of a picture's pixels; of equals the least wasteful, then the first."""
     height, width = size
     best, most, least_waste = pinpoints[0], -1, 0
     for candidate in pinpoints:

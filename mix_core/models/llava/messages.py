@@ -66,8 +66,8 @@ def supervised_text(
     """`learned_spans`, with an end token after each answer.
 
     llava-hf's vicuna templates close an answer with a blank only, so a model trained on their text would
-    never learn to stop. Where a template writes no end token, one takes the place of the blanks after the answer;
-    that is the text LLaVA was trained on (conversation form vicuna_v1).
+    never learn to stop. Where a template writes no end token, one takes the place of the blanks after the
+    answer; that is the text LLaVA was trained on (conversation form vicuna_v1).
     """
     options = dict(train_on_prompt=train_on_prompt, mask_history=mask_history)
     text, spans = learned_spans(template, messages, stop_texts=stop_texts, **options)

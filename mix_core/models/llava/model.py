@@ -60,9 +60,9 @@ class Llava(CausalLM):
         """Logits (B, S, V). Arguments are numpy arrays or tensors under transformers' names and shapes.
 
         input_ids, attention_mask (B, S); position_ids (B, S) or (1, B, S), computed where absent;
-        pixel_values (I, 3, side, side), or (n, most tiles, 3, side, side) with unused tiles at the end; image_sizes (n, 2)
-        heights and widths of the pictures in pixels, for LLaVA-1.6; cu_seqlens (segments + 1,) of one packed
-        row. Raises DataError where pad tokens and pictures differ.
+        pixel_values (I, 3, side, side), or (n, most tiles, 3, side, side) with unused tiles at the end;
+        image_sizes (n, 2), heights and widths of the pictures in pixels, for LLaVA-1.6; cu_seqlens
+        (segments + 1,) of one packed row. Raises DataError where pad tokens and pictures differ.
         """
         if position_ids is not None and len(position_ids.shape) == 2:
             position_ids = position_ids[None]

@@ -78,8 +78,8 @@ class Processor:
         given = sorted(key for key, value in limits.items() if value is not None)
         if given:
             raise BadInputError(
-                f"LLaVA has no {', '.join(given)}: its tiles have a side of {self.images.side} pixels, and it "
-                "takes no video; take the key away"
+                f"LLaVA has no {', '.join(given)}: its tiles have a side of {self.images.side} pixels, and "
+                "it takes no video; take the key away"
             )
         if allow_private_urls is None:
             return replace(self, skipped=0)
