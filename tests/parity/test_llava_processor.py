@@ -57,7 +57,7 @@ def test_pixels_and_ids(pair, size: tuple[int, int]) -> None:
     text, image = "USER: <image>\nWhat is it? ASSISTANT:", picture(*size)
     found = ours(text=text, images=[image])
     if ours.config.anyres and ours.images.target_size(*size)[0] in (1, 3):
-        # transformers takes such a height for the colours where it pads: tests/unit/models/test_llava_images.py
+        # transformers takes such a height for the colours where it pads; test_llava_images.py has these
         rows = theirs._get_num_multimodal_tokens([size]).num_image_tokens[0]
         assert (found["input_ids"] == ours.config.image_token_id).sum() == rows
         return
