@@ -47,6 +47,17 @@ def test_the_checkpoint_loads_in_transformers(run) -> None:
     assert ("image_grid_pinpoints" in settings) is (kind == "1.6")
 
 
+def test_the_checkpoint_answers(run) -> None:
+    import mix_core
+
+    _, folder = run
+    model = mix_core.load(folder / "run", device="cpu")
+    row = json.loads((folder / "data" / "train.json").read_text())[0]
+    question = row["messages"][0]["content"].removeprefix("<image>")
+    text = model.generate(question, images=[folder / "data" / row["images"][0]], max_new_tokens=4)
+    assert isinstance(text, str) and "<image>" not in text
+
+
 def test_a_frozen_tower_stays_and_the_rest_learns(tmp_path: Path) -> None:
     config = write_run(tmp_path, "1.6", max_steps=3, save_steps=1, freeze_vit=True)
     done = train(config, "--device", "cpu")

@@ -164,3 +164,37 @@ def test_tiles_padded_to_the_most_are_the_same(peers) -> None:
     np.testing.assert_array_equal(
         pair.ours(**batch).numpy(), pair.ours(**(batch | {"pixel_values": tiles})).numpy()
     )
+
+
+def test_rows_within_a_sliding_window_are_exact_and_longer_ones_refused(tmp_path) -> None:
+    from mix_core.errors import DataError
+
+    pair = Peers(tmp_path, anyres=False, text={"model_type": "mistral", "sliding_window": 30})
+    for tokens in (30, 31):
+        batch = pair.batch([[tokens - 16, (30, 40)]])
+        if tokens == 31:
+            with pytest.raises(DataError, match="31 tokens, and the model's attention slides over 30"):
+                pair.ours(**batch)
+            continue
+        with torch.no_grad():
+            expected = pair.theirs(**pair.for_theirs(batch)).logits.numpy()
+        assert distance(pair.ours(**batch).numpy(), expected) < LOGITS
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"input_ids": np.zeros((1, 25), np.int64)}, "the text has 0 pad tokens with id 300"),
+        ({"pixel_values": np.zeros((4, 3, 28, 28), np.float32)}, "has shape (4, 3, 28, 28), expected (3, 3,"),
+        ({"pixel_values": None}, "(0 tiles) give 0 rows"),
+        ({"image_sizes": np.array([[60, 60]])}, "expected (5, 3, 28, 28) for the 1 pictures"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_named(peers, change: dict[str, Any], says: str) -> None:
+    from mix_core.errors import DataError
+
+    pair: Peers = peers("1.6")
+    batch = pair.batch([[2, (20, 20), 3]])
+    with pytest.raises(DataError) as caught:
+        pair.ours(**(batch | {"attention_mask": None} | change))
+    assert says in str(caught.value)

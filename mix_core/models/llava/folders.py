@@ -13,6 +13,7 @@ from mix_core.models.common.tokenizer import Tokenizer, read_json
 from mix_core.models.llava.config import LlavaConfig, config_from_dict
 from mix_core.models.llava.image_processor import ImageProcessor
 from mix_core.models.llava.original import MISTRAL, VICUNA
+from mix_core.models.llava.tokenizer_model import FILE, read_tokenizer_model
 from mix_core.models.registry import read_config
 
 IMAGE_TOKEN = "<image>"
@@ -63,7 +64,14 @@ def _images(folder: Path, source: dict[str, Any], config: LlavaConfig) -> ImageP
 
 def _authors_tokenizer(folder: Path, config: LlavaConfig) -> Tokenizer:
     """The tokenizer with the picture's and the padding's token, which the authors' vocabulary lacks."""
-    tokenizer = Tokenizer.from_folder(folder)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.from_folder(folder)
+    elif (folder / FILE).is_file():
+        settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        settings |= {"tokenizer_class": "LlamaTokenizer", **read_json(folder / "tokenizer_config.json")}
+        tokenizer = Tokenizer(read_tokenizer_model(folder / FILE), settings)
+    else:
+        raise BadInputError(f"{folder} has neither tokenizer.json nor {FILE}; a model folder needs one")
     for token in (IMAGE_TOKEN, PAD_TOKEN):
         if tokenizer.backend.token_to_id(token) is None:
             tokenizer.backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
