@@ -112,6 +112,7 @@ def test_the_authors_folder_gives_the_same_logits(tmp_path: Path, kind: str, wit
     clip = load_file(tmp_path / "clip" / "model.safetensors")
     # the published tower is one half of CLIP
     clip |= {"logit_scale": torch.zeros(()), "text_model.final_layer_norm.weight": torch.ones(4)}
+    clip["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
     save_file(clip, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
     folder = tmp_path / "authors"
     write_authors_folder(folder, pair, kind, tower=str(tmp_path / "clip"), with_tower=with_tower)

@@ -63,21 +63,27 @@ def load_weights(model: Llava, folder: Path) -> None:
     tied = model.config.tie_word_embeddings
 
     def ignore(name: str) -> bool:
-        # a tied head repeats the embedding; positions and frequencies are computed
-        computed = name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids"))
-        return computed or (tied and name == "lm_head.weight")
+        # a tied head repeats the embedding
+        return _is_computed(name) or (tied and name == "lm_head.weight")
 
     load_folder(wanted, folder, our_name, ignore)
     if tower:
         _load_tower(tower, source["mm_vision_tower"], folder)
 
 
+def _is_computed(name: str) -> bool:
+    """Positions and frequencies, which older files hold."""
+    return name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids"))
+
+
 def _load_tower(tower: dict[str, Slot], name: str, folder: Path) -> None:
     """Fill the tower from a CLIP folder, of which the text half is passed over."""
+
+    def ignore(stored: str) -> bool:
+        return _is_computed(stored) or not stored.startswith(_TOWER)
+
     try:
-        load_folder(
-            tower, tower_folder(name), lambda stored: f"vision_tower.{stored}", lambda n: _TOWER not in n
-        )
+        load_folder(tower, tower_folder(name), lambda stored: f"vision_tower.{stored}", ignore)
     except WeightsError as error:
         raise WeightsError(
             f"{folder} has no vision tower and names {name}, which gives none: {error}"
