@@ -12,14 +12,14 @@ from mix_core.device import native
 from mix_core.models.common.tensor_files import read_folder
 from tests.environment import run_simulated
 from tests.goldens.make_llava import FILE
-from tests.integration.llava_runs import KINDS, STEPS, losses, write_run
+from tests.integration.llava_runs import STEPS, losses, write_run
 from tests.integration.training_runs import train
 
 GOLDEN: dict[str, list[float]] = json.loads(FILE.read_text())
 TOWER = "vision_tower."
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[pytest.param("1.5", marks=pytest.mark.slow), "1.6"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The kind, and the folder of inputs with the run in it."""
     folder = tmp_path_factory.mktemp(f"llava-{request.param}")

@@ -50,14 +50,8 @@ print(json.dumps({published_name(name): list(slot.shape) for name, slot in slots
 """
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
-        pytest.param("llava-1.5-7b", marks=pytest.mark.slow),
-        pytest.param("llava-v1.6-vicuna-7b", marks=pytest.mark.slow),
-        "llava-v1.6-mistral-7b",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_names_and_shapes(size: str) -> None:
     import torch
     import transformers
