@@ -1,0 +1,126 @@
+"""CLIP's vision transformer, as far as LLaVA uses it, and the projector to the decoder's width.
+
+Shapes: I tiles, S tokens of a tile (the class token and P * P patches), D tower width, N heads, H head dim.
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn.initializer import Constant
+
+from mix_core import ops
+from mix_core.models.common.layers import Embedding, LayerNorm, Linear, residual, weights_and_biases
+from mix_core.models.common.recompute import recompute
+from mix_core.models.llava.config import LlavaConfig, VisionConfig
+from mix_core.ops.dtypes import cast
+
+
+class Embeddings(nn.Layer):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.class_embedding = self.create_parameter([D], default_initializer=Constant(0.0))
+        # patch_embedding.weight, published as (D, channels, patch, patch): its stride is its kernel
+        self.patch_embedding = Linear(config.patch_width, D, bias=False)
+        self.position_embedding = Embedding(config.grid**2 + 1, D)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Flattened patches (I, P * P, channels * patch * patch) -> (I, S, D)."""
+        dtype = self.patch_embedding.weight.dtype
+        x_IPD = cast(self.patch_embedding(cast(patches, dtype)), dtype)
+        class_I1D = paddle.zeros([x_IPD.shape[0], 1, x_IPD.shape[2]], dtype) + self.class_embedding
+        return paddle.concat([class_I1D, x_IPD], axis=1) + self.position_embedding.weight
+
+
+class Attention(nn.Layer):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
+        D = config.hidden_size
+        self.q_proj, self.k_proj = Linear(D, D, True), Linear(D, D, True)
+        self.v_proj, self.out_proj = Linear(D, D, True), Linear(D, D, True)
+
+    def forward(self, x_ISD: Tensor) -> Tensor:
+        tiles, S, D = x_ISD.shape
+        maps = weights_and_biases((self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            part.reshape([tiles, S, self.heads, self.head_dim])
+            for part in ops.qkv(x_ISD.reshape([-1, D]), *maps)
+        )
+        return self.out_proj(ops.attention(q, k, v, causal=False).reshape([tiles, S, D]))
+
+
+class MLP(nn.Layer):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.form = "quick" if config.hidden_act == "quick_gelu" else "erf"
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size, True)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size, True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(ops.gelu(self.fc1(x), self.form))
+
+
+class EncoderLayer(nn.Layer):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x_ISD: Tensor) -> Tensor:
+        x_ISD = residual(x_ISD, self.self_attn(self.layer_norm1(x_ISD)))
+        return residual(x_ISD, self.mlp(self.layer_norm2(x_ISD)))
+
+
+class Encoder(nn.Layer):
+    def __init__(self, config: VisionConfig, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.LayerList([EncoderLayer(config) for _ in range(layers)])
+
+
+class VisionTransformer(nn.Layer):
+    """`vision_tower.vision_model`, up to the layer whose output LLaVA takes."""
+
+    def __init__(self, config: VisionConfig, layers: int) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt as published
+        self.encoder = Encoder(config, layers)
+        rest = nn.LayerList([EncoderLayer(config) for _ in range(config.num_hidden_layers - layers)])
+        self.unused = (rest, LayerNorm(config.hidden_size, config.layer_norm_eps))
+        """Layers after that one, and post_layernorm. Nothing depends on them, so they never learn and are no
+        parameters of the model (a tuple is no sublayer); published folders hold them."""
+        self.recompute = False
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Flattened patches (I, P * P, patch width) -> (I, S, D)."""
+        x_ISD = self.pre_layrnorm(self.embeddings(patches))
+        for layer in self.encoder.layers:
+            x_ISD = recompute(layer, x_ISD) if self.recompute and self.training else layer(x_ISD)
+        return x_ISD
+
+
+class VisionTower(nn.Layer):
+    def __init__(self, config: VisionConfig, layers: int) -> None:
+        super().__init__()
+        self.vision_model = VisionTransformer(config, layers)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.vision_model(patches)
+
+
+class Projector(nn.Layer):
+    """mlp2x_gelu: two linear maps with a gelu between; the authors' files call them 0 and 2."""
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__()
+        width = config.text.hidden_size
+        self.linear_1 = Linear(config.vision.hidden_size, width, config.projector_bias)
+        self.linear_2 = Linear(width, width, config.projector_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(ops.gelu(self.linear_1(x)))

@@ -1,0 +1,200 @@
+"""LLaVA against transformers in float32 with random weights: logits and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="live parity needs transformers")
+torch = pytest.importorskip("torch", reason="live parity needs torch")
+
+from tests.parity.llava_peer import Peers  # noqa: E402
+from tests.parity.peer import as_numpy, distance  # noqa: E402
+
+LOGITS, GRADIENTS = 1e-5, 1e-4
+"""Limits: relative in norm."""
+CANNOT_LEARN = "self_attn.k_proj.bias"
+"""Of the tower, which turns no key: a key's bias adds the same to all scores of a query, which softmax takes
+out again. Its gradient is rounding."""
+
+MODELS: dict[str, dict[str, Any]] = {
+    "1.5": {"anyres": False},
+    "1.6": {"anyres": True},
+    "1.6 on mistral": {
+        "anyres": True,
+        "text": {
+            "model_type": "mistral",
+            "num_key_value_heads": 1,
+            "head_dim": 20,
+            "rope_theta": 1e6,
+            "sliding_window": None,
+        },
+    },
+    "1.5 tied, all of the tower": {
+        "anyres": False,
+        "tie_word_embeddings": True,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "vision": {"hidden_act": "gelu", "hidden_size": 40},
+    },
+    "1.5 after one layer": {"anyres": False, "vision_feature_layer": 1, "multimodal_projector_bias": False},
+}
+ROWS: dict[str, list[list[Any]]] = {
+    "one image": [[3, (30, 40), 6]],
+    "two images": [[2, (100, 20), 3, (25, 90), 5]],
+    "text only": [[17]],
+    "left-padded mixed batch": [[4, (56, 56), 5], [23], [2, (31, 8), 1, (3, 200), 9], [6]],
+    "unusual aspects": [[2, (1, 1), 2, (2, 300), 2, (300, 2), 2, (1000, 900), 3]],
+}
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory):
+    made: dict[str, Peers] = {}
+
+    def get(name: str) -> Peers:
+        if name not in made:
+            made[name] = Peers(tmp_path_factory.mktemp("peers"), **MODELS[name])
+        return made[name]
+
+    return get
+
+
+def cases() -> list[tuple[str, str]]:
+    return [(model, rows) for model in ("1.5", "1.6") for rows in ROWS] + [
+        (model, "left-padded mixed batch") for model in MODELS if model not in ("1.5", "1.6")
+    ]
+
+
+def targets(batch: dict[str, np.ndarray]) -> np.ndarray:
+    tokens = batch["attention_mask"].astype(bool)
+    labels = np.where(tokens & (batch["input_ids"] < 300), batch["input_ids"], -100)
+    # transformers lets the padding before a row predict its first token; we do not
+    labels[np.arange(len(labels)), tokens.argmax(axis=1)] = -100
+    return labels
+
+
+@pytest.mark.parametrize("model,rows", cases())
+def test_logits_and_gradients(peers, model: str, rows: str) -> None:
+    pair: Peers = peers(model)
+    batch = pair.batch(ROWS[rows])
+    tokens, labels = batch["attention_mask"].astype(bool), targets(batch)
+    pair.theirs.zero_grad()
+    pair.ours.clear_gradients(set_to_zero=False)
+
+    expected = pair.theirs(**pair.for_theirs(batch), labels=torch.tensor(labels))
+    expected.loss.backward()
+    logits = pair.ours(**batch).numpy()
+    loss, count = pair.ours.loss(batch | {"labels": labels})
+    (loss / count).backward()
+
+    assert distance(logits[tokens], as_numpy(expected.logits)[tokens]) < LOGITS
+    assert float(loss) / count == pytest.approx(expected.loss.item(), rel=1e-6)
+    theirs, ours = pair.their_gradients(), pair.our_gradients()
+    whole = np.sqrt(sum((gradient**2).sum() for gradient in theirs.values()))
+    assert set(ours) == set(theirs)
+    for name, gradient in theirs.items():
+        if name.startswith("vision_tower") and name.endswith(CANNOT_LEARN):
+            assert max(np.linalg.norm(gradient), np.linalg.norm(ours[name])) < 1e-6 * whole
+            continue
+        limit = GRADIENTS * max(np.linalg.norm(gradient), 1e-6 * whole)
+        assert np.linalg.norm(ours[name] - gradient) <= limit, name
+
+
+@pytest.mark.parametrize("model", ["1.5", "1.6"])
+def test_every_parameter_learns_but_those_named(peers, model: str) -> None:
+    pair: Peers = peers(model)
+    batch = pair.batch(ROWS["left-padded mixed batch"])
+    pair.ours.clear_gradients(set_to_zero=False)
+    loss, _ = pair.ours.loss(batch | {"labels": batch["input_ids"]})
+    loss.backward()
+    gradients = pair.our_gradients()
+    assert set(gradients) == {name for name, _ in pair.ours.named_parameters()}
+    whole = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
+    still = {name for name, gradient in gradients.items() if np.linalg.norm(gradient) < 1e-6 * whole}
+    tower = "vision_tower.vision_model.encoder.layers"
+    assert still == {f"{tower}.{i}.{CANNOT_LEARN}" for i in range(2)}
+
+
+@pytest.mark.parametrize("model", ["1.5", "1.6"])
+def test_padding_on_the_right_gives_the_same_logits(peers, model: str) -> None:
+    pair: Peers = peers(model)
+    left, right = (pair.batch(ROWS["left-padded mixed batch"], side=side) for side in ("left", "right"))
+    of_left, of_right = (pair.ours(**batch).numpy() for batch in (left, right))
+    for b in range(len(of_left)):
+        of_row = (of_left[b][left["attention_mask"][b] == 1], of_right[b][right["attention_mask"][b] == 1])
+        assert distance(*of_row) < 1e-6
+
+
+@pytest.mark.parametrize("model", ["1.5", "1.6"])
+def test_a_packed_row_is_its_samples_one_by_one(peers, model: str) -> None:
+    pair: Peers = peers(model)
+    batch = pair.batch(ROWS["left-padded mixed batch"], side="right")
+    labels, lengths = targets(batch), batch["attention_mask"].sum(axis=1)
+    keep = batch["attention_mask"].astype(bool)
+    packed = {
+        **{key: batch[key] for key in ("pixel_values", "image_sizes") if key in batch},
+        "input_ids": batch["input_ids"][keep][None],
+        "labels": labels[keep][None],
+        "cu_seqlens": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+    }
+    found = []
+    for given in (batch | {"labels": labels}, packed):
+        pair.ours.clear_gradients(set_to_zero=False)
+        loss, count = pair.ours.loss(given)
+        loss.backward()
+        found.append((float(loss), count, pair.our_gradients()))
+    (loss, count, padded), (packed_loss, packed_count, gradients) = found
+    assert packed_count == count and packed_loss == pytest.approx(loss, rel=1e-6)
+    flat, expected = (
+        np.concatenate([one[name].reshape(-1) for name in sorted(one)]) for one in (gradients, padded)
+    )
+    assert distance(flat, expected) < 1e-6
+
+
+def test_tiles_padded_to_the_most_are_the_same(peers) -> None:
+    pair: Peers = peers("1.6")
+    batch = pair.batch([[2, (20, 20), 3, (60, 60), 4]])
+    few, many = 3, 5
+    tiles = np.zeros((2, many, *batch["pixel_values"].shape[1:]), np.float32)
+    tiles[0, :few], tiles[1] = batch["pixel_values"][:few], batch["pixel_values"][few:]
+    tiles[0, few:] = 7.0
+    np.testing.assert_array_equal(
+        pair.ours(**batch).numpy(), pair.ours(**(batch | {"pixel_values": tiles})).numpy()
+    )
+
+
+def test_rows_within_a_sliding_window_are_exact_and_longer_ones_refused(tmp_path) -> None:
+    from mix_core.errors import DataError
+
+    pair = Peers(tmp_path, anyres=False, text={"model_type": "mistral", "sliding_window": 30})
+    for tokens in (30, 31):
+        batch = pair.batch([[tokens - 16, (30, 40)]])
+        if tokens == 31:
+            with pytest.raises(DataError, match="31 tokens, and the model's attention slides over 30"):
+                pair.ours(**batch)
+            continue
+        with torch.no_grad():
+            expected = pair.theirs(**pair.for_theirs(batch)).logits.numpy()
+        assert distance(pair.ours(**batch).numpy(), expected) < LOGITS
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"input_ids": np.zeros((1, 25), np.int64)}, "the text has 0 pad tokens with id 300"),
+        ({"pixel_values": np.zeros((4, 3, 28, 28), np.float32)}, "has shape (4, 3, 28, 28), expected (3, 3,"),
+        ({"pixel_values": None}, "(0 tiles) give 0 rows"),
+        ({"image_sizes": np.array([[60, 60]])}, "expected (5, 3, 28, 28) for the 1 pictures"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_named(peers, change: dict[str, Any], says: str) -> None:
+    from mix_core.errors import DataError
+
+    pair: Peers = peers("1.6")
+    batch = pair.batch([[2, (20, 20), 3]])
+    with pytest.raises(DataError) as caught:
+        pair.ours(**(batch | {"attention_mask": None} | change))
+    assert says in str(caught.value)
