@@ -41,7 +41,16 @@ class DatasetEntry(Keys):
     max_samples: Count | None = None
     """Read at most so many rows. Default: all."""
     repeat_time: Annotated[float, Gt(0.0)] = 1.0
-    """How often the rows come in an epoch: 3 repeats them, 0.5 takes the first half (Qwen2.5-VL)."""
+    """How often the rows come in an epoch: 3 repeats them; with 0.5 each epoch has half of them, in turn
+    (InternVL2, Qwen2.5-VL: always the same half; max_samples does that)."""
+    weight: Rate | None = None
+    """Share of an epoch, in proportion to the other sets' weights. Default: its rows times repeat_time
+    (own key)."""
+    root: str | None = None
+    """Folder in which relative image paths start. Default: dataset_dir, else the folder of the rows' file
+    (InternVL2)."""
+    prompt: str | None = None
+    """What a row with a caption alone answers. Default: Describe the image. (own key)"""
     chat_template: str | None = None
     """Another chat template for these rows: a file or a name, as the key of the run (PaddleMIX)."""
 
@@ -119,7 +128,8 @@ class DataKeys(Keys):
     dataset: DatasetKeys = DatasetKeys()
     """Rows to train on and to evaluate on. A bare text or list is `train`."""
     meta_path: str | None = None
-    """JSON file {name: {annotation or file_name, repeat_time}}: the sets to train on (Qwen2.5-VL)."""
+    """JSON file {name: {annotation or file_name, root, repeat_time}}: the sets to train on (InternVL2,
+    Qwen2.5-VL)."""
     bundled_data: Literal["digits"] | None = None
     """A data set that mix-core carries; it is written into the cache folder when absent (own key)."""
     dataset_dir: str | None = None
@@ -127,11 +137,15 @@ class DataKeys(Keys):
     max_samples: Count | None = None
     """Train on at most so many rows of each set. Default: all (MindSpeed-MM)."""
     max_length: Count = 2048
-    """Longest sample, in tokens, images included; the length of a packed row."""
-    on_too_long: Literal["error", "skip"] = "error"
-    """What to do with a longer sample: stop, or leave it out (own key)."""
+    """Longest sample, in tokens, images included."""
+    on_too_long: Literal["error", "skip", "truncate"] = "error"
+    """A longer sample stops the run, is left out, or is cut at its end, pictures staying whole (own key)."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """A row to train on that cannot be used (broken picture, missing key, address without answer) stops the
+    run, or is left out and counted. Held-out rows must be good (own key)."""
     packing: bool = False
-    """Fill rows of max_length with whole samples that do not see each other."""
+    """Fill each pass (per_device_train_batch_size times max_length tokens) with samples that do not see each
+    other."""
     chat_template: str | None = None
     """How conversations become text: a Jinja file, a chat_template.json of PaddleNLP, or the name of a
     template that ships with mix-core. Default: the model folder's (PaddleMIX)."""
@@ -154,7 +168,8 @@ class DataKeys(Keys):
     allow_private_urls: bool = False
     """Let image addresses point into private networks (own key)."""
     use_data_resampling: bool = False
-    """Draw from each set in proportion to the square root of its size (Qwen2.5-VL, InternVL2)."""
+    """Draw from each set in proportion to the square root of its size, repeat_time counted (Qwen2.5-VL,
+    InternVL2)."""
     group_by_length: bool = False
     """Put rows of like length into one batch; lengths are estimated from text and picture sizes
     (InternVL2)."""
@@ -176,13 +191,14 @@ class BatchKeys(Keys):
     """How much one step sees, and how long a run is."""
 
     per_device_train_batch_size: Count = 8
-    """Samples in one forward pass; packed rows count as samples."""
+    """Samples in one forward pass; with packing, it holds so many times max_length tokens."""
     gradient_accumulation_steps: Count = 1
     """Forward passes in one optimizer step."""
     global_batch_size: Count | None = None
     """Samples in one step: batch x accumulation x devices. Alone it sets the accumulation (MindSpeed-MM)."""
     num_train_epochs: Annotated[float, Gt(0.0)] = 1.0
-    """Passes over the rows, when max_steps does not say how long."""
+    """Passes over the rows, when max_steps does not say how long. With packing, or when rows may be left out,
+    the steps of more than 512 rows are estimated from the lengths of 512."""
     max_steps: int = -1
     """Optimizer steps; 0 or less: num_train_epochs decides."""
 

@@ -2,10 +2,14 @@
 
 LLaVA      {"image": path, "conversations": [{"from": "human" | "gpt", "value": "<image>\\n..."}]}
 Qwen-VL    {"conversations": [{"from": "user" | "assistant", "value": "Picture 1: <img>path</img>\\n..."}]}
+ChatML     {"image": path, "conversations": [["<image>\\n...", answer], ...]} (PaddleMIX's chatml_dataset)
 messages   {"images": [...], "videos": [...], "messages": [{"role": ..., "content": "<image>..." or parts}]}
+caption    {"image": path, "caption": text or list of texts}
+VQA        {"image": path, "question": text, "answer": text or list of texts}
 
-The form is read from the row. `<ref>` and `<box>` are text like any other. An image stands where its
-placeholder stands; placeholders and images must be equal in number.
+The form is read from the row. `<ref>` and `<box>` are text like any other, but a box must lie in [0, 1000).
+An image stands where its placeholder stands; placeholders and images must be equal in number. Of several
+captions the first is learned, of several answers the most frequent.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ from mix_core.errors import DataError
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 _PLACEHOLDER = re.compile(r"<(image|video)>")
-# Closed by </img>, or by the end of the line, as a published sample has it.
-_INLINE_IMAGE = re.compile(r"<img>(.*?)(?:</img>|(?=\n)|$)", re.MULTILINE)
+_INLINE_IMAGE = re.compile(r"<img>((?:(?!<img>)[^\n])*?)</img>")
+_BOX = re.compile(r"<box>\s*\((-?\d+)\s*,\s*(-?\d+)\)\s*,\s*\((-?\d+)\s*,\s*(-?\d+)\)\s*</box>")
+BOX_END = 1000
 _ADDRESS = re.compile(r"(?:https?|data):", re.IGNORECASE)
 
 Part = dict[str, Any]
@@ -60,28 +65,64 @@ class Visuals:
     def check_counts(self) -> None:
         for kind, given in self.given.items():
             if self.taken[kind] != len(given):
+                listed = "" if given else f" (the row has no key {kind} or {kind}s)"
                 raise DataError(
-                    f"{self.taken[kind]} <{kind}> placeholder(s) and {len(given)} {kind}(s); "
+                    f"{self.taken[kind]} <{kind}> placeholder(s) and {len(given)} {kind}(s){listed}; "
                     "the numbers must be equal"
                 )
 
 
-def read_messages(row: Any, root: Path) -> list[dict[str, Any]]:
-    """Chat messages of one row; relative paths start at `root`.
+def read_messages(row: Any, root: Path, *, prompt: str = "Describe the image.") -> list[dict[str, Any]]:
+    """Chat messages of one row; relative paths start at `root`. `prompt` is what a caption answers.
 
     Raises DataError (without the row's place, which the caller knows) for a row of no known form, an unknown
-    role, and placeholders that do not match images or videos.
+    role, a key that is missing, `<img>` without `</img>`, a box outside [0, 1000), and placeholders that do
+    not match images or videos.
     """
     if not isinstance(row, dict):
         raise DataError(f"a row is {_kind(row)}, expected an object with messages or conversations")
     turns = row.get("messages", row.get("conversations"))
+    if turns is None and ("caption" in row or "question" in row):
+        turns = _asked(row, prompt)
     if not isinstance(turns, list) or not turns:
         keys = ", ".join(map(str, row)) or "none"
         raise DataError(f"no list of messages or conversations; the row's keys are {keys}")
     visuals = Visuals(row, root)
-    messages = [_message(turn, visuals) for turn in turns]
+    messages = []
+    for number, turn in enumerate(_in_roles(turns), 1):
+        try:
+            messages.append(_message(turn, visuals))
+        except DataError as error:
+            raise DataError(f"turn {number}: {error}") from None
     visuals.check_counts()
     return messages
+
+
+def _asked(row: dict[str, Any], prompt: str) -> list[Any]:
+    """The two turns of a caption or a question with its answer."""
+    asked, key = (row["question"], "answer") if "question" in row else (prompt, "caption")
+    if key not in row:
+        raise DataError(f'the key "{key}" is missing; the row\'s keys are {", ".join(map(str, row))}')
+    found = row[key] if isinstance(row[key], list) else [row[key]]
+    if not isinstance(asked, str) or not found or not all(isinstance(text, str) for text in found):
+        raise DataError(f"question and {key} must be texts, or a list of texts for the {key}")
+    answer = max(found, key=found.count) if key == "answer" else found[0]  # max: of equals the first
+    places = "".join("<image>" for _ in _listed(row, "image"))
+    return [{"role": "user", "content": places + asked}, {"role": "assistant", "content": answer}]
+
+
+def _in_roles(turns: list[Any]) -> list[Any]:
+    """Pairs of question and answer become two turns each; a last pair may lack its answer."""
+    if not all(isinstance(turn, list) for turn in turns):
+        return turns
+    found = []
+    for number, pair in enumerate(turns, 1):
+        if not 1 <= len(pair) <= 2:
+            raise DataError(
+                f"pair {number} of conversations has {len(pair)} texts, expected question and answer"
+            )
+        found += [{"from": who, "value": text} for who, text in zip(("user", "assistant"), pair)]
+    return found
 
 
 def local_files(messages: list[dict[str, Any]]) -> list[str]:
@@ -100,8 +141,13 @@ def local_files(messages: list[dict[str, Any]]) -> list[str]:
 def _message(turn: Any, visuals: Visuals) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise DataError(f"a turn is {_kind(turn)}, expected an object with role and content")
+    for key, other in (("role", "from"), ("content", "value")):
+        if key not in turn and other not in turn:
+            wanted = other if "from" in turn or "value" in turn else key
+            keys = ", ".join(map(str, turn)) or "none"
+            raise DataError(f'the key "{wanted}" is missing; the turn\'s keys are {keys}')
     name = turn.get("role", turn.get("from"))
-    if name not in ROLES:
+    if not isinstance(name, str) or name not in ROLES:
         raise DataError(f"a turn has the role {name!r}, expected one of {', '.join(ROLES)}")
     content = turn.get("content", turn.get("value"))
     role = ROLES[name]
@@ -109,6 +155,7 @@ def _message(turn: Any, visuals: Visuals) -> dict[str, Any]:
         return {"role": role, "content": [_part(part, visuals) for part in content]}
     if not isinstance(content, str):
         raise DataError(f"a turn of {name} has {_kind(content)} as its text, expected text")
+    _check_boxes(content)
     if role == "assistant":  # an answer places no images: what looks like a placeholder is its text
         return {"role": role, "content": content}
     parts: list[Part] = []
@@ -130,7 +177,13 @@ def _pieces(text: str, *, inline: bool) -> list[str | tuple[str, str | None]]:
     done = 0
     marks = [(match.span(), (match[1], None)) for match in _PLACEHOLDER.finditer(text)]
     if inline:
-        marks += [(match.span(), ("image", match[1].strip())) for match in _INLINE_IMAGE.finditer(text)]
+        inner = list(_INLINE_IMAGE.finditer(text))
+        if len(inner) != text.count("<img>"):
+            closed = {match.start() for match in inner}
+            place = next(match.start() for match in re.finditer("<img>", text) if match.start() not in closed)
+            near = text[place : place + 40].split("\n")[0]
+            raise DataError(f"<img> has no </img> on its line, at {near!r}; close it after the address")
+        marks += [(match.span(), ("image", match[1].strip())) for match in inner]
     for (start, end), mark in sorted(marks):
         if start > done:
             pieces.append(text[done:start])
@@ -139,6 +192,15 @@ def _pieces(text: str, *, inline: bool) -> list[str | tuple[str, str | None]]:
     if done < len(text):
         pieces.append(text[done:])
     return pieces
+
+
+def _check_boxes(text: str) -> None:
+    for match in _BOX.finditer(text):
+        if not all(0 <= int(edge) < BOX_END for edge in match.groups()):
+            raise DataError(
+                f"{match[0]} reaches outside [0, {BOX_END}); scale x by {BOX_END} / width, y by "
+                f"{BOX_END} / height of the picture"
+            )
 
 
 def _part(part: Any, visuals: Visuals) -> Part:

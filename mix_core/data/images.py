@@ -56,9 +56,11 @@ def load_image(source: Any, *, allow_private_urls: bool = False) -> Image.Image:
     except FileNotFoundError:
         raise DataError(f"image {name}: there is no such file") from None
     except UnidentifiedImageError:
-        raise DataError(f"image {name}: its content is no image format known here") from None
+        raise DataError(f"image {name}: {_content_of(file)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"image {name}: refused as a decompression bomb ({error})") from None
+        raise DataError(
+            f"image {name}: refused as a decompression bomb ({error}; the limit is {MAX_IMAGE_PIXELS} pixels)"
+        ) from None
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"image {name}: cannot be opened ({_reason(error)})") from error
     with image:
@@ -114,6 +116,21 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
             f"got {pixels.dtype} {pixels.shape}"
         )
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
+def _content_of(file: Path | io.BytesIO) -> str:
+    """What a source holds that is no image, in words."""
+    try:
+        with file.open("rb") if isinstance(file, Path) else file as stream:
+            stream.seek(0)
+            head = stream.read(512)
+    except OSError as error:
+        return f"cannot be opened ({_reason(error)})"
+    if not head:
+        return "it has 0 bytes; fetch it again"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:5].lower() in (b"<html", b"<!doc"):
+        return "its content is an HTML page, as a server sends instead of a picture; fetch it again"
+    return f"its content is no image format known here (it begins with {head[:8]!r})"
 
 
 def _name(source: Any) -> str:

@@ -6,7 +6,7 @@ Shapes: N visits in an epoch (the number of rows).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -14,16 +14,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mix_core.data.draws import Draws
 from mix_core.data.mixing import RowOrder
-from mix_core.data.packing import first_fit, split_evenly
+from mix_core.data.packed_epoch import PackedEpoch
 from mix_core.data.samples import SampleSource
+from mix_core.data.skipped import SkippedRows
+from mix_core.data.table import RowTable, as_table
 from mix_core.data.worker import MakeProcessor, Sample
+from mix_core.data.workers import CHUNK
 from mix_core.errors import DataError
 
-PACKING_WINDOW = 512
-"""Samples that are packed together; fewer where they may be long, as they are in memory at once."""
-PACKING_WINDOW_TOKENS = 1 << 19
 CACHE_BYTES = 256 << 20
+COUNTED_ROWS = 512
+"""Rows whose lengths are looked at to tell how many batches an epoch has; they stand for a larger set."""
+COUNTED_PACKS_OF = 20_000
+"""Visits of an epoch that is packed on trial, with those lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +36,26 @@ class BatchSettings:
     """How samples become batches. The names are those of the run configuration."""
 
     batch_size: int
-    """Samples in a batch; with packing, rows of max_length tokens."""
+    """Samples in a batch; with packing, a batch holds batch_size * max_length tokens."""
     max_length: int
-    """Longest sample in tokens, and the length of a packed row."""
-    on_too_long: Literal["error", "skip"] = "error"
+    """Longest sample in tokens."""
+    on_too_long: Literal["error", "skip", "truncate"] = "error"
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """What to do with a row that cannot be used."""
     packing: bool = False
     """A batch is then one row: its segments do not see each other, and no place is padding."""
     train_on_prompt: bool = False
     mask_history: bool = False
     drop_last: bool = False
-    """Leave out an epoch's last batch when it is not full. Packed batches have no last one that differs."""
+    """Leave out an epoch's last batch when it is not full. Without effect on packed batches."""
     padding_side: Literal["left", "right"] = "right"
     cache_bytes: int = CACHE_BYTES
     """Encoded samples that are kept from epoch to epoch."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a row may give no sample."""
+        return "skip" in (self.on_too_long, self.on_bad_sample)
 
 
 class _Plan(NamedTuple):
@@ -57,26 +69,30 @@ class BatchLoader:
     """An endless iterator of batches, epoch after epoch.
 
     A batch is a dict of numpy arrays as processor.collate gives it; its sample_ids count visits from the
-    first epoch on, so no two samples of a run have the same. `position` counts the visits made: a loader that
-    starts at the position of another goes on with the same batches.
+    first epoch on, so no two samples of a run have the same. `position` counts the visits made, `waiting` are
+    the visits that packing has read ahead: a loader that starts from those of another goes on with the same
+    batches, with any number of workers.
     """
 
     def __init__(
         self,
-        rows: list[dict[str, Any]],
+        rows: RowTable | list[dict[str, Any]],
         processor: Any,
         settings: BatchSettings,
         *,
         seed: int = 0,
         position: int = 0,
+        waiting: Sequence[int] = (),
         order: RowOrder | None = None,
         num_workers: int = 0,
         make_processor: MakeProcessor | None = None,
+        skipped: SkippedRows | None = None,
     ) -> None:
         """`order`: by default every row once an epoch, shuffled with `seed`.
 
         `make_processor` makes the workers' processor: a picklable callable that imports no paddle, needed
-        with num_workers. Raises DataError when there is no row, or none after drop_last.
+        with num_workers. `skipped` counts rows that are left out. Raises DataError when there is no row, or
+        none after drop_last.
         """
         self.order = order or RowOrder((len(rows),), seed=seed)
         if not rows or not self.order.visits:
@@ -89,7 +105,9 @@ class BatchLoader:
         self.settings, self._processor = settings, processor
         self.position = position
         self._visits: dict[int, np.ndarray] = {}
-        self._window: tuple[tuple[int, int], list[_Plan]] | None = None
+        self._packed: tuple[int, PackedEpoch] | None = None
+        """The epoch that is being packed, by number."""
+        self._first_waiting = list(waiting)
         options = {
             "max_length": settings.max_length,
             "on_too_long": settings.on_too_long,
@@ -97,16 +115,16 @@ class BatchLoader:
             "mask_history": settings.mask_history,
         }
         self._source = SampleSource(
-            rows,
+            as_table(rows),
             processor,
             options,
             cache_bytes=settings.cache_bytes,
             num_workers=num_workers,
             make_processor=make_processor,
+            skips_bad=settings.on_bad_sample == "skip",
+            skipped=skipped,
         )
-        self._ahead = max(
-            2 * settings.batch_size, 32 * num_workers, self._window_size if settings.packing else 0
-        )
+        self._ahead = max(2 * settings.batch_size, 32 * num_workers)
 
     @property
     def epoch(self) -> float:
@@ -118,6 +136,11 @@ class BatchLoader:
         """Whether the batch given last was the last of its epoch."""
         return self.position > 0 and self.position % self.order.visits == 0
 
+    @property
+    def waiting(self) -> list[int]:
+        """Visits of this epoch that are read and not in a batch yet."""
+        return self._packed[1].waiting if self._packed is not None else list(self._first_waiting)
+
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
 
@@ -126,8 +149,7 @@ class BatchLoader:
         for _ in range(2):  # an epoch may end with rows that are all left out, but no whole epoch may
             epoch, begin = divmod(self.position, self.order.visits)
             while begin < self.order.visits:
-                self._source.prefetch(self._upcoming(epoch, begin))
-                plan = self._plan(epoch, begin)
+                plan = self._next_pack(epoch, begin) if self.settings.packing else self._padded(epoch, begin)
                 samples = [self._sample(epoch, place) for place in plan.places]
                 begin += plan.taken
                 self.position += plan.taken
@@ -136,32 +158,45 @@ class BatchLoader:
                         samples, packing=self.settings.packing, padding_side=self.settings.padding_side
                     )
         raise DataError(
-            f"an epoch of {self.order.visits} rows gave no batch: every row is longer than max_length "
-            f"{self.settings.max_length} tokens; raise it"
+            f"an epoch of {self.order.visits} rows gave no batch: every row is left out; the first of them: "
+            f"{self._source.skipped.first} (max_length is {self.settings.max_length} tokens)"
         )
 
-    def batches_in_epoch(self, epoch: int = 0) -> int:
-        """How many batches an epoch gives.
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether `batches_in_epoch` is no estimate."""
+        return not (self.settings.packing or self.settings.leaves_out) or self.order.visits <= COUNTED_ROWS
 
-        With packing, or when long samples are skipped, this encodes every row once (the cache keeps what it
-        can), since only then their lengths are known.
+    def batches_in_epoch(self) -> int:
+        """How many batches the first epoch gives.
+
+        With packing, or when rows may be left out, this encodes up to COUNTED_ROWS rows, drawn from all; of a
+        larger epoch the number is an estimate.
         """
         settings, visits = self.settings, self.order.visits
-        if not settings.packing and settings.on_too_long == "error":
-            return (
-                visits // settings.batch_size
-                if settings.drop_last
-                else math.ceil(visits / settings.batch_size)
-            )
-        count, begin = 0, 0
-        while begin < visits:
-            self._source.prefetch(self._upcoming(epoch, begin))
-            plan = self._plan(epoch, begin)
-            for place in plan.places:
-                self._source.get(self._row(epoch, place))  # lets go of what the cache does not keep
-            count += bool(plan.places)
-            begin += plan.taken
-        return count
+        if not settings.packing and not settings.leaves_out:
+            return self._padded_batches(visits)
+        places = np.arange(visits)
+        if not self.counts_exactly:
+            places = np.sort(Draws("counted rows", self.order.seed).permutation(visits)[:COUNTED_ROWS])
+        rows = [self._row(0, int(place)) for place in places]
+        lengths: list[int | None] = []
+        for done, row in enumerate(rows):
+            self._source.prefetch(rows[done : done + self._ahead])
+            sample = self._source.get(row)
+            lengths.append(len(sample["input_ids"]) if sample is not None else None)
+        if not settings.packing:
+            kept = sum(length is not None for length in lengths)
+            return self._padded_batches(round(kept / len(lengths) * visits))
+        tried = visits if self.counts_exactly else min(visits, COUNTED_PACKS_OF)
+        packs = PackedEpoch(
+            tried, settings.batch_size * settings.max_length, lambda place: lengths[place % len(lengths)]
+        ).count()
+        return packs if tried == visits else math.ceil(packs * visits / tried)
+
+    def _padded_batches(self, kept: int) -> int:
+        size = self.settings.batch_size
+        return kept // size if self.settings.drop_last else math.ceil(kept / size)
 
     def close(self) -> None:
         """End the workers; may be called twice."""
@@ -175,20 +210,15 @@ class BatchLoader:
     ) -> None:
         self.close()
 
-    @property
-    def _window_size(self) -> int:
-        fitting = PACKING_WINDOW_TOKENS // self.settings.max_length
-        return max(4 * self.settings.batch_size, min(PACKING_WINDOW, fitting))
-
     def _row(self, epoch: int, place: int) -> int:
         if epoch not in self._visits:
             self._visits = {known: rows for known, rows in self._visits.items() if known >= epoch - 1}
             self._visits[epoch] = self.order.epoch(epoch)
         return int(self._visits[epoch][place])
 
-    def _upcoming(self, epoch: int, begin: int) -> Iterator[int]:
+    def _upcoming(self, epoch: int, begin: int, count: int) -> Iterator[int]:
         """Rows of the next visits, into the next epoch."""
-        for place in range(begin, begin + self._ahead):
+        for place in range(begin, begin + count):
             later, place_then = divmod(place, self.order.visits)
             yield self._row(epoch + later, place_then)
 
@@ -199,17 +229,15 @@ class BatchLoader:
     def _is_kept(self, epoch: int, place: int) -> bool:
         return self._source.get(self._row(epoch, place), keep=True) is not None
 
-    def _plan(self, epoch: int, begin: int) -> _Plan:
-        return self._packed(epoch, begin) if self.settings.packing else self._padded(epoch, begin)
-
     def _padded(self, epoch: int, begin: int) -> _Plan:
         """The next full batch, or what is left of the epoch.
 
         Visits that cannot make another batch are taken with this one, so that the epoch's last batch ends it.
         """
+        self._source.prefetch(self._upcoming(epoch, begin, self._ahead))
         size, visits = self.settings.batch_size, self.order.visits
         look = 2 * size if self.settings.drop_last else size + 1
-        if self.settings.on_too_long == "skip":
+        if self.settings.leaves_out:
             kept = list(islice((p for p in range(begin, visits) if self._is_kept(epoch, p)), look))
         else:
             kept = list(range(begin, min(begin + look, visits)))
@@ -217,28 +245,21 @@ class BatchLoader:
         is_left_out = self.settings.drop_last and len(kept) < size
         return _Plan([] if is_left_out else kept[:size], end - begin)
 
-    def _packed(self, epoch: int, begin: int) -> _Plan:
-        """The batch at `begin` of its window; the batches of a window are packed together."""
-        window, offset = divmod(begin, self._window_size)
-        if self._window is None or self._window[0] != (epoch, window):
-            self._window = ((epoch, window), self._pack_window(epoch, window))
-        for plan in self._window[1]:
-            if offset == 0:
-                return plan
-            offset -= plan.taken
-        raise DataError(
-            f"a packed run cannot go on at sample {self.position}: no batch starts there; "
-            "max_length, batch size or rows have changed since"
-        )
+    def _next_pack(self, epoch: int, begin: int) -> _Plan:
+        if self._packed is None or self._packed[0] != epoch:
+            waiting, self._first_waiting = self._first_waiting, []
+            self._packed = (epoch, self._packed_epoch(epoch, begin + len(waiting), waiting))
+        packs = self._packed[1]
+        places = packs.next()
+        left_out, packs.left_out = packs.left_out, 0
+        return _Plan(places, len(places) + left_out)
 
-    def _pack_window(self, epoch: int, window: int) -> list[_Plan]:
-        start = window * self._window_size
-        stop = min(start + self._window_size, self.order.visits)
-        kept = [place for place in range(start, stop) if self._is_kept(epoch, place)]
-        lengths = [len(self._source.get(self._row(epoch, place), keep=True)["input_ids"]) for place in kept]
-        batches = split_evenly(first_fit(lengths, self.settings.max_length), self.settings.batch_size)
-        plans = [_Plan([kept[place] for place in batch], len(batch)) for batch in batches]
-        skipped = stop - start - len(kept)
-        if not plans:
-            return [_Plan([], skipped)]
-        return [_Plan(plans[0].places, plans[0].taken + skipped), *plans[1:]]
+    def _packed_epoch(self, epoch: int, front: int, waiting: Sequence[int]) -> PackedEpoch:
+        def length_of(place: int) -> int | None:
+            if place % CHUNK == 0:
+                self._source.prefetch(self._upcoming(epoch, place, self._ahead))
+            sample = self._source.get(self._row(epoch, place), keep=True)
+            return len(sample["input_ids"]) if sample is not None else None
+
+        capacity = self.settings.batch_size * self.settings.max_length
+        return PackedEpoch(self.order.visits, capacity, length_of, front=front, waiting=waiting)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,10 +24,13 @@ class RowOrder:
 
     sizes: tuple[int, ...]
     """Rows of each set; the sets' rows are numbered one set after the other."""
+    repeats: tuple[float, ...] | None = None
+    """How often each set's rows come in an epoch. Of a fraction the rows take turns: with 0.5 an epoch has
+    half of them and the next one the others. None: every row once."""
     seed: int = 0
     shuffle: bool = True
     weights: tuple[float, ...] | None = None
-    """Share of an epoch that each set gets. None: every row once. With weights a small set comes round more
+    """Share of an epoch that each set gets, its length staying the same. A small set then comes round more
     often than once and a large one takes several epochs, always all of its rows before one comes again."""
     lengths: Sequence[float] | None = None
     """Lengths (N,) in any unit: rows of like length come together, `batch_size` at a time."""
@@ -44,17 +48,29 @@ class RowOrder:
                 "expected one for each set, none below 0, one above"
             )
 
+        if self.repeats is not None and (len(self.repeats) != len(self.sizes) or min(self.repeats) <= 0):
+            raise ConfigError(
+                f"repeat_time is {list(self.repeats)} for {len(self.sizes)} sets; expected one above 0 each"
+            )
+
     @property
+    def counts(self) -> list[int]:
+        """Visits of each set in an epoch before weights share them out: repeat_time times its rows."""
+        repeats = self.repeats or (1.0,) * len(self.sizes)
+        return [max(round(times * size), min(size, 1)) for times, size in zip(repeats, self.sizes)]
+
+    @cached_property
     def visits(self) -> int:
-        """E: the visits of one epoch, as many as there are rows."""
-        return sum(self.sizes)
+        """E: the visits of one epoch."""
+        return sum(self.counts)
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Row numbers (E,) int64 in the order of visits."""
-        if self.weights is None:
+        counts = self._shared_out() if self.weights is not None else self.counts
+        if counts == list(self.sizes):
             rows_E = np.arange(self.visits)
         else:
-            rows_E = np.concatenate([self._turn(k, count, epoch) for k, count in enumerate(self._counts())])
+            rows_E = np.concatenate([self._turn(k, count, epoch) for k, count in enumerate(counts)])
         if self.shuffle:
             rows_E = rows_E[Draws("row order", self.seed, epoch).permutation(self.visits)]
         if self.lengths is not None:
@@ -63,7 +79,7 @@ class RowOrder:
             rows_E = rows_E[np.argsort(~np.asarray(self.leading, bool)[rows_E], kind="stable")]
         return rows_E
 
-    def _counts(self) -> list[int]:
+    def _shared_out(self) -> list[int]:
         """Visits of each set in an epoch: proportional to the weights, rounded to add up."""
         shares = np.array(self.weights, np.float64) / sum(self.weights or ()) * self.visits
         shares[np.array(self.sizes) == 0] = 0

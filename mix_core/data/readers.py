@@ -1,7 +1,8 @@
 """Data sets: files of rows in, rows of chat messages out.
 
 A set is a JSON file with a list of rows or a JSON-lines file. Several are written `a.json,b.json#500` (the
-first 500 rows of b), or as entries {"data_files": path, "name"?, "max_samples"?, "repeat_time"?}.
+first 500 rows of b), or as entries with the keys of `SetSpec`. JSON lines above IN_MEMORY_BYTES are read row
+by row through an index (index.py) and checked as they come; everything else is read and checked at once.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mix_core.data.conversations import local_files, read_messages
+from mix_core.data.index import LineFile
+from mix_core.data.table import IndexedSet, MemorySet, Row, RowSet, RowTable
 from mix_core.errors import DataError
 
-Row = dict[str, Any]
-"""{"messages": [...], "task": str | None, "id": ..., "source": "a.json row 3"}; rows count from 1."""
+IN_MEMORY_BYTES = 64 << 20
+"""A JSON-lines file up to this size is read and checked before the start."""
+DEFAULT_PROMPT = "Describe the image."
+"""What is asked about a picture that comes with a caption alone."""
 
 _CAPPED = re.compile(r"(.+)#(\d+)")
 
@@ -32,7 +38,12 @@ class SetSpec:
     max_samples: int | None = None
     """Read at most so many rows."""
     repeat_time: float = 1.0
-    """How often the rows come: 2 repeats them, 0.5 takes the first half."""
+    """How often the rows come in an epoch."""
+    weight: float | None = None
+    """Share of an epoch, in proportion to the other sets'."""
+    root: str | None = None
+    """Folder in which relative paths of pictures start."""
+    prompt: str = DEFAULT_PROMPT
 
 
 def parse_spec(spec: str | Sequence[dict[str, Any]]) -> list[SetSpec]:
@@ -63,6 +74,9 @@ def _entry_sets(entry: dict[str, Any]) -> list[SetSpec]:
                 name=entry.get("name") or path.stem,
                 max_samples=min(caps) if caps else None,
                 repeat_time=1.0 if repeat is None else float(repeat),
+                weight=entry.get("weight"),
+                root=entry.get("root"),
+                prompt=entry.get("prompt") or DEFAULT_PROMPT,
             )
         )
     return sets
@@ -78,41 +92,60 @@ def read_dataset(
     *,
     image_root: str | Path | None = None,
     max_samples: int | None = None,
-) -> list[Row]:
-    """All rows of the sets, one set after the other.
+    index_folder: Path | None = None,
+    keep_bad: bool = False,
+) -> RowTable:
+    """The rows of the sets, one set after the other.
 
-    A repeated row is the same object again. Relative paths of images start at `image_root`, else at the
-    folder of the rows' file. `max_samples` caps each set.
+    Relative paths of images start at the entry's `root`, else at `image_root`, else at the folder of the
+    rows' file. `max_samples` caps each set. `index_folder` keeps the indexes of large files. `keep_bad`: a
+    row that cannot be used raises when it is asked for, not here.
 
     Raises DataError that names file and row for: a missing or unreadable file, text that is no JSON, a set
     without rows, a row of no known form, placeholders that do not match, an image or video that is not there.
     """
-    rows: list[Row] = []
+    sets = []
     for one in parse_spec(spec):
         caps = [cap for cap in (max_samples, one.max_samples) if cap is not None]
-        rows += _repeated(_read_set(one.path, image_root, min(caps) if caps else None), one.repeat_time)
-    return rows
+        root = Path(os.path.abspath(one.root or image_root or one.path.parent))
+        make_row = partial(_make_row, one.path, root, one.prompt)
+        cap = min(caps) if caps else None
+        sets.append(_read_set(one.path, cap, make_row, index_folder, keep_bad))
+    return RowTable(sets)
 
 
-def _read_set(path: Path, image_root: str | Path | None, cap: int | None) -> list[Row]:
-    raw_rows = read_rows_file(path, cap)
-    root = Path(os.path.abspath(image_root if image_root is not None else path.parent))
+def _read_set(
+    path: Path, cap: int | None, make_row: Any, index_folder: Path | None, keep_bad: bool
+) -> RowSet:
+    if path.is_file() and path.stat().st_size > IN_MEMORY_BYTES and _is_json_lines(path):
+        return IndexedSet(LineFile(path, index_folder), partial(make_row, known=None), cap)
     known: set[str] = set()
-    rows = []
-    for number, raw in enumerate(raw_rows, 1):
-        source = f"{path} row {number}"
+    rows: list[Row | DataError] = []
+    for number, raw in enumerate(read_rows_file(path, cap, keep_bad=keep_bad)):
         try:
-            messages = read_messages(raw, root)
-            for file in local_files(messages):
-                if file not in known:
-                    _check_file(file)
-                    known.add(file)
+            if isinstance(raw, DataError):
+                raise raw
+            rows.append(make_row(raw, number, known=known))
         except DataError as error:
-            raise DataError(f"{source}: {error}") from None
-        rows.append(
-            {"messages": messages, "task": raw.get("task"), "id": raw.get("id", number), "source": source}
-        )
-    return rows
+            if not keep_bad:
+                raise
+            rows.append(error)
+    return MemorySet(rows, lambda number: f"{path} row {number + 1}")
+
+
+def _make_row(path: Path, root: Path, prompt: str, raw: Any, number: int, *, known: set[str] | None) -> Row:
+    """A raw row as messages, its local files being there. `known`: files that have been seen to be."""
+    source = f"{path} row {number + 1}"
+    try:
+        messages = read_messages(raw, root, prompt=prompt)
+        for file in local_files(messages):
+            if known is None or file not in known:
+                _check_file(file)
+                if known is not None:
+                    known.add(file)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    return {"messages": messages, "task": raw.get("task"), "id": raw.get("id", number + 1), "source": source}
 
 
 def _check_file(file: str) -> None:
@@ -123,8 +156,17 @@ def _check_file(file: str) -> None:
         )
 
 
-def read_rows_file(path: Path, cap: int | None = None) -> list[Any]:
-    """Raw rows of a JSON list or of JSON lines, at most `cap`; which of the two is seen from the text."""
+def _is_json_lines(path: Path) -> bool:
+    """Whether the file's text begins with an object, not with a list."""
+    with path.open("rb") as file:
+        return file.read(4096).decode("utf-8-sig", errors="replace").lstrip().startswith("{")
+
+
+def read_rows_file(path: Path, cap: int | None = None, *, keep_bad: bool = False) -> list[Any]:
+    """Raw rows of a JSON list or of JSON lines, at most `cap`; which of the two is seen from the text.
+
+    `keep_bad`: a line that is no JSON becomes the DataError that says so, instead of raising it.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -133,7 +175,8 @@ def read_rows_file(path: Path, cap: int | None = None) -> list[Any]:
         raise DataError(f"the data set {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"the data set {path} is not UTF-8 text: byte {error.start} is wrong") from None
-    rows = _json_lines(path, text, cap) if text.lstrip().startswith("{") else _json_list(path, text)[:cap]
+    is_lines = text.lstrip().startswith("{")
+    rows = _json_lines(path, text, cap, keep_bad) if is_lines else _json_list(path, text)[:cap]
     if not rows:
         raise DataError(f"the data set {path} holds no rows; expected a JSON list of objects, or JSON lines")
     return rows
@@ -153,7 +196,7 @@ def _json_list(path: Path, text: str) -> list[Any]:
     return rows
 
 
-def _json_lines(path: Path, text: str, cap: int | None) -> list[Any]:
+def _json_lines(path: Path, text: str, cap: int | None, keep_bad: bool) -> list[Any]:
     rows: list[Any] = []
     for number, line in enumerate(text.split("\n"), 1):
         if cap is not None and len(rows) >= cap:
@@ -163,14 +206,11 @@ def _json_lines(path: Path, text: str, cap: int | None) -> list[Any]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise DataError(
+            bad = DataError(
                 f"the data set {path} is neither a JSON list nor JSON lines: line {number}, "
                 f"column {error.colno}: {error.msg}"
-            ) from None
+            )
+            if not keep_bad:
+                raise bad from None
+            rows.append(bad)
     return rows
-
-
-def _repeated(rows: list[Row], times: float) -> list[Row]:
-    """round(times * rows) rows, going round; at least one."""
-    count = max(1, round(times * len(rows)))
-    return [rows[place % len(rows)] for place in range(count)]

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from mix_core.data.worker import Failure, MakeProcessor, Sample, encode_row
+from mix_core.data.skipped import TOO_LONG, SkippedRows
+from mix_core.data.table import RowTable
+from mix_core.data.worker import Failure, MakeProcessor, Sample, encode_row, failure_of
 from mix_core.data.workers import CHUNK, WorkerPool, exception_of
+from mix_core.errors import DataError
 
 _OVERHEAD_BYTES = 1000
 """About what a sample's dictionary and array headers take."""
@@ -22,18 +25,23 @@ class SampleSource:
 
     def __init__(
         self,
-        rows: list[dict[str, Any]],
+        rows: RowTable,
         processor: Any,
         options: dict[str, Any],
         *,
         cache_bytes: int,
         num_workers: int = 0,
         make_processor: MakeProcessor | None = None,
+        skips_bad: bool = False,
+        skipped: SkippedRows | None = None,
     ) -> None:
-        """`options`: keyword arguments of processor.encode. `make_processor` is needed with workers."""
+        """`options`: keyword arguments of processor.encode. `make_processor` is needed with workers.
+
+        `skips_bad`: a row that cannot be used is left out, else it is an error. `skipped` counts what is.
+        """
         self._rows, self._processor, self._options = rows, processor, options
-        first: dict[int, int] = {}
-        self._number = [first.setdefault(id(row), number) for number, row in enumerate(rows)]  # repeats share
+        self._skips_bad = skips_bad
+        self.skipped = SkippedRows() if skipped is None else skipped
         self._cache: dict[int, Sample | None] = {}
         self._cache_left = cache_bytes
         self._held: dict[int, Sample | Failure | None] = {}
@@ -52,30 +60,47 @@ class SampleSource:
         """Let the workers begin with these rows, which will be asked for next; without workers, nothing."""
         if self._pool is not None:
             self._store(self._pool.collect(wait=False))
-            ahead = (self._number[number] for number in numbers)
-            self._wanted = {number: None for number in ahead if not self._is_known(number)}
+            self._wanted = {number: None for number in numbers if not self._is_known(number)}
             self._give_out()
 
     def get(self, number: int, *, keep: bool = False) -> Sample | None:
-        """The row's sample, None if it is skipped. `keep`: it will be asked for again soon.
+        """The row's sample, None if it is left out. `keep`: it will be asked for again soon.
 
         Raises what encoding it raised, here or in a worker; RunFailedError when a worker died.
         """
-        number = self._number[number]
         if number in self._cache:
-            return self._cache[number]
+            return self._counted(number, self._cache[number])
         if self._pool is not None:
             self._await(number)
         elif number not in self._held:
-            self._store([(number, encode_row(self._processor, self._rows[number], self._options))])
+            self._store([(number, self._encoded(number))])
         if number in self._cache:
-            return self._cache[number]
+            return self._counted(number, self._cache[number])
         sample = self._held[number]
         if isinstance(sample, Failure):
-            raise exception_of(sample)
+            if not (self._skips_bad and sample.kind == DataError.__name__):
+                raise exception_of(sample)
+            source = self._rows.source(number)
+            self.skipped.add(source, sample.message.removeprefix(f"{source}: "))
+            self._cache[number] = sample = None
         if not keep:
-            del self._held[number]
+            self._held.pop(number, None)
+        return self._counted(number, sample)
+
+    def _counted(self, number: int, sample: Sample | None) -> Sample | None:
+        if sample is None:
+            self.skipped.add(self._rows.source(number), TOO_LONG)  # no news where it is known to be bad
         return sample
+
+    def _encoded(self, number: int) -> Sample | Failure | None:
+        if self._skips_bad and self._rows.source(number) in self.skipped:
+            return None  # a run that is resumed leaves out what it left out before
+        try:
+            return encode_row(self._processor, self._rows[number], self._options)
+        except DataError as error:
+            if not self._skips_bad:
+                raise
+            return failure_of(error)
 
     def close(self) -> None:
         """End the workers."""
@@ -89,10 +114,19 @@ class SampleSource:
         assert self._pool is not None
         while self._wanted and self._pool.has_room:
             chunk = list(islice(self._wanted, CHUNK))
+            readable: dict[int, dict[str, Any]] = {}
             for number in chunk:
                 del self._wanted[number]
-            self._pending.update(chunk)
-            self._pool.submit(chunk, [self._rows[number] for number in chunk])
+                if self._skips_bad and self._rows.source(number) in self.skipped:
+                    self._store([(number, None)])
+                    continue
+                try:
+                    readable[number] = self._rows[number]
+                except DataError as error:
+                    self._store([(number, failure_of(error))])
+            if readable:
+                self._pending.update(readable)
+                self._pool.submit(list(readable), list(readable.values()))
 
     def _await(self, number: int) -> None:
         assert self._pool is not None
@@ -100,7 +134,8 @@ class SampleSource:
             self._wanted = {number: None, **self._wanted}
         while number in self._pending or number in self._wanted:
             self._give_out()
-            self._store(self._pool.collect(wait=True))
+            if number in self._pending or number in self._wanted:
+                self._store(self._pool.collect(wait=True))
 
     def _store(self, results: Iterable[tuple[int, Sample | Failure | None]]) -> None:
         for number, sample in results:

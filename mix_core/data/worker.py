@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mix_core.data.shared_memory import Channel, read_arrays, write_arrays
-from mix_core.errors import MixError
+from mix_core.data.truncation import truncated
+from mix_core.errors import BadInputError, DataError, MixError
 
 Sample = dict[str, np.ndarray]
 MakeProcessor = Callable[[], Any]
@@ -38,10 +39,22 @@ class Failure(NamedTuple):
 
 
 def encode_row(processor: Any, row: dict[str, Any], options: dict[str, Any]) -> Sample | None:
-    """One sample, None where it is too long and skipped. Token arrays become int32: half the bytes."""
-    sample = processor.encode(row["messages"], describe=row["source"], **options)
-    if sample is None:
-        return None
+    """One sample, None where it is too long and skipped. Token arrays become int32: half the bytes.
+
+    Raises DataError that names the row, for whatever in it cannot be used.
+    """
+    is_cut = options["on_too_long"] == "truncate"
+    asked = {**options, "max_length": None, "on_too_long": "error"} if is_cut else options
+    try:
+        sample = processor.encode(row["messages"], describe=row["source"], **asked)
+        if sample is None:
+            return None
+        if is_cut:
+            sample = truncated(sample, options["max_length"], processor, row["source"])
+    except DataError:
+        raise
+    except BadInputError as error:  # of a part that knows no rows, as the chat template
+        raise DataError(f"{row['source']}: {error}") from error
     return {key: value.astype(np.int32) if key in _NARROW else value for key, value in sample.items()}
 
 

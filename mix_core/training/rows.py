@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mix_core.data.digits import ensure_digits
-from mix_core.data.readers import dataset_files, read_dataset
+from mix_core.data.readers import SetSpec, dataset_files, parse_spec, read_dataset
+from mix_core.data.table import RowTable
 from mix_core.errors import ConfigError, DataError
 from mix_core.training.record import data_record
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.config_fields import DatasetEntry
+
+META_KEYS = ("annotation", "file_name", "root", "repeat_time", "weight", "max_samples")
+META_WITHOUT_SAY = ("length", "data_augment")
+"""`length` is counted here, `data_augment` may only be false."""
 
 Spec = str | list[dict[str, Any]]
 """A data set as the readers take it: a comma list of files, or entries."""
@@ -25,12 +30,16 @@ Spec = str | list[dict[str, Any]]
 class Rows:
     """What a run learns from and what it is asked about."""
 
-    train: list[dict[str, Any]]
+    train: RowTable | list[dict[str, Any]]
     train_sizes: list[int]
     """Rows of each set in `train`, in order."""
     eval: list[dict[str, Any]]
     train_files: list[Path]
     eval_files: list[Path]
+    train_repeats: list[float] | None = None
+    """How often each set's rows come in an epoch. None: once."""
+    train_weights: list[float] | None = None
+    """Share of an epoch of each set. None: as many visits as it has rows."""
 
     def to_json(self) -> dict[str, Any]:
         """For run.json: files with checksums, and counts."""
@@ -46,27 +55,38 @@ def cache_folder(config: RunConfig) -> Path:
 
 
 def read_meta(path: str) -> list[dict[str, Any]]:
-    """The entries of a meta file, `{name: {annotation or file_name, repeat_time}}`.
+    """The entries of a meta file, `{name: {annotation or file_name, root, repeat_time, ...}}`.
 
-    Raises:
-        DataError: it is not there or not of that form.
+    The form of InternVL and of PaddleMIX's Qwen2.5-VL; `weight` and `max_samples` are our own. Raises
+    DataError: it is not there, not of that form, or asks for what is not built.
     """
     try:
         sets = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [
-            {
-                "name": name,
-                "data_files": entry.get("annotation") or entry["file_name"],
-                "repeat_time": float(entry.get("repeat_time", 1)),
-            }
-            for name, entry in sets.items()
-        ]
     except OSError as error:
         raise DataError(f"meta_path {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except ValueError as error:
+        raise DataError(f"meta_path {path} is no JSON: {error}") from None
+    form = "{name: {annotation or file_name, root, repeat_time}}"
+    if not isinstance(sets, dict) or not sets:
+        raise DataError(f"meta_path {path} holds {type(sets).__name__}, expected {form}")
+    return [_meta_entry(f"meta_path {path}, set {name!r}", name, entry) for name, entry in sets.items()]
+
+
+def _meta_entry(where: str, name: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict) or not (file := entry.get("annotation") or entry.get("file_name")):
+        raise DataError(f"{where} names no file; expected {{name: {{annotation or file_name, repeat_time}}}}")
+    if unknown := sorted(entry.keys() - {*META_KEYS, *META_WITHOUT_SAY}):
+        raise DataError(f"{where}: unknown key {unknown[0]!r}; expected {', '.join(META_KEYS)}")
+    if entry.get("data_augment"):
         raise DataError(
-            f"meta_path {path}: {error!r}; expected {{name: {{annotation or file_name, repeat_time}}}}"
-        ) from None
+            f"{where}: data_augment asks for changed pictures, not built; leave it out or give false"
+        )
+    numbers = {key: entry[key] for key in ("repeat_time", "weight") if entry.get(key) is not None}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise DataError(f"{where}: {key} is {value!r}, expected a number above 0")
+    rest = {key: entry[key] for key in ("root", "max_samples") if entry.get(key) is not None}
+    return {"name": name, "data_files": str(file), **rest, **numbers}
 
 
 def read_rows(config: RunConfig) -> Rows:
@@ -86,23 +106,42 @@ def read_rows(config: RunConfig) -> Rows:
         raise ConfigError("no rows to train on: give dataset, data_path, meta_path or bundled_data")
     root = config.dataset_dir
     wanted = train if config.do_train else None
-    sets = [read_dataset(one, image_root=root, max_samples=config.max_samples) for one in _each(wanted)]
+    sets = parse_spec(wanted) if wanted else []
+    learned = (
+        read_dataset(
+            wanted,
+            image_root=root,
+            max_samples=config.max_samples,
+            index_folder=cache_folder(config) / "index",
+            keep_bad=config.on_bad_sample == "skip",
+        )
+        if wanted
+        else RowTable([])
+    )
     return Rows(
-        train=[row for rows in sets for row in rows],
-        train_sizes=[len(rows) for rows in sets],
-        eval=read_dataset(evaluation, image_root=root) if evaluation else [],
+        train=learned,
+        train_sizes=[len(rows) for rows in learned.sets],
+        eval=list(read_dataset(evaluation, image_root=root)) if evaluation else [],
         train_files=dataset_files(wanted) if wanted else [],
         eval_files=dataset_files(evaluation) if evaluation else [],
+        train_repeats=[one.repeat_time for one in sets],
+        train_weights=_weights(sets, config.use_data_resampling),
     )
 
 
-def _each(spec: Spec | None) -> list[Spec]:
-    """The sets of a specification, one by one."""
-    if spec is None:
-        return []
-    if isinstance(spec, str):
-        return [part for part in spec.split(",") if part.strip()]
-    return [[entry] for entry in spec]
+def _weights(sets: list[SetSpec], resampling: bool) -> list[float] | None:
+    """The sets' own weights, all or none."""
+    given = {one.name: one.weight for one in sets}
+    lacking = [name for name, weight in given.items() if weight is None]
+    if len(lacking) == len(given):
+        return None
+    if lacking:
+        raise ConfigError(f"the data set {lacking[0]} has no weight and another has one; give each set one")
+    if resampling:
+        raise ConfigError(
+            "use_data_resampling weighs the sets by their sizes, and they have weights; give one"
+        )
+    return [float(one.weight or 0.0) for one in sets]
 
 
 def _spec(given: str | list[DatasetEntry] | None) -> Spec | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mix_core.data.skipped import FILE as SKIPPED
 from mix_core.errors import BadInputError, ConfigError
 from mix_core.training import checkpoint
 
@@ -20,7 +21,7 @@ REPORT = "report.html"
 LOCK = ".lock"
 LOGS = "logs"
 """What each rank of a run with several says, and the launcher."""
-_OWN = (RECORD, RESULTS, METRICS, "gallery.json", "gallery", REPORT, "curves", LOCK)
+_OWN = (RECORD, RESULTS, METRICS, SKIPPED, "gallery.json", "gallery", REPORT, "curves", LOCK)
 """What runs write, besides checkpoints; overwrite_output_dir removes nothing else."""
 
 

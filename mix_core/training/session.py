@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
+from mix_core.data.skipped import FILE as SKIPPED
+from mix_core.data.skipped import SkippedRows
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job
 from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
@@ -99,9 +101,9 @@ class Session:
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
         self.tokens, self.seconds = 0, 0.0
         """What the steps of this process added up to."""
-        self.position = reached.position
-        """Rows visited by the steps taken."""
-        self.stream = self._open_stream(source) if config.do_train else None
+        self.position, self.waiting = reached.position, reached.waiting
+        """Rows visited by the steps taken, and visits that packing has read ahead of them."""
+        self.stream = self._open_stream(source, reached, start) if config.do_train else None
         self.last_step = self.step
         if self.stream is not None:
             self.last_step = (
@@ -109,11 +111,17 @@ class Session:
             )
         self._start_record(family.name, start)
 
-    def _open_stream(self, source: Path) -> StepStream:
+    def _open_stream(self, source: Path, reached: Progressed, start: Path | None) -> StepStream:
         config = self.config
+        skipped = SkippedRows(
+            self.folder.path / SKIPPED if self.ranks.leads else None,
+            known=start.parent / SKIPPED if start is not None else None,
+        )
         workers = max(config.dataloader_num_workers, self.activation.profile.min_loader_workers)
-        where = {"position": self.position, "workers": workers, "job": self.ranks.job}
-        return StepStream(self.rows, self.processor, source, config, **where)
+        where = {"position": reached.position, "waiting": reached.waiting, "job": self.ranks.job}
+        return StepStream(
+            self.rows, self.processor, source, config, workers=workers, skipped=skipped, **where
+        )
 
     def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
         """Set model and processor, as the keys about them say; family and configuration of the model."""
@@ -214,7 +222,7 @@ class Session:
             kept = checkpoint.newest_whole(self.folder.path)
             last = f"{kept.name} is the last good checkpoint" if kept else "there is no checkpoint yet"
             raise RunFailedError(f"{error}; {last}; try a lower learning_rate or max_grad_norm") from error
-        self.step, self.position = result.step, stream.position
+        self.step, self.position, self.waiting = result.step, stream.position, tuple(stream.waiting)
         self.tokens += result.tokens
         self.seconds += result.step_ms / 1e3
         self.progress.update(
@@ -282,7 +290,7 @@ class Session:
     def _save(self) -> None:
         if self.metrics is not None:
             self.metrics.flush()
-            reached = Progressed(self.step, self.position)
+            reached = Progressed(self.step, self.position, self.waiting)
             checkpoint.save_checkpoint(
                 self.folder.path, self.step, lambda folder: self.parts.write(folder, reached)
             )
@@ -378,6 +386,10 @@ class Session:
         if self.rows.eval and (asked or self.config.do_eval is None):
             results = self._evaluate(during=False)
             self.reporters.write(self.step, {f"eval_{name}": value for name, value in results.items()})
+        left_out = self.stream.skipped.summary() if self.stream is not None else None
+        if self.stream is not None and left_out and self.ranks.leads:
+            print(left_out, file=sys.stderr)
+            results |= self.stream.skipped.counts()
         self.folder.write_json(RESULTS, results)
         self._settle("finished")
         if not self.ranks.leads:

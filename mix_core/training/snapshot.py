@@ -31,6 +31,8 @@ class Progressed:
     step: int
     position: int
     """Rows visited."""
+    waiting: tuple[int, ...] = ()
+    """Visits that packing has read ahead (data/loader.py)."""
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Parts:
         values = {
             "optimizer_steps": self.optimizer.steps,
             "position": reached.position,
+            "waiting": list(reached.waiting),
             "seed": self.config.seed,
         }
         if self.loss_scale is not None:
@@ -96,7 +99,7 @@ class Parts:
         names = reader.names(RANDOM_STATE)
         if names:
             self._take_random({n.removeprefix(RANDOM_STATE): reader.read(n) for n in names}, checkpoint)
-        return Progressed(step, int(values["position"]))
+        return Progressed(step, int(values["position"]), tuple(values.get("waiting", ())))
 
     def _take_random(self, kept: dict[str, np.ndarray], checkpoint: Path) -> None:
         """Generators differ by kind of device: a CPU's state means nothing to a card's."""

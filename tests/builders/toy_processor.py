@@ -24,7 +24,7 @@ class ToyProcessor:
         self,
         messages: list[dict[str, Any]],
         *,
-        max_length: int,
+        max_length: int | None,
         on_too_long: str = "error",
         describe: str,
         train_on_prompt: bool = False,
@@ -33,7 +33,7 @@ class ToyProcessor:
         text = messages[0]["content"]
         self.encoded.append(text)
         obey(text, describe)
-        if len(text) > max_length:
+        if max_length is not None and len(text) > max_length:
             if on_too_long == "skip":
                 return None
             raise DataError(f"{describe}: it has {len(text)} tokens, max_length is {max_length}")

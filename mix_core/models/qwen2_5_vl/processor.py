@@ -81,6 +81,11 @@ class Processor:
         ids = listed if isinstance(listed, list) else [listed]
         return tuple(dict.fromkeys(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None))
 
+    @property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """Ids whose places hold pictures and videos: a sample is not cut among them."""
+        return (self.vision.image_token_id, self.vision.video_token_id)
+
     def with_options(
         self,
         *,

@@ -124,11 +124,16 @@ def test_a_folder_and_an_empty_name_are_refused(tmp_path):
 
 def test_content_that_is_no_image_is_named(tmp_path):
     (tmp_path / "a.png").write_text("<html>not found</html>")
-    with pytest.raises(DataError, match=r"a\.png: its content is no image format"):
+    with pytest.raises(DataError, match=r"a\.png: its content is an HTML page, as a server sends instead"):
         load_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"of \d+ bytes: its content is an HTML page"):
+        load_image(b"\n<!DOCTYPE html><title>404</title>")
     (tmp_path / "empty.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"empty\.jpg: its content is no image format"):
+    with pytest.raises(DataError, match=r"empty\.jpg: it has 0 bytes; fetch it again"):
         load_image(tmp_path / "empty.jpg")
+    (tmp_path / "b.png").write_bytes(b"PK\x03\x04 a zip")
+    with pytest.raises(DataError, match=r"b\.png: its content is no image format .*begins with b'PK"):
+        load_image(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -162,7 +167,9 @@ def bomb(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("side", [9460, 14000, 100_000])
 def test_a_decompression_bomb_is_refused_unread(tmp_path, side):
     (tmp_path / "a.png").write_bytes(bomb(side, side))
-    with pytest.raises(DataError, match=r"a\.png: refused as a decompression bomb"):
+    with pytest.raises(
+        DataError, match=r"a\.png: refused as a decompression bomb .*the limit is 89478485 pixels"
+    ):
         load_image(tmp_path / "a.png")
 
 

@@ -46,6 +46,50 @@ def test_weights_share_out_an_epoch_and_go_round_each_set(sizes, data, seed):
         assert own.max() - own.min() <= 1
 
 
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    data=st.data(),
+    seed=st.integers(0, 1000),
+    shuffle=st.booleans(),
+)
+def test_repeats_give_each_set_its_visits_and_go_round_it(sizes, data, seed, shuffle):
+    repeats = data.draw(st.lists(st.floats(0.05, 3.5), min_size=len(sizes), max_size=len(sizes)))
+    order = RowOrder(tuple(sizes), seed=seed, repeats=tuple(repeats), shuffle=shuffle)
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    wanted = [max(1, round(times * size)) for times, size in zip(repeats, sizes)]
+    epochs = [order.epoch(epoch) for epoch in range(7)]
+    for visits in epochs:
+        assert np.bincount(owner[visits], minlength=len(sizes)).tolist() == wanted
+    assert order.visits == sum(wanted)
+    seen = np.bincount(np.concatenate(epochs), minlength=sum(sizes))
+    for k in range(len(sizes)):
+        own = seen[owner == k]
+        assert own.max() - own.min() <= 1
+
+
+def test_half_a_set_is_the_other_half_in_the_next_epoch():
+    order = RowOrder((10, 3), seed=1, repeats=(0.5, 2.0))
+    first, second = (set(order.epoch(epoch).tolist()) for epoch in (0, 1))
+    assert {*range(10)} == (first | second) - {10, 11, 12} and len(first & second) == 3
+
+
+def test_weights_keep_the_length_of_an_epoch_that_repeats():
+    order = RowOrder((10, 90), repeats=(2.0, 1.0), weights=(3.0, 1.0))
+    small = (order.epoch(0) < 10).sum()
+    assert order.visits == 110 and small in (82, 83)
+
+
+def test_repeats_change_nothing_where_they_are_one():
+    plain, once = RowOrder((7, 5), seed=3), RowOrder((7, 5), seed=3, repeats=(1.0, 1.0))
+    np.testing.assert_array_equal(plain.epoch(2), once.epoch(2))
+
+
+@pytest.mark.parametrize("repeats", [(1.0,), (1.0, 0.0)])
+def test_wrong_repeats_are_refused(repeats):
+    with pytest.raises(ConfigError, match=r"repeat_time is .* for 2 sets; expected one above 0 each"):
+        RowOrder((2, 2), repeats=repeats)
+
+
 def test_a_set_of_weight_zero_stays_out():
     order = RowOrder((3, 5), weights=(0.0, 2.0))
     assert sorted(set(order.epoch(0).tolist())) == [3, 4, 5, 6, 7]

@@ -34,6 +34,10 @@ def turn(role, content):
     return {"role": role, "content": content}
 
 
+def qwen(question, answer="Yes"):
+    return {"conversations": [{"from": "user", "value": question}, {"from": "assistant", "value": answer}]}
+
+
 def image(path):
     return {"type": "image", "image": str(path)}
 
@@ -83,7 +87,7 @@ def test_qwen_vl_rows_as_the_guide_prints_them(write, tmp_path):
                 {
                     "id": "identity_1",
                     "conversations": [
-                        {"from": "user", "value": f"Picture 1: <img>{url}\n图中的巴士是什么颜色的？"},
+                        {"from": "user", "value": f"Picture 1: <img>{url}</img>\n图中的巴士是什么颜色的？"},
                         {"from": "assistant", "value": "红色的。"},
                         {"from": "user", "value": "框出图中的巴士的位置"},
                         {"from": "assistant", "value": "<ref>巴士</ref><box>(178,279),(806,884)</box>"},
@@ -143,6 +147,62 @@ def test_messages_rows_with_placeholders_parts_and_videos(write, tmp_path):
     assert contents[5] == [{"type": "video", "video": [a, b]}]
 
 
+def test_caption_and_question_rows(write, tmp_path):
+    path = write(
+        [
+            {"image": "a.png", "caption": ["A cat.", "A dog."], "image_id": "coco_1"},
+            {
+                "image": "a.png",
+                "question": "How many?",
+                "answer": ["2", "3", "3", "2", "4"],
+                "dataset": "vqa",
+            },
+            {"question": "Why?", "answer": "So."},
+        ]
+    )
+    for prompt in (None, "What is this?"):
+        rows = read_dataset([{"data_files": path, "prompt": prompt, "name": "coco_caption"}])
+        caption, question, text_only = (row["messages"] for row in rows)
+        shown = image(tmp_path / "a.png")
+        assert caption[0]["content"] == [shown, text(prompt or "Describe the image.")]
+        assert caption[1] == turn("assistant", "A cat.")
+        assert question == [turn("user", [shown, text("How many?")]), turn("assistant", "2")]
+        assert text_only == [turn("user", "Why?"), turn("assistant", "So.")]
+
+
+def test_pairs_of_question_and_answer(write, tmp_path):
+    rows = read_dataset(
+        write(
+            [
+                {"image": "a.png", "conversations": [["<image>\nWhat?", "A cat."], ["Sure?", "Yes."]]},
+                {"conversations": [["Picture 1: <img>b.png</img>\nWhat?", "A dog."]]},
+            ]
+        )
+    )
+    first, second = (row["messages"] for row in rows)
+    assert first[0] == turn("user", [image(tmp_path / "a.png"), text("\nWhat?")])
+    assert first[1:] == [turn("assistant", "A cat."), turn("user", "Sure?"), turn("assistant", "Yes.")]
+    assert second[0]["content"] == [text("Picture 1: "), image(tmp_path / "b.png"), text("\nWhat?")]
+
+
+def test_a_set_may_have_its_own_folder_of_pictures(write, tmp_path):
+    (tmp_path / "sets").mkdir()
+    path = write([ask("<image>", images=["a.png"])], "sets/rows.json")
+    rows = read_dataset([{"data_files": path, "root": str(tmp_path)}], image_root=tmp_path / "elsewhere")
+    assert rows[0]["messages"][0]["content"] == [image(tmp_path / "a.png")]
+
+
+def test_bad_rows_may_be_kept_until_they_are_asked_for(write):
+    path = write([ask("a"), {"text": "Hi"}, ask("<image>", images=["gone.png"]), ask("b")])
+    rows = read_dataset(path, keep_bad=True)
+    assert [row is not None for row in rows.usable()] == [True, False, False, True]
+    with pytest.raises(DataError, match=r"rows\.json row 3: the file .*gone\.png does not exist"):
+        rows[2]
+    lines = write('{"messages": [}\n' + json.dumps(ask("b")), "rows.jsonl")
+    kept = read_dataset(lines, keep_bad=True)
+    assert kept[1]["messages"][0]["content"] == "b" and kept.source(0) == f"{lines} row 1"
+
+
 def test_text_about_html_stays_text():
     row = {
         "conversations": [{"from": "human", "value": "Write <img> tags"}, {"from": "gpt", "value": "<img>"}]
@@ -154,7 +214,7 @@ def test_json_lines_and_a_byte_order_mark(write):
     lines = "\ufeff" + "\n".join(json.dumps(ask(f"q{n}")) for n in range(3)) + "\n\n"
     rows = read_dataset(write(lines, "rows.jsonl"))
     assert [row["messages"][0]["content"] for row in rows] == ["q0", "q1", "q2"]
-    assert rows == [*read_dataset(write(lines, "rows.jsonl"))]
+    assert [*rows] == [*read_dataset(write(lines, "rows.jsonl"))] and rows[1:] == [rows[1], rows[2]]
 
 
 def test_comma_lists_caps_and_repeats(write):
@@ -166,12 +226,10 @@ def test_comma_lists_caps_and_repeats(write):
 
     assert read(f"{a},{b}#2") == ["a0", "a1", "a2", "a3", "a4", "b0", "b1"]
     assert read(f"{a}, {b}", max_samples=1) == ["a0", "b0"]
-    assert read([{"data_files": a, "max_samples": 2, "repeat_time": 2.5}]) == ["a0", "a1", "a0", "a1", "a0"]
-    assert read([{"name": "half", "data_files": b, "repeat_time": 0.5}]) == ["b0", "b1"]
+    assert read([{"data_files": a, "max_samples": 2, "repeat_time": 2.5}]) == ["a0", "a1"]  # mixing repeats
+    assert [one.repeat_time for one in parse_spec([{"data_files": b, "repeat_time": 0.5}])] == [0.5]
     assert [str(path) for path in dataset_files(f"{a},{b}#2,{a}")] == [a, b]
     assert [one.name for one in parse_spec([{"name": "mine", "data_files": f"{a},{b}"}])] == ["mine", "mine"]
-    twice = read_dataset([{"data_files": a, "repeat_time": 2}])
-    assert twice[0] is twice[5]
 
 
 def test_images_may_lie_in_another_folder(write, tmp_path):
@@ -197,6 +255,32 @@ def test_images_may_lie_in_another_folder(write, tmp_path):
         ({"messages": [turn("user", [{"type": "audio"}])]}, r"the type 'audio', expected text, image"),
         ({"messages": []}, r"no list of messages or conversations; the row's keys are messages"),
         ({"text": "Hi"}, r"the row's keys are text"),
+        (
+            {"conversations": [{"from": "human"}]},
+            r'turn 1: the key "value" is missing; the turn\'s keys are from',
+        ),
+        (
+            {"conversations": [{"value": "Hi"}]},
+            r'turn 1: the key "from" is missing; the turn\'s keys are value',
+        ),
+        ({"messages": [turn("user", "Hi"), {"role": "assistant"}]}, r'turn 2: the key "content" is missing'),
+        ({"messages": [{"content": "Hi"}]}, r'turn 1: the key "role" is missing'),
+        ({"conversations": [["Hi", "a", "b"]]}, r"pair 1 of conversations has 3 texts"),
+        ({"image": "a.png", "question": "What?"}, r'the key "answer" is missing; the row\'s keys are image'),
+        ({"image": "a.png", "caption": 7}, r"question and caption must be texts"),
+        ({"image": "a.png", "question": None, "answer": "a"}, r"question and answer must be texts"),
+        (
+            ask("<image>"),
+            r"1 <image> placeholder\(s\) and 0 image\(s\) \(the row has no key image or images\)",
+        ),
+        (qwen("Picture 1: <img>a.png\nWhat?"), r"turn 1: <img> has no </img> on its line, at '<img>a\.png'"),
+        (qwen("<img>a.png\n<img>b.png</img>"), r"<img> has no </img> on its line, at '<img>a\.png'"),
+        (qwen("<img>a.png <img>b.png</img>"), r"<img> has no </img> on its line, at '<img>a\.png <img>"),
+        (
+            qwen("Hi", "<box>(1,2),(1000,4)</box>"),
+            r"turn 2: <box>\(1,2\),\(1000,4\)</box> reaches outside \[0, 1000\)",
+        ),
+        (qwen("<box>(-1,2),(3,4)</box>?"), r"turn 1: <box>\(-1,2\),\(3,4\)</box> reaches outside"),
         (["Hi"], r"a row is a list, expected an object"),
     ],
 )
