@@ -181,11 +181,17 @@ def _load(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # a run's arguments: names and values
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has its own errors, and those of the archive and of the pickle in it
-        reason = " ".join(str(error).split())[:160]
-        raise WeightsError(f"{path} is refused or damaged ({type(error).__name__}: {reason})") from error
+        raise WeightsError(f"{path} is refused or damaged ({_reason(error)})") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path} holds {type(found).__name__}, expected a checkpoint with model")
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's advice that says what was refused; the advice is to trust the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "GLOBAL" in line or "Unsupported" in line] or lines or [""]
+    return f"{type(error).__name__}: {told[0].removeprefix('WeightsUnpickler error: ')[:160]}"
 
 
 def _chunks(found: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
