@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         fps: Annotated[float | None, typer.Option(help="Pictures taken of a second of video.")] = None,
         batch: Annotated[str | None, typer.Option(help="JSON lines or list of rows, instead.")] = None,
         out: Annotated[str | None, typer.Option(help="Answers to --batch, as JSON lines.")] = None,
-        batch_size: Annotated[int, typer.Option(help="Rows answered at once.")] = 8,
+        batch_size: Annotated[int, typer.Option("--batch_size", help="Rows answered at once.")] = 8,
         on_bad_sample: OnBad = "error",
         device: options.Device = None,
         simulate: options.Simulate = False,
@@ -56,8 +56,12 @@ def register(app: typer.Typer) -> None:
         stop: options.Stop = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
         draw: Annotated[str | None, typer.Option(help="Write the picture with the answer's boxes.")] = None,
-        draw_on: Annotated[int | None, typer.Option(help="Which picture to draw on; the last.")] = None,
-        output_dir: Annotated[str | None, typer.Option(help=f"Draw {PREDICTION} in this folder.")] = None,
+        draw_on: Annotated[
+            int | None, typer.Option("--draw_on", help="Which picture to draw on; the last.")
+        ] = None,
+        output_dir: Annotated[
+            str | None, typer.Option("--output_dir", help=f"Draw {PREDICTION} in this folder.")
+        ] = None,
         visual: Annotated[str | None, typer.Option(help="false: draw nothing in --output_dir.")] = None,
     ) -> None:
         """Answer a question about pictures, a video or nothing but text; or all questions of a file."""
