@@ -10,7 +10,7 @@ import pytest
 
 from mix_core.config import RunConfig, known_names, load_config
 from mix_core.config_aliases import ALIASES, ANYTHING, FIXED
-from mix_core.train import parse_arguments
+from mix_core.train import LAUNCH_OPTIONS, parse_arguments
 
 NO_KEYS = {"recipe", "help", "device", "key"}
 """Options of the training command that are no keys; and the page's word for any key."""
@@ -61,7 +61,13 @@ def options_of_commands() -> set[str]:
 
 @pytest.mark.parametrize("option", options_to_type())
 def test_every_option_in_the_page_exists(option):
-    assert option.replace("-", "_") in {*known_names(), "mm_data", *options_of_commands(), *NO_KEYS}
+    assert option.replace("-", "_") in {
+        *known_names(),
+        "mm_data",
+        *LAUNCH_OPTIONS,
+        *options_of_commands(),
+        *NO_KEYS,
+    }
 
 
 def test_the_pages_command_for_mindspeed_parses():
