@@ -21,6 +21,7 @@ from pydantic import ValidationError, model_validator
 
 from mix_core.config_aliases import (
     ALIASES,
+    ANYTHING,
     CONTAINERS,
     FIXED,
     NAMED_CONTAINERS,
@@ -251,7 +252,13 @@ def is_switch(name: str) -> bool:
     field = RunConfig.model_fields.get(name)
     if field is not None:
         return field.annotation in (bool, bool | None)
-    return name in FIXED and False in FIXED[name].accepts
+    return name in FIXED and any(value is False for value in FIXED[name].values)
+
+
+def takes_anything(name: str) -> bool:
+    """Whether the key has no say, so that `--name` may stand alone or before any value."""
+    fixed = FIXED.get(name.replace("-", "_"))
+    return fixed is not None and fixed.accepts is ANYTHING
 
 
 def validate(values: Mapping[str, Any], origin: Mapping[str, str]) -> RunConfig:

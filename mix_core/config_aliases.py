@@ -138,13 +138,13 @@ class Fixed:
     def check(self, name: str, value: Any, where: str) -> None:
         """Refuse a value that asks for what is not there."""
         if value is None or any(
-            value is known or (value == known and type(value) is type(known)) for known in self._known
+            value is known or (value == known and type(value) is type(known)) for known in self.values
         ):
             return
         if isinstance(self.accepts, _Anything):
             return
         got = f"{where}: {name} is {kind_of(value)}"
-        fine = " or ".join(json.dumps(known) for known in self._known) or "null"
+        fine = " or ".join(json.dumps(known) for known in self.values) or "null"
         if self.kind == "later":
             raise ConfigError(
                 f"{got}, which asks for {self.says}, not built yet; leave the key out or give {fine}"
@@ -154,7 +154,8 @@ class Fixed:
         raise ConfigError(f"{got}; a training run has no such key: {self.says}")
 
     @property
-    def _known(self) -> tuple[Any, ...]:
+    def values(self) -> tuple[Any, ...]:
+        """The values that it names, none where it takes anything."""
         return () if isinstance(self.accepts, _Anything) else self.accepts
 
 
@@ -294,6 +295,30 @@ _RUN = {
     **_later("profiles", profiler_options=()),
 }
 
+_MEGATRON = {
+    **_settled(
+        "the model folder's config.json says it",
+        **dict.fromkeys(
+            (
+                *("mm_model", "mm_tool", "tokenizer_type", "vocab_size", "make_vocab_size_divisible_by"),
+                *("normalization", "swiglu", "use_mcore_models"),
+            ),
+            ANYTHING,
+        ),
+    ),
+    **_settled(
+        "the device chooses its kernels",
+        **dict.fromkeys(("use_fused_rmsnorm", "use_fused_swiglu", "no_masked_softmax_fusion"), ANYTHING),
+    ),
+    **_settled("rows are as long as they are", variable_seq_lengths=ANYTHING),
+    **_settled("evaluation takes every row; max_eval_samples caps them", eval_iters=ANYTHING),
+    **_settled(
+        "it is the launcher's",
+        **dict.fromkeys(("distributed_timeout_minutes", "distributed_backend"), ANYTHING),
+    ),
+    **_settled("checkpoints are safetensors in the published layout", ckpt_format=ANYTHING),
+}
+
 _GENERATION = _later(
     "text-to-image training",
     **dict.fromkeys(
@@ -342,7 +367,16 @@ _ELSEWHERE = {
     name: Fixed("elsewhere", (), _INFER) for name in ("input_image", "image_path", "prompt", "text", "visual")
 }
 
-FIXED: dict[str, Fixed] = {**_ADAPTERS, **_PARALLEL, **_MODEL, **_DATA, **_RUN, **_GENERATION, **_ELSEWHERE}
+FIXED: dict[str, Fixed] = {
+    **_ADAPTERS,
+    **_PARALLEL,
+    **_MODEL,
+    **_DATA,
+    **_RUN,
+    **_MEGATRON,
+    **_GENERATION,
+    **_ELSEWHERE,
+}
 
 CONTAINERS = ("dataset_param", "preprocess_parameters", "basic_parameters", "dataloader_param")
 """Mappings of MindSpeed-MM's data.json whose keys count as keys of the configuration."""

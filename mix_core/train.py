@@ -40,6 +40,9 @@ means true. Exit codes: 0 done, 1 device not usable, 2 bad input, 3 the run fail
 LAUNCH_OPTIONS = ("devices", "nnodes", "node_rank", "master", "max_restarts")
 """What starts several ranks; everything else is the same for one and for many."""
 
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+CONFIGURATIONS_OF_OTHERS = ("mm_model", "mm_tool")
+"""Options that name a file which is none of ours."""
 _PAIR = re.compile(r"^[A-Za-z_][\w.-]*=")
 
 
@@ -88,7 +91,7 @@ def parse_arguments(argv: Sequence[str]) -> Request:
 
 def _value_of(name: str, rest: list[str]) -> str:
     """Take the option's value off the remaining arguments; a true or false key may do without."""
-    from mix_core.config import is_switch
+    from mix_core.config import is_switch, takes_anything
     from mix_core.config_types import FALSE_WORDS, TRUE_WORDS
 
     following = rest[0] if rest and not rest[0].startswith("--") else None
@@ -96,6 +99,9 @@ def _value_of(name: str, rest: list[str]) -> str:
         return (
             rest.pop(0) if following is not None and following.lower() in TRUE_WORDS + FALSE_WORDS else "true"
         )
+    stands_alone = following is None or following.endswith(CONFIG_SUFFIXES)
+    if takes_anything(name) and stands_alone and name.replace("-", "_") not in CONFIGURATIONS_OF_OTHERS:
+        return "true"
     if following is None:
         raise ConfigError(f"--{name} needs a value")
     return rest.pop(0)
@@ -106,6 +112,8 @@ def _put(request: Request, name: str, text: str) -> None:
         request.recipe = text
     elif name == "device":
         request.device = text
+    elif name.replace("-", "_") == "mm_data":  # MindSpeed-MM's option for its data.json
+        request.config = Path(text)
     else:
         among = request.ranks if name in LAUNCH_OPTIONS else request.keys
         if among.get(name, text) != text:

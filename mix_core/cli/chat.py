@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from mix_core.cli import model_options as options
 
 HELP = """\
 /image PATH   show a picture (a path or an address) with the next message; repeat it for several
+/video PATH   show a video so
+/draw FILE    write the last picture with the boxes of the last answer
 /clear        forget the conversation
 /help         this text
 /exit         leave, as Ctrl-D does
@@ -21,6 +23,9 @@ def register(app: typer.Typer) -> None:
     @app.command("chat")
     def chat(
         model: options.Model,
+        image: Annotated[
+            list[str] | None, typer.Option("--image", "--image_path", help="Shown with the first message.")
+        ] = None,
         device: options.Device = None,
         simulate: options.Simulate = False,
         kernels: options.Kernels = "auto",
@@ -43,6 +48,8 @@ def register(app: typer.Typer) -> None:
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
         conversation = Conversation(engine, **answering)
+        for source in image or []:
+            conversation.show_picture(source)
         if on_terminal:
             print(f"{model} on {engine.activation.place}, {engine.weights}. /help lists the commands.")
         talk(conversation, terminal_lines() if on_terminal else piped_lines(), show, forgiving=on_terminal)
@@ -56,9 +63,12 @@ class Conversation:
         self.generation = generation
         self.turns: list[dict[str, Any]] = []
         self.waiting: list[Any] = []
+        self.waiting_videos: list[str] = []
+        self.picture: Any = None
+        """The last picture shown, which boxes are of."""
 
     def clear(self) -> None:
-        self.turns, self.waiting = [], []
+        self.turns, self.waiting, self.waiting_videos, self.picture = [], [], [], None
 
     def show_picture(self, source: str) -> str:
         """Keep a picture for the next message; return a line about it. Raises DataError."""
@@ -66,7 +76,34 @@ class Conversation:
 
         picture = load_image(source)
         self.waiting.append(picture)
+        self.picture = picture
         return f"[{source}: {picture.width} x {picture.height}, shown with your next message]"
+
+    def show_video(self, source: str) -> str:
+        """Keep a video for the next message; it is opened then. Raises DataError where there is no such
+        file."""
+        from pathlib import Path
+
+        from mix_core.data.fetch import is_url
+        from mix_core.errors import DataError
+
+        if not is_url(source) and not Path(source).is_file():
+            raise DataError(f"video {source}: there is no such file")
+        self.waiting_videos.append(source)
+        return f"[{source}: shown with your next message]"
+
+    def draw(self, path: str) -> str:
+        """Write the last picture with the boxes of the last answer. Raises BadInputError."""
+        from mix_core.cli.infer import PictureFile
+        from mix_core.inference.batch import found_boxes
+
+        file = PictureFile(path, has_picture=self.picture is not None)
+        answer = self.turns[-1]["content"] if self.turns else ""
+        boxes = found_boxes(answer, self.engine, self.picture)
+        if not boxes:
+            return "[no boxes in the last answer]"
+        file.write(self.picture, boxes)
+        return f"[{path}: {len(boxes)} box(es)]"
 
     def ask(self, text: str) -> Iterator[str]:
         """Send a message; give the answer in pieces.
@@ -75,7 +112,7 @@ class Conversation:
         """
         from mix_core.inference.conversation import conversation
 
-        asked = conversation(text, self.waiting)
+        asked = conversation(text, self.waiting, self.waiting_videos)
         pieces: list[str] = []
         answered = False
         try:
@@ -86,7 +123,7 @@ class Conversation:
             answered = True
         finally:
             if answered:
-                self.waiting = []
+                self.waiting, self.waiting_videos = [], []
                 self.turns += [*asked, {"role": "assistant", "content": "".join(pieces)}]
 
 
@@ -123,14 +160,20 @@ def command(conversation: Conversation, text: str) -> str:
     rest = rest.strip().strip("'\"")
     if name == "/image" and rest:
         return conversation.show_picture(rest)
+    if name == "/video" and rest:
+        return conversation.show_video(rest)
+    if name == "/draw" and rest:
+        return conversation.draw(rest)
     if name == "/clear":
         conversation.clear()
         return "[forgotten]"
     if name == "/help":
         return HELP
-    if name == "/image":
-        raise BadInputError("/image needs a path or an address")
-    raise BadInputError(f"{name} is no command; there are /image PATH, /clear, /help and /exit")
+    if name in ("/image", "/video", "/draw"):
+        raise BadInputError(f"{name} needs a path")
+    raise BadInputError(
+        f"{name} is no command; there are /image PATH, /video PATH, /draw FILE, /clear, /help and /exit"
+    )
 
 
 def reply(conversation: Conversation, text: str, write: Callable[[str], None]) -> None:

@@ -1,21 +1,48 @@
-"""`mix-core infer`: one question about pictures or a video, one answer."""
+"""`mix-core infer`: a question about pictures or a video, or a file of questions, answered by any model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from mix_core.cli import model_options as options
+from mix_core.errors import BadInputError, ConfigError
+
+PREDICTION = "pred.jpg"
+"""The picture's name in --output_dir, as Qwen-VL's run_predict.py has it."""
+
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", "--text", "--question", help="The question; <image> marks a picture's place."),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        *("--image", "--input_image", "--image_path", "--image_file"), help="Path or address; repeatable."
+    ),
+]
+Videos = Annotated[
+    list[str] | None, typer.Option("--video", "--video_file", help="Path or address; repeatable.")
+]
+OnBad = Annotated[
+    str, typer.Option("--on_bad_sample", help="error, or skip: a bad row gets a line with its error.")
+]
 
 
 def register(app: typer.Typer) -> None:
     @app.command("infer")
     def infer(
         model: options.Model,
-        prompt: Annotated[str, typer.Option(help="The question; <image> marks a picture's place.")],
-        image: Annotated[list[str] | None, typer.Option(help="Path or address; repeatable.")] = None,
-        video: Annotated[list[str] | None, typer.Option(help="Path or address; repeatable.")] = None,
+        prompt: Prompt = None,
+        image: Images = None,
+        video: Videos = None,
+        fps: Annotated[float | None, typer.Option(help="Pictures taken of a second of video.")] = None,
+        batch: Annotated[str | None, typer.Option(help="JSON lines or list of rows, instead.")] = None,
+        out: Annotated[str | None, typer.Option(help="Answers to --batch, as JSON lines.")] = None,
+        batch_size: Annotated[int, typer.Option("--batch_size", help="Rows answered at once.")] = 8,
+        on_bad_sample: OnBad = "error",
         device: options.Device = None,
         simulate: options.Simulate = False,
         kernels: options.Kernels = "auto",
@@ -29,59 +56,146 @@ def register(app: typer.Typer) -> None:
         stop: options.Stop = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
         draw: Annotated[str | None, typer.Option(help="Write the picture with the answer's boxes.")] = None,
+        draw_on: Annotated[
+            int | None, typer.Option("--draw_on", help="Which picture to draw on; the last.")
+        ] = None,
+        output_dir: Annotated[
+            str | None, typer.Option("--output_dir", help=f"Draw {PREDICTION} in this folder.")
+        ] = None,
+        visual: Annotated[str | None, typer.Option(help="false: draw nothing in --output_dir.")] = None,
     ) -> None:
-        """Answer a question about pictures, a video or nothing but text."""
+        """Answer a question about pictures, a video or nothing but text; or all questions of a file."""
         from mix_core.cli.output import only_results_on_stdout
 
+        drawing = Drawing(draw, draw_on, output_dir, visual)
+        loading = options.loading(device, simulate, kernels, dtype, weights)
+        answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
         with only_results_on_stdout(as_json) as write:
-            write(
-                answer(
-                    model=model,
-                    prompt=prompt,
-                    images=image or [],
-                    videos=video or [],
-                    loading=options.loading(device, simulate, kernels, dtype, weights),
-                    answering=options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop),
-                    as_json=as_json,
-                    draw_to=draw,
-                )
-            )
+            if batch is not None:
+                refuse_with_batch(prompt=prompt, image=image, video=video, draw=draw, draw_on=draw_on)
+                rows = Rows(batch, out, batch_size, on_bad_sample)
+                write(answer_rows(model, rows, loading, answering, as_json=as_json, drawing=drawing))
+                return
+            if out is not None:
+                raise ConfigError("--out belongs to --batch; one answer is printed")
+            videos = [{"video": one, "fps": fps} for one in video or []] if fps is not None else video or []
+            asked = Asked(prompt, image or [], videos)
+            write(answer(model, asked, loading, answering, as_json=as_json, drawing=drawing))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question."""
+
+    prompt: str | None
+    images: list[str]
+    videos: list[Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A file of questions."""
+
+    batch: str
+    out: str | None
+    batch_size: int
+    on_bad_sample: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the options say about drawing."""
+
+    file: str | None
+    number: int | None
+    folder: str | None
+    visual: str | None
+
+    def path(self) -> str | None:
+        """The file to draw in. `--visual true` alone draws where run_predict.py does, in output/pred.jpg."""
+        import os
+
+        if self.file is not None and self.folder is not None:
+            raise ConfigError("--draw and --output_dir both say where to draw; give one")
+        if self.file is not None:
+            return self.file
+        folder = self.into_folder()
+        return None if folder is None else os.path.join(folder, PREDICTION)
+
+    def into_folder(self) -> str | None:
+        """The folder to draw in, made if it is not there."""
+        import os
+
+        from mix_core.config_types import FALSE_WORDS, TRUE_WORDS
+
+        word = None if self.visual is None else self.visual.lower()
+        if word not in (None, *TRUE_WORDS, *FALSE_WORDS):
+            raise ConfigError(f"--visual is {self.visual}, expected true or false")
+        folder = self.folder or ("output" if word in TRUE_WORDS else None)
+        if folder is None or word in FALSE_WORDS:
+            return None
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"--output_dir {folder} cannot be made: {error.strerror}") from None
+        return folder
+
+    def picture(self, pictures: list[Any]) -> Any | None:
+        """The picture to draw on, which boxes in pixels are of as well."""
+        if self.number is None or not pictures:
+            return pictures[-1] if pictures else None
+        if not 1 <= self.number <= len(pictures):
+            raise BadInputError(f"--draw_on is {self.number}, and there are {len(pictures)} picture(s)")
+        return pictures[self.number - 1]
+
+
+def refuse_with_batch(**given: Any) -> None:
+    """Options of one question, which a file of questions does not take. Raises ConfigError."""
+    for name, value in given.items():
+        if value:
+            raise ConfigError(f"--{name} and --batch exclude each other; the rows say what is asked")
 
 
 def answer(
-    *,
     model: str,
-    prompt: str,
-    images: list[str],
-    videos: list[str],
+    asked: Asked,
     loading: dict[str, Any],
     answering: dict[str, Any],
+    *,
     as_json: bool,
-    draw_to: str | None,
+    drawing: Drawing,
 ) -> str:
     """What the command prints. What can be wrong with the arguments is found before paddle is imported."""
     import json
     import time
 
     from mix_core.data.images import load_image
+    from mix_core.inference.batch import box_as_json, found_boxes
     from mix_core.inference.conversation import conversation
     from mix_core.inference.engine import load
 
-    picture_file = PictureFile(draw_to, has_picture=bool(images))
-    conversation(prompt, images, videos)  # places and pictures agree
-    pictures = [load_image(source) for source in images]
+    if asked.prompt is None and not asked.images and not asked.videos:
+        raise ConfigError(
+            "nothing is asked: give --prompt, with --image or --video if it is about one, or --batch"
+        )
+    prompt = asked.prompt or ""
+    draw_to = drawing.path()
+    picture_file = PictureFile(draw_to, has_picture=bool(asked.images), asked_for=drawing.file is not None)
+    conversation(prompt, asked.images, asked.videos)  # places and pictures agree
+    pictures = [load_image(source) for source in asked.images]
+    picture = drawing.picture(pictures)
     engine = load(model, **loading)
     started = time.perf_counter()
-    (result,) = engine.answer([prompt], [pictures], [videos], **answering)
+    (result,) = engine.answer([prompt], [pictures], [asked.videos], **answering)
     seconds = time.perf_counter() - started
-    boxes = find_boxes(result.text, engine, pictures)
-    if draw_to is not None:
-        picture_file.write(pictures[-1], boxes)
+    boxes = found_boxes(result.text, engine, picture)
+    if picture_file.path is not None:
+        picture_file.write(picture, boxes)
     if not as_json:
         return result.text
     report = {
         "text": result.text,
-        "boxes": [{"label": box.label, "box": list(box.corners)} for box in boxes],
+        "boxes": [box_as_json(box) for box in boxes],
         "prompt_tokens": result.prompt_tokens,
         "new_tokens": result.new_tokens,
         "finish": result.finish,
@@ -90,31 +204,66 @@ def answer(
         "dtype": engine.dtype,
         "weights": engine.weights,
         "seed": answering["seed"],
-        "drawn": str(draw_to) if draw_to is not None and boxes else None,
+        "drawn": picture_file.path if boxes else None,
     }
     return json.dumps(report, ensure_ascii=False)
 
 
-def find_boxes(text: str, engine: Any, pictures: list[Any]) -> list[Any]:
-    """Boxes in the answer; those given in pixels are of the last picture."""
-    from mix_core.inference.grounding import parse_boxes
+def answer_rows(
+    model: str,
+    rows: Rows,
+    loading: dict[str, Any],
+    answering: dict[str, Any],
+    *,
+    as_json: bool,
+    drawing: Drawing,
+) -> str:
+    """Answer a file of rows and say how many. Rows are checked before paddle is imported."""
+    import json
+    import os
+    import time
+    from pathlib import Path
 
-    return parse_boxes(text, seen_size=engine.seen_size(pictures[-1]) if pictures else None)
+    from mix_core.inference.batch import BatchRun, last_picture
+    from mix_core.inference.engine import load
+
+    if rows.out is None:
+        raise ConfigError("--batch needs --out, a file for the answers")
+    if rows.on_bad_sample not in ("error", "skip"):
+        raise ConfigError(f"--on_bad_sample is {rows.on_bad_sample}, expected error or skip")
+    folder = drawing.into_folder()
+
+    def draw(question: Any, boxes: list[Any]) -> None:
+        picture = last_picture(question.messages)
+        if folder is not None and picture is not None and boxes:
+            PictureFile(os.path.join(folder, f"row-{question.row:06d}.png"), has_picture=True).write(
+                picture, boxes
+            )
+
+    run = BatchRun(Path(rows.batch), Path(rows.out), rows.batch_size, rows.on_bad_sample == "skip", draw)
+    run.check()
+    engine = load(model, **loading)
+    started = time.perf_counter()
+    counts = run.run(engine, **answering)
+    seconds = time.perf_counter() - started
+    if as_json:
+        return json.dumps({**vars(counts), "out": rows.out, "seconds": round(seconds, 4)})
+    before = f", {counts.done_before} were there before" if counts.done_before else ""
+    bad = f", {counts.bad} bad row(s) skipped" if counts.bad else ""
+    return f"{rows.out}: {counts.answered} row(s) answered{bad}{before}; {seconds:.1f} s"
 
 
 class PictureFile:
     """Where --draw writes. Made before the model is loaded, so that a bad path costs no waiting."""
 
-    def __init__(self, path: str | None, *, has_picture: bool) -> None:
+    def __init__(self, path: str | None, *, has_picture: bool, asked_for: bool = True) -> None:
         import os
         from pathlib import Path
 
         from PIL import Image
 
-        from mix_core.errors import BadInputError
-
-        self.path = path
-        if path is None:
+        self.path = path if has_picture or asked_for else None
+        if self.path is None or path is None:
             return
         if not has_picture:
             raise BadInputError("--draw needs a picture to draw on; give --image")
@@ -130,8 +279,7 @@ class PictureFile:
     def write(self, picture: Any, boxes: list[Any]) -> None:
         import sys
 
-        from mix_core.errors import BadInputError
-        from mix_core.inference.grounding import draw
+        from mix_core.inference.drawing import draw, shown_labels
 
         if not boxes:
             print(f"no boxes in the answer, so {self.path} was not written", file=sys.stderr)
@@ -141,3 +289,6 @@ class PictureFile:
         except OSError as error:
             raise BadInputError(f"--draw {self.path} cannot be written: {error}") from error
         print(f"{len(boxes)} box(es) drawn in {self.path}", file=sys.stderr)
+        for box, shown in zip(boxes, shown_labels(boxes)):
+            if box.label and shown.startswith("#") and shown != " ".join(box.label.split()):
+                print(f"{shown} is {box.label}: no font here has its letters", file=sys.stderr)

@@ -30,6 +30,7 @@ COMMANDS = (
     "train",
     "infer",
     "chat",
+    "convert",
 )
 
 

@@ -8,7 +8,12 @@ import typer
 
 from mix_core.errors import ConfigError
 
-Model = Annotated[str, typer.Option("--model", help="Model folder, training checkpoint or hub name.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        *("--model", "--model_name_or_path", "--model_path"), help="Model folder, checkpoint or hub name."
+    ),
+]
 Device = Annotated[str | None, typer.Option("--device", help="Device, for example npu or npu:1.")]
 Simulate = Annotated[bool, typer.Option("--simulate", help="Run on a simulated device.")]
 Kernels = Annotated[str, typer.Option("--kernels", help="auto, or reference: none of the device's own.")]

@@ -189,9 +189,13 @@ class Engine:
             logits_BSV = self.model(input_ids, attention_mask=attention_mask, **inputs)
             return logits_BSV.astype("float32").numpy()
 
-    def seen_size(self, image: Any) -> tuple[int, int]:
-        """(width, height) in pixels to which the processor brings a PIL image."""
-        height, width = self.processor.images.target_size(image.height, image.width)
+    def seen_size(self, image: Any) -> tuple[int, int] | None:
+        """(width, height) in pixels to which the processor brings a PIL image; None where it cuts it into
+        tiles."""
+        images = getattr(self.processor, "images", None)
+        if not hasattr(images, "target_size"):
+            return None
+        height, width = images.target_size(image.height, image.width)
         return width, height
 
     def _inputs(

@@ -1,37 +1,35 @@
-"""Boxes in a model's answer: read them, compare them, draw them. Imports no paddle.
+"""Boxes in a model's answer: read them, compare them. Imports no paddle.
 
 The written form is Qwen-VL's, `<ref>the cat</ref><box>(x1,y1),(x2,y2)</box>`, with coordinates in [0, 1000)
-of the picture's width and height. Two later forms are read as well: Qwen2-VL's special tokens
-(`<|object_ref_start|>`, `<|box_start|>`) and Qwen2.5-VL's JSON (`"bbox_2d": [x1, y1, x2, y2]`), whose
-coordinates are pixels of the picture as the model saw it, so that it needs that picture's size.
+of the picture's width and height; `<quad>` has four corners in its place. Other forms are read as well:
+InternVL2's `<box>[[x1, y1, x2, y2]]</box>`, Qwen2-VL's special tokens (`<|object_ref_start|>`,
+`<|box_start|>`, `<|quad_start|>`) and Qwen2.5-VL's JSON (`"bbox_2d": [x1, y1, x2, y2]`), whose coordinates
+are pixels of the picture as the model saw it, so that it needs that picture's size.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
-
 GRID = 1000
-MIN_SHOWN_PIXELS = 512
-# Okabe and Ito's palette: told apart by colour-blind readers, and visible on light and dark pictures.
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
-CJK_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf")
 
 _NUMBER = r"\s*(-?\d{1,9}(?:\.\d{0,9})?)\s*"
 _POINT = rf"[\(（\[]{_NUMBER}[,，]{_NUMBER}[\)）\]]"
 _CORNERS = re.compile(rf"{_POINT}\s*[,，]?\s*{_POINT}")
 _REF = re.compile(r"(?:<ref>|<\|object_ref_start\|>)(.*?)(?:</ref>|<\|object_ref_end\|>)", re.DOTALL)
-_BOX = re.compile(
-    r"(?:<box>|<\|box_start\|>)(.*?)(?:</box>|<\|box_end\|>|(?=<box>|<\|box_start\|>|<ref>)|$)", re.DOTALL
+_FLAT = re.compile(rf"\[{_NUMBER}[,，]{_NUMBER}[,，]{_NUMBER}[,，]{_NUMBER}\]")
+_QUAD = re.compile(rf"{_POINT}\s*[,，]?\s*{_POINT}\s*[,，]?\s*{_POINT}\s*[,，]?\s*{_POINT}")
+_AREA = re.compile(
+    r"(?:<(box|quad)>|<\|(box|quad)_start\|>)(.*?)"
+    r"(?:</(?:box|quad)>|<\|(?:box|quad)_end\|>|(?=<box>|<quad>|<\|box_start\|>|<\|quad_start\|>|<ref>)|$)",
+    re.DOTALL,
 )
 _JSON_OBJECT = re.compile(r"\{[^{}]*\}")
 _JSON_BOX = re.compile(rf'"bbox_2d"\s*:\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]')
 _JSON_LABEL = re.compile(r'"label"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_MARKUP = re.compile(r"</?(?:ref|box)>|<\|(?:object_ref|box)_(?:start|end)\|>")
+_MARKUP = re.compile(r"</?(?:ref|box|quad)>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class Box:
     y1: int
     x2: int
     y2: int
+    quad: tuple[tuple[int, int], ...] = ()
+    """Four corners in the order written, of a `<quad>`; the rectangle is then the one around them."""
 
     @property
     def corners(self) -> tuple[int, int, int, int]:
@@ -50,6 +50,8 @@ class Box:
 
     def __str__(self) -> str:
         ref = f"<ref>{self.label}</ref>" if self.label else ""
+        if self.quad:
+            return f"{ref}<quad>{','.join(f'({x},{y})' for x, y in self.quad)}</quad>"
         return f"{ref}<box>({self.x1},{self.y1}),({self.x2},{self.y2})</box>"
 
 
@@ -70,13 +72,25 @@ def parse_boxes(text: str, *, seen_size: tuple[int, int] | None = None) -> list[
     """
     boxes: list[Box] = []
     refs = [(match.end(), _MARKUP.sub("", match.group(1)).strip()) for match in _REF.finditer(text)]
-    for match in _BOX.finditer(text):
+    for match in _AREA.finditer(text):
         before = [label for end, label in refs if end <= match.start()]
-        for corners in _CORNERS.finditer(match.group(1)):
-            boxes.append(_box(before[-1] if before else "", [float(n) for n in corners.groups()]))
+        label = before[-1] if before else ""
+        boxes += _areas(match[1] or match[2], match[3], label)
     if seen_size is not None and not boxes:
         boxes = _parse_json_boxes(text, seen_size)
     return boxes
+
+
+def _areas(kind: str, text: str, label: str) -> Iterator[Box]:
+    """The boxes or quads written between a pair of marks."""
+    if kind == "quad":
+        for found in _QUAD.finditer(text):
+            numbers = [min(GRID - 1, max(0, round(float(n)))) for n in found.groups()]
+            xs, ys = numbers[::2], numbers[1::2]
+            yield Box(label, min(xs), min(ys), max(xs), max(ys), tuple(zip(xs, ys)))
+        return
+    for corners in [*_CORNERS.finditer(text), *_FLAT.finditer(text)]:
+        yield _box(label, [float(n) for n in corners.groups()])
 
 
 def _parse_json_boxes(text: str, seen_size: tuple[int, int]) -> list[Box]:
@@ -126,60 +140,3 @@ def match_score(answer: Sequence[Sequence[float]], truth: Sequence[Sequence[floa
             used_truths.add(j)
             total += value
     return total / max(len(answer), len(truth))
-
-
-def colour_of(label: str) -> str:
-    """The same label has the same colour in every picture and every run."""
-    return COLOURS[zlib.crc32(label.encode()) % len(COLOURS)]
-
-
-def _font(label: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of that pixel size; for text beyond Latin a system font that has it, if there is one."""
-    if not label.isascii():
-        for name in CJK_FONTS:
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
-    return ImageFont.load_default(size)
-
-
-def enlarge(image: Image.Image, min_pixels: int = MIN_SHOWN_PIXELS) -> Image.Image:
-    """A small picture by a whole factor, pixels kept sharp, so that its longer side is about `min_pixels`."""
-    factor = -(-min_pixels // max(image.size)) if max(image.size) < min_pixels else 1
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def draw(image: Image.Image, boxes: Iterable[Box], *, min_pixels: int = MIN_SHOWN_PIXELS) -> Image.Image:
-    """A copy of `image` with the boxes and their labels on it; a small picture is enlarged first."""
-    shown = enlarge(image.convert("RGB"), min_pixels)
-    canvas = ImageDraw.Draw(shown)
-    width, height = shown.size
-    line = max(2, round(min(width, height) / 160))
-    text_pixels = max(12, round(min(width, height) / 28))
-    for box in boxes:
-        colour = colour_of(box.label)
-        left, top = box.x1 * width / GRID, box.y1 * height / GRID
-        right = min(width - 1, max(left + 1, box.x2 * width / GRID))
-        bottom = min(height - 1, max(top + 1, box.y2 * height / GRID))
-        canvas.rectangle((min(left, right), min(top, bottom), right, bottom), outline=colour, width=line)
-        if box.label:
-            _draw_label(canvas, box.label, (left, top, bottom), colour, text_pixels)
-    return shown
-
-
-def _draw_label(
-    canvas: ImageDraw.ImageDraw, label: str, at: tuple[float, float, float], colour: str, text_pixels: int
-) -> None:
-    """The label on a filled strip: above the box, or below where there is no room, and inside the picture."""
-    left, top, bottom = at
-    width, height = canvas.im.size
-    font = _font(label, text_pixels)
-    text = label.replace("\n", " ")
-    text_width = canvas.textlength(text, font=font)
-    strip = round(text_pixels * 1.4)
-    y = top - strip if top >= strip else min(bottom, height - strip)
-    x = max(0.0, min(left, width - text_width - 8))
-    canvas.rectangle((x, y, x + text_width + 8, y + strip), fill=colour)
-    dark = sum(int(colour[i : i + 2], 16) * w for i, w in ((1, 0.3), (3, 0.59), (5, 0.11))) < 140
-    canvas.text((x + 4, y + strip / 2), text, fill="white" if dark else "black", font=font, anchor="lm")

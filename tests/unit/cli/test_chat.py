@@ -125,3 +125,26 @@ def test_help_and_a_message_that_begins_with_a_slash(engine):
     shown, _ = run(engine, ["/help", "//etc is a folder"])
     assert HELP in shown
     assert engine.asked[0][0]["content"] == [{"type": "text", "text": "/etc is a folder"}]
+
+
+def test_videos_go_with_the_next_message_and_boxes_can_be_drawn(engine, tmp_path, monkeypatch):
+    (tmp_path / "v.mp4").write_bytes(b"")
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    engine.seen_size = lambda picture: None
+    lines = [
+        f"/video {tmp_path}/none.mp4",
+        f"/video {tmp_path}/v.mp4",
+        "what?",
+        f"/draw {tmp_path}/early.png",
+        f"/image {tmp_path}/a.png",
+        f"/draw {tmp_path}/nothing.png",
+    ]
+    shown, conversation = run(engine, lines)
+    assert engine.asked[0][0]["content"][0] == {"type": "video", "video": f"{tmp_path}/v.mp4"}
+    errors = [line for line in shown.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "no such file" in errors[0] and "needs a picture" in errors[1]
+    assert shown.endswith("[no boxes in the last answer]\n") and conversation.waiting_videos == []
+    conversation.turns[-1]["content"] = "<ref>it</ref><box>(1,2),(500,600)</box>"
+    written: list[str] = []
+    talk(conversation, iter([f"/draw {tmp_path}/out.png"]), written.append, forgiving=False)
+    assert written == [f"[{tmp_path}/out.png: 1 box(es)]\n"] and (tmp_path / "out.png").stat().st_size > 0

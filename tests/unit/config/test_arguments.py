@@ -34,6 +34,23 @@ def test_a_switch_alone_means_true():
     assert request.config == Path("c.yaml")
 
 
+def test_a_fixed_key_takes_its_value():
+    words = ["--sharding_parallel_degree", "8", "--conv_style", "internlm2-chat", "--drop_path_rate", "0.1"]
+    words += ["--log-tps", "data.json", "--mm-tool", "tools.json", "--swiglu", "--lr", "1e-5"]
+    request = parse_arguments(words)
+    assert request.config == Path("data.json")
+    assert request.keys == {
+        "sharding_parallel_degree": "8",
+        "conv_style": "internlm2-chat",
+        "drop_path_rate": "0.1",
+        "log-tps": "true",
+        "mm-tool": "tools.json",
+        "swiglu": "true",
+        "lr": "1e-5",
+    }
+    assert parse_arguments(["--mm-data", "data.json"]).config == Path("data.json")
+
+
 def test_device_and_recipe_are_no_keys():
     request = parse_arguments(["--recipe", "digits", "--device=cpu", "--simulate", "--debug"])
     assert (request.recipe, request.device, request.keys) == ("digits", "cpu", {"simulate": "true"})

@@ -41,13 +41,19 @@ def unsafe_readers(sources: dict[str, str]) -> list[str]:
             if isinstance(node, ast.Call):
                 called = dotted(node.func)
                 pickled = [k for k in node.keywords if k.arg == "allow_pickle" and not is_false(k.value)]
-                bad += [called] if called in UNSAFE_CALLS or pickled else []
+                checked = any(k.arg == "weights_only" and is_true(k.value) for k in node.keywords)
+                unsafe = called in UNSAFE_CALLS and not (called == "torch.load" and checked)
+                bad += [called] if unsafe or pickled else []
             found += [f"{path}:{node.lineno} uses {name}" for name in bad]
     return found
 
 
 def is_false(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and node.value is False
+
+
+def is_true(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
 
 
 def says_nothing(body: list[ast.stmt]) -> bool:
@@ -130,11 +136,14 @@ def test_every_skip_has_a_reason(python_sources):
 
 def test_checks_see_unsafe_readers():
     loads = "np.load(p, allow_pickle=True)\nnp.load(p, allow_pickle=False)\n"
+    loads += "torch.load(p)\ntorch.load(p, weights_only=True)\ntorch.load(p, weights_only=flag)\n"
     bad = f"import pickle\nx = paddle.load(p)\n{loads}eval(s)\n"
     assert [f.split(" uses ")[1] for f in unsafe_readers({"a.py": bad})] == [
         "pickle",
         "paddle.load",
         "np.load",
+        "torch.load",
+        "torch.load",
         "eval",
     ]
 

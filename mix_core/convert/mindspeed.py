@@ -1,0 +1,290 @@
+"""MindSpeed-MM's checkpoint folders: `release/mp_rank_TT[_PPP]/model_optim_rng.pt` for each rank, and
+`latest_checkpointed_iteration.txt`. TT is the tensor-parallel rank, PPP the pipeline stage (where there are
+several).
+
+A rank's file holds {"model": weights, "checkpoint_version": 3.0}; layers are counted anew on each stage.
+With a virtual pipeline there are "model0", "model1"... instead of "model". torch reads and writes it (extra
+`convert`), with weights_only: what the file wants to call is not called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mix_core.convert.mindspeed_names import Entry, Tower, divide, join, part_of, towers, unite
+from mix_core.convert.published import Shapes, published_shapes
+from mix_core.convert.stages import Stages
+from mix_core.errors import BadInputError, WeightsError
+from mix_core.models.common.tensor_files import Outgoing
+
+LATEST = "latest_checkpointed_iteration.txt"
+FILE = "model_optim_rng.pt"
+VERSION = 3.0
+_RANK = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
+_OF_TORCH = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+Ranked = dict[str, list[Any]]
+"""Weights by their name in the whole model, one tensor for each tensor-parallel rank."""
+
+
+def is_mindspeed_folder(folder: Path) -> bool:
+    return (folder / LATEST).is_file()
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise BadInputError(
+            "MindSpeed-MM's .pt files are read and written with torch, which is not installed; "
+            "pip install 'mix-core[convert]'"
+        ) from None
+    return torch
+
+
+def places(tower: Tower, stages: Stages) -> Iterator[tuple[int, str, int | None, Entry]]:
+    """(chunk, name within the chunk, layer or None, entry) of every weight of a tower."""
+    counts = stages.layers(tower.kind)
+    used = [chunk for chunk, count in enumerate(counts) if count]
+    yield from ((used[0], entry.name, None, entry) for entry in tower.first)
+    start = 0
+    for chunk, count in enumerate(counts):
+        for local in range(count):
+            for entry in tower.layer:
+                yield chunk, f"{tower.layer_prefix}{local}.{entry.name}", start + local, entry
+        start += count
+    yield from ((used[-1], entry.name, None, entry) for entry in tower.last)
+
+
+def _sources(entry: Entry, layer: int | None) -> list[str]:
+    return [part.format(layer) for part in entry.parts]
+
+
+def check_tensor_parallel(config: Any, expected: Shapes, ranks: int) -> None:
+    """Refuse a number of ranks that does not divide heads and matrices. Raises BadInputError."""
+    for tower in towers(config, staged=True):
+        for _, name, layer, entry in places(
+            tower, Stages((config.vision.depth,), (config.text.num_hidden_layers,))
+        ):
+            shapes = [expected[source] for source in _sources(entry, layer)]
+            axis = 1 if entry.share == "columns" else 0
+            size = entry.groups if entry.form in ("grouped", "regrouped") else shapes[0][axis]
+            if entry.share != "whole" and size % ranks:
+                what = "groups of heads" if entry.form in ("grouped", "regrouped") else "rows or columns"
+                raise BadInputError(
+                    f"tp_size is {ranks}, which does not divide {name} with its {size} {what}"
+                )
+
+
+def write_mindspeed(
+    tensors: Sequence[Outgoing], config: Any, folder: Path, stages: Stages, ranks: int
+) -> None:
+    """Write a release folder, one rank's file after the other; a rank's weights are in memory at once."""
+    torch = _torch()
+    published = {tensor.name: tensor for tensor in tensors}
+    placed: list[list[tuple[str, int | None, Entry]]] = [[] for _ in stages.llm]
+    for tower in towers(config, staged=stages.count > 1):
+        for chunk, name, layer, entry in places(tower, stages):
+            placed[chunk].append((name, layer, entry))
+    for rank in range(ranks):
+        for stage in range(stages.count):
+            models = []
+            for chunk in range(stage, len(placed), stages.count):
+                state = {}
+                for name, layer, entry in placed[chunk]:
+                    parts = [published[source] for source in _sources(entry, layer)]
+                    whole = join(entry, [part.values() for part in parts])
+                    state[name] = _tensor(torch, divide(entry.share, whole, ranks)[rank], parts[0].dtype)
+                models.append(state)
+            names = ["model"] if len(models) == 1 else [f"model{i}" for i in range(len(models))]
+            suffix = f"_{stage:03d}" if stages.count > 1 else ""
+            target = folder / "release" / f"mp_rank_{rank:02d}{suffix}"
+            target.mkdir(parents=True)
+            torch.save(dict(zip(names, models)) | {"checkpoint_version": VERSION}, target / FILE)
+    (folder / LATEST).write_text("release", encoding="utf-8")
+
+
+def _tensor(torch: Any, values: np.ndarray, dtype: str) -> Any:
+    own = np.array(values, order="C")  # a copy: torch.save would write what a view's base holds, too
+    return (
+        torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
+        if dtype == "BF16"
+        else torch.from_numpy(own)
+    )
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    held = tensor.detach().contiguous()
+    if held.dtype == torch.bfloat16:
+        return held.view(torch.int16).numpy().view(np.uint16)
+    return held.numpy()
+
+
+def read_mindspeed(folder: Path, family: str, config: Any) -> tuple[list[Outgoing], Stages, int]:
+    """The weights in published form, and the stages and tensor-parallel ranks that they were laid on.
+
+    Stages are seen from the files. Raises WeightsError where ranks or weights are missing or unexpected.
+    """
+    files = _rank_files(folder)
+    ranks, count = len(files), len(files[0])
+    merged: Ranked = {}
+    for rank, stage_files in enumerate(files):
+        chunks = _chunks([_load(path) for path in stage_files], folder)
+        stages, whole = _renumbered(chunks, config, count)
+        if rank and whole.keys() != merged.keys():
+            name = min(whole.keys() ^ merged.keys())
+            raise WeightsError(f"{folder}: rank {rank} and rank 0 do not hold the same weights: {name}")
+        for name, tensor in whole.items():
+            merged.setdefault(name, []).append(tensor)
+    expected = published_shapes(family, config)
+    return list(_published(merged, config, stages, expected, folder)), stages, ranks
+
+
+def _rank_files(folder: Path) -> list[list[Path]]:
+    """The file of each tensor-parallel rank and stage."""
+    try:
+        latest = (folder / LATEST).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise WeightsError(f"{folder} has no readable {LATEST}; expected a MindSpeed-MM folder") from None
+    if latest != "release" and not latest.isdecimal():
+        raise WeightsError(f"{folder / LATEST} says {latest[:40]!r}, expected release or a number of steps")
+    inner = folder / (latest if latest == "release" else f"iter_{int(latest):07d}")
+    found = {
+        (int(m[1]), int(m[2] or 0)): p for p in inner.glob("mp_rank_*") if (m := _RANK.fullmatch(p.name))
+    }
+    if not found or len(found) != len(list(inner.glob("mp_rank_*"))):
+        raise WeightsError(
+            f"{inner} has no folders mp_rank_TT or mp_rank_TT_PPP alone; expert ranks are not read"
+        )
+    ranks, count = (1 + max(key[axis] for key in found) for axis in (0, 1))
+    missing = [
+        (r, s) for r in range(ranks) for s in range(count) if not (found.get((r, s), inner) / FILE).is_file()
+    ]
+    if missing:
+        raise WeightsError(
+            f"{inner} lacks {FILE} of tensor-parallel rank {missing[0][0]}, stage {missing[0][1]}"
+        )
+    return [[found[rank, stage] / FILE for stage in range(count)] for rank in range(ranks)]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    torch = _torch()
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a run's arguments: names and values
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch has its own errors, and those of the archive and of the pickle in it
+        raise WeightsError(f"{path} is refused or damaged ({_reason(error)})") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} holds {type(found).__name__}, expected a checkpoint with model")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's advice that says what was refused; the advice is to trust the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "GLOBAL" in line or "Unsupported" in line] or lines or [""]
+    return f"{type(error).__name__}: {told[0].removeprefix('WeightsUnpickler error: ')[:160]}"
+
+
+def _chunks(found: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The weights of each chunk, in the order of layers."""
+    virtual = sum(1 for key in found[0] if re.fullmatch(r"model\d+", str(key)))
+    names = [f"model{i}" for i in range(virtual)] or ["model"]
+    chunks = []
+    for name in names:
+        for stage, one in enumerate(found):
+            if not isinstance(one.get(name), dict):
+                raise WeightsError(
+                    f"{folder}: stage {stage} has no {name}; expected a MindSpeed-MM checkpoint"
+                )
+            weights = {
+                key: value for key, value in one[name].items() if not str(key).endswith("_extra_state")
+            }
+            chunks.append(weights)
+    return chunks
+
+
+def _renumbered(chunks: list[dict[str, Any]], config: Any, count: int) -> tuple[Stages, dict[str, Any]]:
+    """The stages, and the weights under the layer numbers of the whole model."""
+    layers: dict[str, list[int]] = {"vit": [], "llm": []}
+    prefixes = {tower.kind: tower.layer_prefix for tower in towers(config, staged=True)}
+    whole: dict[str, Any] = {}
+    for chunk in chunks:
+        starts = {kind: sum(done) for kind, done in layers.items()}
+        highest = dict.fromkeys(layers, -1)
+        for name, tensor in chunk.items():
+            for kind, prefix in prefixes.items():
+                number, _, rest = name.removeprefix(prefix).partition(".")
+                if name.startswith(prefix) and number.isdecimal():
+                    highest[kind] = max(highest[kind], int(number))
+                    name = f"{prefix}{starts[kind] + int(number)}.{rest}"
+            whole[name] = tensor
+        for kind in layers:
+            layers[kind].append(highest[kind] + 1)
+    return Stages(tuple(layers["vit"]), tuple(layers["llm"]), len(chunks) // count), whole
+
+
+def _published(
+    merged: Ranked, config: Any, stages: Stages, expected: Shapes, folder: Path
+) -> Iterator[Outgoing]:
+    """Published weights of theirs, which must be those of the configuration, no more and no fewer."""
+    one_stage = Stages((config.vision.depth,), (config.text.num_hidden_layers,))
+    found: dict[str, Outgoing] = {}
+    unused = set(merged)
+    for tower in towers(config, staged=stages.count > 1):
+        for _, name, layer, entry in places(tower, one_stage):
+            if name not in merged:
+                raise WeightsError(
+                    f"{folder} lacks the weight {name} (of the whole model); does config.json fit?"
+                )
+            unused.discard(name)
+            for outgoing in _taken_apart(entry, _sources(entry, layer), merged[name], expected, folder):
+                _keep(found, outgoing, folder)
+    if unused:
+        raise WeightsError(f"{folder} holds {min(unused)}, which config.json does not ask for")
+    yield from (found[name] for name in expected)
+
+
+def _keep(found: dict[str, Outgoing], outgoing: Outgoing, folder: Path) -> None:
+    """A tied head must be the embedding: one of two that differ would be lost."""
+    before = found.setdefault(outgoing.name, outgoing)
+    if before is not outgoing and not np.array_equal(before.values(), outgoing.values()):
+        raise WeightsError(
+            f"{folder}: the head on the last stage differs from {outgoing.name}, and config.json ties them"
+        )
+
+
+def _taken_apart(
+    entry: Entry, sources: list[str], held: list[Any], expected: Shapes, folder: Path
+) -> Iterator[Outgoing]:
+    """The published weights in one of theirs."""
+    shapes = [expected[source] for source in sources]
+    joined_rows = sum(shape[0] for shape in shapes)
+    whole_shape = list((joined_rows, *shapes[0][1:]))
+    own_shape = list(whole_shape)
+    if entry.share != "whole":
+        own_shape[1 if entry.share == "columns" else 0] //= len(held)
+    for tensor in held:
+        dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
+        if dtype not in _OF_TORCH or list(tensor.shape) != own_shape:
+            shape = list(getattr(tensor, "shape", ()))
+            raise WeightsError(
+                f"{folder}: {entry.name} for {sources[0]} is {dtype} {shape}, "
+                f"expected numbers of shape {own_shape}"
+            )
+    rows = [joined_rows // 3] * 3 if entry.form == "regrouped" else [shape[0] for shape in shapes]
+    dtype = _OF_TORCH[str(held[0].dtype).removeprefix("torch.")]
+
+    def values(place: int) -> np.ndarray:
+        return part_of(entry, unite(entry.share, [_numpy(tensor) for tensor in held]), place, rows)
+
+    for place, (source, shape) in enumerate(zip(sources, shapes)):
+        yield Outgoing(source, dtype, shape, lambda place=place: values(place))

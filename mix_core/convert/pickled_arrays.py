@@ -1,0 +1,287 @@
+"""Arrays out of a pickle, without unpickling it: nothing that the file names is imported or called.
+
+Paddle's `.pdparams` files are pickles of a dict of NumPy arrays. A pickle is a program for a small stack
+machine; here that program is interpreted by a machine that knows dicts, lists, tuples, numbers, texts,
+bytes and how NumPy writes an array down, and nothing else. Names of functions and classes (GLOBAL,
+STACK_GLOBAL) are looked up in a table of `_Word`s, which are marks and not the functions themselves. Any
+other name or opcode is refused.
+
+Opcodes: `pickletools` of the standard library, which takes a pickle apart and runs nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickletools
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mix_core.errors import WeightsError
+
+BIG_SLICES = "UnpackBigParamInfor@@"
+"""Key under which Paddle (pickle protocols 2 and 3) tells which arrays were cut up, and their shapes."""
+PARAMETER_NAMES = "StructuredToParameterName@@"
+"""Key of Paddle's inner names, which say nothing about the weights."""
+
+_DTYPE = re.compile(r"[<|=]?([fiu][1248]|b1)")
+_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, struct.error)
+
+
+class _Word(enum.Enum):
+    """A name that an array's description uses."""
+
+    RECONSTRUCT = "numpy's empty array"
+    NDARRAY = "numpy's array class"
+    DTYPE = "numpy's dtype class"
+    ENCODE = "text back to bytes"
+    BYTES = "no bytes"
+    TUPLE = "tuple"
+    ORDERED_DICT = "ordered dict"
+
+
+_WORDS = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Word.RECONSTRUCT for core in ("core", "_core")},
+    ("numpy", "ndarray"): _Word.NDARRAY,
+    ("numpy", "dtype"): _Word.DTYPE,
+    ("_codecs", "encode"): _Word.ENCODE,
+    ("builtins", "bytes"): _Word.BYTES,
+    ("__builtin__", "bytes"): _Word.BYTES,
+    ("builtins", "tuple"): _Word.TUPLE,
+    ("__builtin__", "tuple"): _Word.TUPLE,
+    ("collections", "OrderedDict"): _Word.ORDERED_DICT,
+}
+
+
+class _Array:
+    """An array whose contents come later."""
+
+    values: np.ndarray | None = None
+
+
+class _Mark:
+    """Where on the stack a group begins."""
+
+
+class _Dtype:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Refused(ValueError):
+    """The pickle asks for more than arrays."""
+
+
+class _Limited:
+    """A file that never gives more than it has left, so that a forged length claims no memory."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+
+    def read(self, count: int = -1) -> bytes:
+        left = self.size - self.file.tell()
+        return self.file.read(left if count < 0 else min(count, left))
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.pdparams` file by name; read-only, bfloat16 as uint16 (as Paddle writes it).
+
+    Raises:
+        WeightsError: the file is truncated, no pickle, no dict of arrays, or asks for anything but arrays.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            found = _Machine().run(_Limited(file, size))
+        return _arrays(found)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
+    except _Refused as error:
+        raise WeightsError(f"{path} is refused: {error}; only plain arrays are read from a pickle") from None
+    except _FAULTS as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise WeightsError(
+            f"{path} is truncated or no file of arrays as Paddle saves them ({size} bytes: {reason})"
+        ) from None
+
+
+class _Machine:
+    """The stack machine. `_TABLE` holds what it can do, by the opcode's name."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, file: Any) -> Any:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "STOP":
+                break
+            if opcode.name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[opcode.name])
+            elif opcode.name in _LITERALS:
+                self.stack.append(argument)
+            elif opcode.name in _TABLE:
+                _TABLE[opcode.name](self, argument)
+            elif opcode.name not in _NOTHING:
+                raise _Refused(f"it uses the pickle operation {opcode.name}")
+        (result,) = self.stack
+        return result
+
+    def group(self) -> list[Any]:
+        """What stands above the last mark, which goes too."""
+        place = max(i for i, one in enumerate(self.stack) if isinstance(one, _Mark))
+        above = self.stack[place + 1 :]
+        del self.stack[place:]
+        return above
+
+    def last(self, count: int) -> tuple[Any, ...]:
+        if len(self.stack) < count:
+            raise ValueError("the stack is empty")
+        taken = tuple(self.stack[len(self.stack) - count :])
+        del self.stack[len(self.stack) - count :]
+        return taken
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def put_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise ValueError("keys and values for what is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, (str, int)):
+                raise ValueError("a key that is neither text nor number")
+            target[key] = value
+
+    def append(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise ValueError("entries for what is no list")
+        self.stack[-1].extend(items)
+
+    def name(self, module: Any, name: Any) -> None:
+        word = _WORDS.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
+        if word is None:
+            raise _Refused(f"it names {str(module)[:60]}.{str(name)[:60]}")
+        self.push(word)
+
+    def call(self) -> None:
+        word, arguments = self.last(2)
+        if not isinstance(word, _Word) or not isinstance(arguments, tuple):
+            raise _Refused("it calls something that is no array")
+        self.push(_called(word, arguments))
+
+    def build(self) -> None:
+        (state,) = self.last(1)
+        target = self.stack[-1]
+        if isinstance(target, _Array):
+            target.values = _filled(state)
+        elif (
+            isinstance(target, _Dtype)
+            and isinstance(state, tuple)
+            and len(state) >= 8
+            and not any(state[2:5])
+        ):
+            target.name = str(state[1]) + target.name.lstrip("<|=")
+        else:
+            raise _Refused("it sets the state of something that is no array")
+
+
+def _called(word: _Word, arguments: tuple[Any, ...]) -> Any:
+    """What a name gives for its arguments; each has one form only."""
+    if word is _Word.RECONSTRUCT and len(arguments) == 3 and arguments[0] is _Word.NDARRAY:
+        return _Array()
+    if word is _Word.DTYPE and arguments and isinstance(arguments[0], str):
+        return _Dtype(arguments[0])
+    if (
+        word is _Word.ENCODE
+        and arguments[1:] in (("latin1",), ("latin-1",))
+        and isinstance(arguments[0], str)
+    ):
+        return arguments[0].encode("latin1")
+    if word is _Word.BYTES and not arguments:
+        return b""
+    if word is _Word.TUPLE and len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
+        return tuple(arguments[0])
+    if word is _Word.ORDERED_DICT and not arguments:
+        return {}
+    raise _Refused(f"it calls {word.value} in a way that makes no array")
+
+
+def _filled(state: Any) -> np.ndarray:
+    """An array of its pickled state: (version, shape, dtype, whether Fortran's order, bytes)."""
+    _, shape, dtype, fortran, data = state
+    if not isinstance(dtype, _Dtype) or not _DTYPE.fullmatch(dtype.name) or not isinstance(data, bytes):
+        raise _Refused(f"an array has the dtype {getattr(dtype, 'name', dtype)!r} or holds no bytes")
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"an array has the shape {shape!r}")
+    kind = np.dtype(dtype.name)
+    needed = kind.itemsize
+    for n in shape:
+        needed *= n
+    if needed != len(data):
+        raise ValueError(f"an array of shape {shape} needs {needed} bytes and has {len(data)}")
+    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+
+
+def _arrays(found: Any) -> dict[str, np.ndarray]:
+    """The dict of arrays that a file's object stands for; arrays that were cut up are put together."""
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds {type(found).__name__.strip('_')}, expected a dict of arrays")
+    cut = found.pop(BIG_SLICES, {})
+    found.pop(PARAMETER_NAMES, None)
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in found.items():
+        one = value[1] if isinstance(value, tuple) and len(value) == 2 else value  # (inner name, array)
+        if not isinstance(name, str) or not isinstance(one, _Array) or one.values is None:
+            raise ValueError(f"{str(name)[:60]} is no array")
+        arrays[name] = one.values
+    for name, about in cut.items():
+        parts = [arrays.pop(part) for part in about["slices"]]
+        arrays[name] = np.concatenate([part.reshape(-1) for part in parts]).reshape(about["OriginShape"])
+    return arrays
+
+
+_LITERALS = frozenset(
+    (
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    )
+)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_NOTHING = ("PROTO", "FRAME")
+_TABLE: dict[str, Callable[[_Machine, Any], Any]] = {
+    "MARK": lambda m, _: m.push(_Mark()),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "TUPLE": lambda m, _: m.push(tuple(m.group())),
+    "LIST": lambda m, _: m.push(m.group()),
+    "TUPLE1": lambda m, _: m.push(m.last(1)),
+    "TUPLE2": lambda m, _: m.push(m.last(2)),
+    "TUPLE3": lambda m, _: m.push(m.last(3)),
+    "SETITEM": lambda m, _: m.put_items(list(m.last(2))),
+    "SETITEMS": lambda m, _: m.put_items(m.group()),
+    "APPEND": lambda m, _: m.append(list(m.last(1))),
+    "APPENDS": lambda m, _: m.append(m.group()),
+    "MEMOIZE": lambda m, _: m.memo.__setitem__(len(m.memo), m.stack[-1]),
+    "GLOBAL": lambda m, names: m.name(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.name(*m.last(2)),
+    "REDUCE": lambda m, _: m.call(),
+    "BUILD": lambda m, _: m.build(),
+    **{
+        name: lambda m, place: m.memo.__setitem__(place, m.stack[-1])
+        for name in ("PUT", "BINPUT", "LONG_BINPUT")
+    },
+    **{name: lambda m, place: m.push(m.memo[place]) for name in ("GET", "BINGET", "LONG_BINGET")},
+}
