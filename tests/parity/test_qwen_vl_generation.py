@@ -44,7 +44,7 @@ def with_answer(batch: dict[str, np.ndarray], answer: np.ndarray) -> dict[str, n
 
 @pytest.mark.parametrize("rows", [[[4, 6]], [[4, 5], [19], [2, 1, 3]]], ids=["one picture", "mixed lengths"])
 def test_the_same_tokens(pair: Peers, rows: list[list[int]]) -> None:
-    """The reference reads our answer, and each token must be what it answers to those before: so it would go on."""
+    """The reference reads our answer; each token must be the one that it would give after those before."""
     batch = pair.batch(rows, seed=1)
     found = greedy(pair, batch)
     with torch.no_grad():
