@@ -53,3 +53,11 @@ def test_the_projector_may_have_a_rate_of_its_own():
     keys = {"learning_rate": "2e-4", "mm_projector_lr": "1e-4"}
     assert rate_factors(NAMES, load_config(arguments=keys)) == {MERGER[0]: 0.5}
     assert rate_factors(NAMES, load_config(arguments={"learning_rate": "2e-4"})) == {}
+
+
+def test_freeze_vit_leaves_a_resampler_to_learn():
+    resampler = ["visual.attn_pool.query", "visual.attn_pool.kv_proj.weight"]
+    names = ["visual.conv1.weight", *resampler, "model.norm.weight"]
+    assert frozen_names(names, load_config(arguments={"fix_vit": "true"})) == {names[0]}
+    both = load_config(arguments={"freeze_vit": "true", "freeze_include": "*attn_pool*"})
+    assert frozen_names(names, both) == set(names[:3])
