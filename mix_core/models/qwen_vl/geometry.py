@@ -9,8 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from mix_core.ops.rope import rotary_tables_1d
-
 _SHARPNESS = -0.75
 """Keys' parameter of the cubic kernel, as in PyTorch's bicubic resizing."""
 
@@ -78,19 +76,6 @@ def ntk_alpha(lengths: np.ndarray, trained: int) -> np.ndarray:
     """Factor of the rotary base for prompts of these lengths: 1 within the trained one, then 3, 7, 15..."""
     doublings = np.ceil(np.log2(np.maximum(lengths, trained) / trained) + 1)
     return np.maximum(2.0**doublings - 1, 1)
-
-
-def rotary_tables(
-    positions_BS: np.ndarray, alphas_BS: np.ndarray, head_dim: int, base: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin (B, S, H), the base multiplied by ``alpha ** (H / (H - 2))``."""
-    cos = np.empty((*positions_BS.shape, head_dim), np.float32)
-    sin = np.empty_like(cos)
-    for alpha in np.unique(alphas_BS):
-        chosen = alphas_BS == alpha
-        raised = base * float(alpha) ** (head_dim / (head_dim - 2))
-        cos[chosen], sin[chosen] = rotary_tables_1d(positions_BS[chosen], head_dim, raised)
-    return cos, sin
 
 
 def logn_scales(positions_BS: np.ndarray, trained: int) -> np.ndarray | None:

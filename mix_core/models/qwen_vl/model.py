@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from mix_core import ops
 from mix_core.errors import DataError
 from mix_core.models.common.causal_lm import Batch, CausalLM
 from mix_core.models.common.decoder import DecoderShape
@@ -21,7 +22,6 @@ from mix_core.models.qwen_vl.config import QwenVLConfig
 from mix_core.models.qwen_vl.geometry import (
     logn_scales,
     ntk_alpha,
-    rotary_tables,
     row_lengths,
     text_positions,
 )
@@ -143,3 +143,16 @@ def picture_places(ids_BS: np.ndarray, start: int, count: int) -> np.ndarray:
         )
     firsts = rows * ids_BS.shape[1] + columns + 1
     return (firsts[:, None] + np.arange(count)).reshape(-1)
+
+
+def rotary_tables(
+    positions_BS: np.ndarray, alphas_BS: np.ndarray, head_dim: int, base: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (B, S, H), the base multiplied by ``alpha ** (H / (H - 2))``."""
+    cos = np.empty((*positions_BS.shape, head_dim), np.float32)
+    sin = np.empty_like(cos)
+    for alpha in np.unique(alphas_BS):
+        chosen = alphas_BS == alpha
+        raised = base * float(alpha) ** (head_dim / (head_dim - 2))
+        cos[chosen], sin[chosen] = ops.rotary_tables_1d(positions_BS[chosen], head_dim, raised)
+    return cos, sin
