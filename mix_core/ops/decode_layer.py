@@ -50,12 +50,17 @@ class LayerCache(NamedTuple):
 
 
 def decode_layer(
-    x_BD: Tensor, weights: LayerWeights, cache: LayerCache, cos_B1H: Tensor, sin_B1H: Tensor
+    x_BD: Tensor,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cos_B1H: Tensor,
+    sin_B1H: Tensor,
+    query_scale_B11: Tensor | None = None,
 ) -> Tensor:
     """Put the tokens' keys and values into the cache, attend, feed forward -> (B, D). No gradient."""
     keys = cache.keys
-    if isinstance(weights.out, Int8Matrix):
-        return _reference(x_BD, weights, cache, cos_B1H, sin_B1H)
+    if query_scale_B11 is not None or isinstance(weights.out, Int8Matrix):
+        return _reference(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11)
     check_decode_layer(x_BD, weights.qkv, keys, cache.values, cache.lengths_B)
     if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
         kernel = kernel_for("decode_layer", keys.dtype, head_dim=keys.shape[-1], causal=True)
@@ -65,13 +70,20 @@ def decode_layer(
 
 
 def _reference(
-    x_BD: Tensor, weights: LayerWeights, cache: LayerCache, cos_B1H: Tensor, sin_B1H: Tensor
+    x_BD: Tensor,
+    weights: LayerWeights,
+    cache: LayerCache,
+    cos_B1H: Tensor,
+    sin_B1H: Tensor,
+    query_scale_B11: Tensor | None = None,
 ) -> Tensor:
     B, H = x_BD.shape[0], cache.keys.shape[-1]
     normed_BD = rms_norm(x_BD, weights.input_norm_D, weights.eps)
     maps = qkv(normed_BD, weights.qkv, weights.qkv_biases)
     q_BNH, k_BKH, v_BKH = (reshape(part, [B, -1, H]) for part in maps)
     q_BNH, k_BKH = rotary(q_BNH, k_BKH, cos_B1H, sin_B1H)
+    if query_scale_B11 is not None:
+        q_BNH = q_BNH * cast(query_scale_B11, q_BNH.dtype)
     full = []
     for kept, new_BKH in ((cache.keys, k_BKH), (cache.values, v_BKH)):
         # rows of a flat matrix: right also where views do not alias (see the profile's slices_alias)

@@ -20,6 +20,8 @@ TOWER = ("visual.*", "vision_model.*", "*vision_tower.*")
 PROJECTOR = ("visual.merger.*", "mlp1.*", "*mm_projector.*", "*multi_modal_projector.*")
 LANGUAGE = ("model.*", "lm_head.*", "language_model.*")
 """The parts of a model by the names that the published checkpoints of all families give them."""
+RESAMPLER = ("*visual.attn_pool.*",)
+"""Of the tower by its name, yet left to learn by `freeze_vit`, as Qwen-VL's own fix_vit leaves it."""
 
 
 def frozen_names(names: Sequence[str], config: RunConfig) -> set[str]:
@@ -40,6 +42,8 @@ def frozen_names(names: Sequence[str], config: RunConfig) -> set[str]:
     frozen: set[str] = set()
     for key, patterns in wanted.items():
         frozen |= _matches(names, patterns, key)
+        if key == "freeze_vit":
+            frozen -= matching(names, RESAMPLER)
     for pattern in config.freeze_exclude or []:
         frozen -= _matches(names, (pattern,), f"freeze_exclude {pattern!r}")
     if len(frozen) == len(names):

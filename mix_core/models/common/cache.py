@@ -25,6 +25,8 @@ class KVCache:
         """Slots C of a row: prompt and new tokens together."""
         self.lengths_B = np.zeros(batch_size, np.int32)
         """Slots of each row that hold a token."""
+        self.prompt_lengths_B = np.zeros(batch_size, np.int32)
+        """Tokens of each row's prompt."""
         self.next_position_B = np.zeros(batch_size, np.int64)
         """Rotary position of each row's next token; after a picture it is not the slot (the rope delta)."""
         self._shape = [batch_size, kv_heads, max_length, head_dim]
@@ -44,7 +46,7 @@ class KVCache:
                 f"{len(lengths_B)} prompts of {length} tokens do not fit a cache of {B} rows of {C}; make a "
                 "larger one"
             )
-        self.lengths_B = lengths_B.astype(np.int32)
+        self.lengths_B = self.prompt_lengths_B = lengths_B.astype(np.int32)
         self.next_position_B = next_position_B
         # slots after the prompt repeat its last place: they are overwritten before they are attended
         token_BC = np.arange(B)[:, None] * length + np.minimum(np.arange(C), length - 1)

@@ -49,6 +49,19 @@ class CausalLM(nn.Layer):
         """cos and sin of positions, (B, S, H) each."""
         raise TypeError(f"{type(self).__name__} must define tables")
 
+    def tables_of_rows(
+        self, positions_ABS: np.ndarray, prompt_lengths_B: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`tables`, for families whose rotary base depends on a row's length.
+
+        prompt_lengths_B: tokens of the prompts that stand in the cache, where one more token follows each.
+        """
+        return self.tables(positions_ABS)
+
+    def query_scales(self, positions_ABS: np.ndarray) -> np.ndarray | None:
+        """Factors (B, S) float32 of the queries at these positions; None where all are 1."""
+        return None
+
     @property
     def recompute(self) -> bool:
         """Whether training keeps each block's input only and computes the block again going back."""
@@ -148,13 +161,19 @@ class CausalLM(nn.Layer):
         # all axes go on together after the prompt; the tables take as many as the family has
         positions_1B1 = cache.advance()[None, :, None]
         x_BD = self.model.embed_tokens(paddle.to_tensor(ids_B))
-        hidden_BD = self.model(x_BD, self._positions(positions_1B1, decoding=True), cache)
+        hidden_BD = self.model(
+            x_BD, self._positions(positions_1B1, cache.prompt_lengths_B, decoding=True), cache
+        )
         return self.head.logits(hidden_BD)
 
-    def _positions(self, positions_ABS: np.ndarray, **rest: Any) -> Positions:
-        cos_T1H, sin_T1H = (
-            paddle.to_tensor(table.reshape(-1, 1, table.shape[-1])) for table in self.tables(positions_ABS)
-        )
+    def _positions(
+        self, positions_ABS: np.ndarray, prompt_lengths_B: np.ndarray | None = None, **rest: Any
+    ) -> Positions:
+        tables = self.tables_of_rows(positions_ABS, prompt_lengths_B)
+        cos_T1H, sin_T1H = (paddle.to_tensor(table.reshape(-1, 1, table.shape[-1])) for table in tables)
+        scales_BS = self.query_scales(positions_ABS)
+        if scales_BS is not None:
+            rest["query_scale_T11"] = paddle.to_tensor(scales_BS.reshape(-1, 1, 1))
         return Positions(rows=positions_ABS.shape[1], cos_T1H=cos_T1H, sin_T1H=sin_T1H, **rest)
 
 

@@ -18,6 +18,7 @@ from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm, 
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
 from mix_core.ops.decode_layer import LayerWeights
+from mix_core.ops.dtypes import cast
 from mix_core.ops.shapes import reshape, take_rows
 
 
@@ -61,6 +62,8 @@ class Positions:
     """Draws for attention dropout, where the model has any."""
     decoding: bool = False
     """Whether the call is one new token a row, over the cache."""
+    query_scale_T11: Tensor | None = None
+    """Factors of the queries, float32, in families that scale them with their position."""
 
 
 class SelfAttention(nn.Layer):
@@ -81,6 +84,8 @@ class SelfAttention(nn.Layer):
         q_TNH, k_TKH = reshape(q_TO, [-1, heads, H]), reshape(k_TO, [-1, kv_heads, H])
         v_TKH = reshape(v_TO, [-1, kv_heads, H])
         q_TNH, k_TKH = ops.rotary(q_TNH, k_TKH, positions.cos_T1H, positions.sin_T1H)
+        if positions.query_scale_T11 is not None:
+            q_TNH = q_TNH * cast(positions.query_scale_T11, q_TNH.dtype)
         if cache is not None:
             cache.fill(self.index, k_TKH, v_TKH)
         dropout = {}
@@ -117,7 +122,8 @@ class DecoderLayer(nn.Layer):
             index = self.self_attn.index
             weights = cache.weights.get(index) or cache.weights.setdefault(index, self.weights())
             tables = positions.cos_T1H, positions.sin_T1H
-            return ops.decode_layer(x_TD, weights, cache.of_layer(index), *tables)
+            scale = positions.query_scale_T11
+            return ops.decode_layer(x_TD, weights, cache.of_layer(index), *tables, query_scale_B11=scale)
         out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache)
         if chosen is not None:
             # whatever follows the attention works token by token

@@ -6,9 +6,10 @@ Paddle computes with (in, out). A family adds the parameters that are stored in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -35,9 +36,46 @@ class Slot:
     def to_parameter(self, published: np.ndarray) -> np.ndarray:
         return published.reshape(published.shape[0], -1).T if self.linear else published
 
-    def to_published(self) -> np.ndarray:
-        values = self.parameter.numpy()
+    def to_published(self, values: np.ndarray) -> np.ndarray:
         return (values.T if self.linear else values).reshape(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.parameter.dtype
+
+    def fill(self, stored: StoredTensor) -> None:
+        """Give the parameter the stored values."""
+        _set(self.parameter, self.to_parameter(_read(stored, self.dtype)))
+
+    def values(self) -> np.ndarray:
+        """The parameter in its published form."""
+        return self.to_published(self.parameter.numpy())
+
+
+@dataclass(frozen=True)
+class JoinedSlot:
+    """Several parameters that a file holds as one, below each other along the first axis."""
+
+    parts: tuple[Slot, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        return self.parts[0].dtype
+
+    def fill(self, stored: StoredTensor) -> None:
+        ends = np.cumsum([part.shape[0] for part in self.parts])[:-1]
+        for part, rows in zip(self.parts, np.split(_read(stored, self.dtype), ends)):
+            _set(part.parameter, part.to_parameter(rows))
+
+    def values(self) -> np.ndarray:
+        return np.concatenate([part.values() for part in self.parts])
+
+
+AnySlot = Slot | JoinedSlot
 
 
 def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) -> dict[str, Slot]:
@@ -51,7 +89,7 @@ def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) 
 
 
 def load_folder(
-    slots: dict[str, Slot],
+    slots: Mapping[str, AnySlot],
     folder: Path,
     rename: Callable[[str], str] = lambda name: name,
     ignore: Callable[[str], bool] = lambda name: False,
@@ -83,26 +121,26 @@ def load_folder(
                 f"config.json asks for {slot.shape}"
             )
     for name, slot in slots.items():
-        _fill(slot, stored[name])
+        slot.fill(stored[name])
 
 
-def _fill(slot: Slot, stored: StoredTensor) -> None:
-    if slot.parameter.dtype == paddle.bfloat16 and stored.dtype == "BF16":
-        values = stored.read()
+def _read(stored: StoredTensor, dtype: Any) -> np.ndarray:
+    """As the bits of bfloat16 where both sides have it, else in float32."""
+    return stored.read() if dtype == paddle.bfloat16 and stored.dtype == "BF16" else stored.read_float32()
+
+
+def _set(parameter: Tensor, values: np.ndarray) -> None:
+    values = np.ascontiguousarray(values)
+    if values.dtype == np.float32 and parameter.dtype != paddle.float32:
+        parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
     else:
-        values = stored.read_float32()
-    values = np.ascontiguousarray(slot.to_parameter(values))
-    if values.dtype == np.float32 and slot.parameter.dtype != paddle.float32:
-        slot.parameter.set_value(paddle.to_tensor(values).astype(slot.parameter.dtype))
-    else:
-        slot.parameter.set_value(values)
+        parameter.set_value(values)
 
 
-def save_folder(slots: dict[str, Slot], folder: Path, max_shard_bytes: int) -> None:
+def save_folder(slots: Mapping[str, AnySlot], folder: Path, max_shard_bytes: int) -> None:
     """Write every slot in its published form and the parameter's dtype."""
     outgoing = [
-        Outgoing(name, _STORED_AS[slot.parameter.dtype], slot.shape, slot.to_published)
-        for name, slot in slots.items()
+        Outgoing(name, _STORED_AS[slot.dtype], slot.shape, slot.values) for name, slot in slots.items()
     ]
     write_folder(folder, outgoing, max_shard_bytes)
 

@@ -47,3 +47,11 @@ def test_a_pattern_without_a_match_and_a_wholly_frozen_model_are_refused():
         frozen(freeze_vit="true", freeze_exclude="x")
     with pytest.raises(ConfigError, match="every parameter is frozen"):
         frozen(freeze_vit="true", freeze_llm="true")
+
+
+def test_freeze_vit_leaves_a_resampler_to_learn():
+    resampler = ["visual.attn_pool.query", "visual.attn_pool.kv_proj.weight"]
+    names = ["visual.conv1.weight", *resampler, "model.norm.weight"]
+    assert frozen_names(names, load_config(arguments={"fix_vit": "true"})) == {names[0]}
+    both = load_config(arguments={"freeze_vit": "true", "freeze_include": "*attn_pool*"})
+    assert frozen_names(names, both) == set(names[:3])

@@ -1,0 +1,270 @@
+"""Messages and pictures to Qwen-VL's inputs: token ids, pixels, labels. Imports no paddle.
+
+Shapes: B batch, S sequence, n pictures, Q tokens of a picture.
+Messages are Hugging Face chat dicts: {"role": "system" | "user" | "assistant", "content": text or a list of
+{"type": "text", "text": ...} and {"type": "image", "image": path, address or PIL image}}; `<img>path</img>`
+in a user's text is a picture too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mix_core.data.images import load_image
+from mix_core.errors import BadInputError, ConfigError, DataError
+from mix_core.models.common.chat_template import TEMPLATE_FILE, ChatTemplate
+from mix_core.models.common.collate import Batch, Sample, collate_text
+from mix_core.models.common.supervision import labels_of, learned_spans
+from mix_core.models.common.tokenizer import read_json
+from mix_core.models.qwen_vl.config import QwenVLConfig, config_from_dict
+from mix_core.models.qwen_vl.image_processor import ImageProcessor
+from mix_core.models.qwen_vl.list_format import PLACE, split_pictures
+from mix_core.models.qwen_vl.messages import check_grounding, written
+from mix_core.models.qwen_vl.templates import FORMATS
+from mix_core.models.qwen_vl.tokenizer import (
+    END_OF_TEXT,
+    IM_END,
+    IM_START,
+    IMAGE_END,
+    IMAGE_PAD,
+    IMAGE_START,
+    QwenTokenizer,
+)
+from mix_core.models.registry import read_config
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+@dataclass
+class Processor:
+    """Everything that stands between a user's data and the model's inputs."""
+
+    tokenizer: QwenTokenizer
+    chat_template: ChatTemplate
+    config: QwenVLConfig
+    files: dict[str, dict[str, Any]]
+    """Content of the folder's JSON files, written again by `save`."""
+    chat_format: str
+    """`chatml` (Qwen-VL-Chat) or `raw` (Qwen-VL): how messages become text if the folder has no template."""
+    own_template: bool
+    """Whether the folder has a template, which `save` writes again."""
+    allow_private_urls: bool = False
+    skipped: int = 0
+    """Samples that `encode` left out because they were too long."""
+
+    @property
+    def images(self) -> ImageProcessor:
+        return ImageProcessor(self.config.vision.image_size)
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: ChatML's end and begin of a turn, generation_config.json's, end of text."""
+        listed = self.files.get(GENERATION_CONFIG, {}).get("eos_token_id")
+        turns = (IM_END, IM_START) if self.chat_format == "chatml" else ()
+        ids = [self.tokenizer.special_ids[token] for token in turns]
+        ids += listed if isinstance(listed, list) else [listed]
+        return tuple(dict.fromkeys(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None))
+
+    def with_options(self, *, allow_private_urls: bool | None = None, **limits: Any) -> Processor:
+        """A copy with other options; None leaves one as it is.
+
+        Raises ConfigError for limits of pictures and videos, which other families have: the size is fixed.
+        """
+        given = sorted(name for name, value in limits.items() if value is not None)
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)} cannot be set: Qwen-VL brings every picture to {self.images.side} x "
+                f"{self.images.side} pixels and takes no videos; take it out of the configuration"
+            )
+        private = self.allow_private_urls if allow_private_urls is None else allow_private_urls
+        return replace(self, allow_private_urls=private, skipped=0)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        """Text of the messages; each picture is `<img>`, one pad token and `</img>`."""
+        texts, _ = self._written(messages)
+        return self.chat_template.render(texts, add_generation_prompt=add_generation_prompt)
+
+    def find_visuals(self, messages: list[dict[str, Any]]) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Pictures that the messages name, in order, for `__call__`; no videos."""
+        return self._written(messages)[1], []
+
+    def __call__(
+        self,
+        text: str | Sequence[str] | None = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        *,
+        padding_side: str = "left",
+    ) -> Batch:
+        """Inputs of the model.
+
+        A text is that of `apply_chat_template`, or one with `<img>path</img>` as the published tokenizer
+        takes it. ``images`` go to the places without a path, in order, all rows together (lists within are
+        joined).
+        Returns input_ids and attention_mask (B, S) int64, and pixel_values (n, 3, side, side) float32 where
+        there are pictures. Raises DataError where places and pictures differ in number.
+        """
+        if videos:
+            raise DataError(f"{len(videos)} video(s) given; Qwen-VL takes pictures only")
+        flat = [one for item in images or () for one in (item if isinstance(item, (list, tuple)) else [item])]
+        rows, sources, taken = [], [], 0
+        for row in [text] if isinstance(text, str) else text or []:
+            pieces, found = split_pictures(row)
+            for source in found:
+                is_place = source in ("", IMAGE_PAD)
+                sources.append(flat[taken] if is_place and taken < len(flat) else source)
+                taken += is_place
+            rows.append({"input_ids": self._expanded(self.tokenizer.encode(PLACE.join(pieces)))})
+        if text is None:
+            sources = flat
+        elif taken != len(flat):
+            raise DataError(
+                f"the text has {taken} image placeholder(s) and {len(flat)} image(s) were given; the numbers "
+                "must be equal"
+            )
+        batch = self._pixels([self._cut(sources)])
+        if text is None:
+            return batch
+        padded = collate_text(rows, pad_token_id=self.tokenizer.pad_token_id, padding_side=padding_side)
+        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"], **batch}
+
+    def encode(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        max_length: int | None,
+        train_on_prompt: bool = False,
+        mask_history: bool = False,
+        on_too_long: str = "error",
+        describe: str = "the sample",
+    ) -> Sample | None:
+        """One training sample for `collate`; None where it is too long and ``on_too_long`` is "skip".
+
+        Keys: input_ids (S,), labels (S,) int64, and with pictures image_pixels (n, side, side, 3) uint8.
+        Learned are the assistant's texts with the end token after each and, as in the publisher's
+        fine-tuning, the tokens that begin and end every turn. ``mask_history``: the last answer only;
+        ``train_on_prompt``: all but pictures' places. Raises DataError that begins with ``describe``, the
+        sample's place in its data set.
+        """
+        if on_too_long not in ("error", "skip"):
+            raise ConfigError(f"on_too_long is {on_too_long!r}, expected error or skip")
+        try:
+            check_grounding(messages)
+            texts, sources = self._written(messages)
+            text, spans = learned_spans(
+                self.chat_template,
+                texts,
+                stop_texts=self._stop_texts(),
+                train_on_prompt=train_on_prompt,
+                mask_history=mask_history,
+            )
+            ids, offsets = self.tokenizer.encode_with_offsets(text)
+            length = len(self._expanded(ids))
+            if max_length is not None and length > max_length:
+                if on_too_long == "skip":
+                    self.skipped += 1
+                    return None
+                raise DataError(
+                    f"it has {length} tokens ({length - len(ids)} of them added by pictures), max_length is "
+                    f"{max_length}; raise max_length or skip such rows"
+                )
+            pad = self.tokenizer.special_ids[IMAGE_PAD]
+            labels = labels_of(np.array(ids), offsets, text, spans, (pad,))
+            if not mask_history:
+                marks = self._turn_marks(np.array(ids))
+                labels[marks] = np.array(ids)[marks]
+            sample = self._cut(sources)
+            sample["input_ids"] = self._expanded(ids)
+            sample["labels"] = np.repeat(labels, self._repeats(ids))
+        except DataError as error:
+            raise DataError(f"{describe}: {error}") from error
+        return sample
+
+    def collate(
+        self, samples: Sequence[Sample], *, packing: bool = False, padding_side: str = "right"
+    ) -> Batch:
+        """Samples of `encode` -> a batch for the model's `loss`; text as in `collate_text`."""
+        batch = collate_text(
+            samples, pad_token_id=self.tokenizer.pad_token_id, packing=packing, padding_side=padding_side
+        )
+        return {**batch, **self._pixels(samples)}
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `load_processor` and the published code read, less the model's config.json."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(folder)
+        if self.own_template:
+            (folder / TEMPLATE_FILE).write_text(self.chat_template.source, encoding="utf-8")
+        generation = {**self.files.get(GENERATION_CONFIG, {}), "chat_format": self.chat_format}
+        text = json.dumps(generation, indent=2) + "\n"
+        (folder / GENERATION_CONFIG).write_text(text, encoding="utf-8")
+
+    def _written(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+        return written(messages, lists=self.chat_format == "chatml")
+
+    def _repeats(self, ids: Sequence[int]) -> np.ndarray:
+        """How often each token stands in the model's input: a pad token once for each token of a picture."""
+        is_pad = np.array(ids, np.int64) == self.tokenizer.special_ids[IMAGE_PAD]
+        return np.where(is_pad, self.config.vision.n_queries, 1)
+
+    def _expanded(self, ids: Sequence[int]) -> np.ndarray:
+        return np.repeat(np.array(ids, np.int64), self._repeats(ids))
+
+    def _turn_marks(self, ids: np.ndarray) -> np.ndarray:
+        """True at the tokens that begin and end turns, and at the newline after an end."""
+        if self.chat_format != "chatml":
+            return np.zeros(len(ids), bool)
+        begin, end = (ids == self.tokenizer.special_ids[token] for token in (IM_START, IM_END))
+        newline = self.tokenizer.token_id("\n")
+        after_end = np.concatenate([[False], end[:-1]]) & (ids == newline)
+        return begin | end | after_end
+
+    def _stop_texts(self) -> tuple[str, ...]:
+        return (IM_END, END_OF_TEXT) if self.chat_format == "chatml" else (END_OF_TEXT,)
+
+    def _cut(self, sources: Sequence[Any]) -> Sample:
+        if not sources:
+            return {}
+        loaded = [load_image(source, allow_private_urls=self.allow_private_urls) for source in sources]
+        return {"image_pixels": self.images.resized(loaded)}
+
+    def _pixels(self, samples: Sequence[Sample]) -> Batch:
+        found = [sample["image_pixels"] for sample in samples if "image_pixels" in sample]
+        return {"pixel_values": self.images.normalize(np.concatenate(found))} if found else {}
+
+
+def load_processor(folder: Path) -> Processor:
+    """Read a published folder. Raises BadInputError for a missing, unreadable or contradictory file."""
+    folder = Path(folder)
+    config = config_from_dict(read_config(folder))
+    tokenizer = QwenTokenizer.from_folder(folder)
+    for place, token in enumerate((IMAGE_START, IMAGE_END, IMAGE_PAD)):
+        found, expected = tokenizer.special_ids[token], config.image_start_id + place
+        if found != expected:
+            raise BadInputError(
+                f"the tokenizer gives {token} the id {found}, visual.image_start_id in config.json asks for "
+                f"{expected}"
+            )
+    files = {GENERATION_CONFIG: content} if (content := read_json(folder / GENERATION_CONFIG)) else {}
+    chat_format = files.get(GENERATION_CONFIG, {}).get("chat_format", "chatml")
+    if chat_format not in FORMATS:
+        raise BadInputError(
+            f"{folder / GENERATION_CONFIG} has chat_format {chat_format!r}, expected {' or '.join(FORMATS)}"
+        )
+    own = ChatTemplate.from_folder(folder, tokenizer.special_tokens)
+    built_in = ChatTemplate(FORMATS[chat_format], origin=f"the {chat_format} template of Qwen-VL")
+    return Processor(
+        tokenizer=tokenizer,
+        chat_template=own or built_in,
+        config=config,
+        files=files,
+        chat_format=chat_format,
+        own_template=own is not None,
+    )
