@@ -7,10 +7,12 @@ vocab.json and merges.txt; folders saved by fast tokenizers have tokenizer.json,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
@@ -129,9 +131,16 @@ class SentencePieceTokenizer(Tokenizer):
     ) -> None:
         if start >= end:
             return
-        found = self._pieces.encode(text[start:end], out_type="immutable_proto").pieces
-        spans = [(start + piece.begin, start + piece.end) for piece in found]
-        ids += [piece.id for piece in found]
+        part = text[start:end]
+        encoded = np.frombuffer(part.encode("utf-8"), np.uint8)
+        begins = (encoded & 0xC0) != 0x80  # of a character
+        character = start + np.concatenate([[0], np.cumsum(begins)])
+        spans = []
+        for fields in _messages(self._pieces.encode(part, out_type="serialized_proto"), _PIECES):
+            values = dict(_varints(fields))
+            ids.append(values.get(_ID, 0))
+            ends = (values.get(_BEGIN, 0), values.get(_END, 0))
+            spans.append((int(character[ends[0]]), int(character[ends[1]])))
         offsets += _filled(spans)
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
@@ -161,6 +170,48 @@ class SentencePieceTokenizer(Tokenizer):
         (Path(folder) / SENTENCEPIECE_FILE).write_bytes(self._model)
         added = {str(number): entry for number, entry in sorted(self._entry_of.items())}
         self.save_config(folder, {**self.config, "added_tokens_decoder": added})
+
+
+# The library's own offsets come in forms that changed between its releases; this message never did
+# (sentencepiece.proto): pieces = 2 of the text; id = 2, begin = 4 and end = 5 of a piece, in bytes of UTF-8.
+_PIECES, _ID, _BEGIN, _END = 2, 2, 4, 5
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in protobuf's variable length -> (value, place after it)."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(number, value) of each field of a protobuf message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            length, at = _varint(data, at)
+        else:
+            length = 4 if kind == 5 else 8
+        yield key >> 3, data[at : at + length]
+        at += length
+
+
+def _messages(data: bytes, number: int) -> Iterator[bytes]:
+    return (value for found, value in _fields(data) if found == number and isinstance(value, bytes))
+
+
+def _varints(data: bytes) -> Iterator[tuple[int, int]]:
+    return ((number, value) for number, value in _fields(data) if isinstance(value, int))
 
 
 def _filled(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
