@@ -19,7 +19,11 @@ import numpy as np
 
 from tests.builders.tokenizer import build_tokenizer
 
-ARCHITECTURES = {"internlm2": "InternLM2ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+ARCHITECTURES = {
+    "internlm2": "InternLM2ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+}
 ADDED = (
     "<img>",
     "</img>",
@@ -32,7 +36,14 @@ ADDED = (
     "</box>",
 )
 """The last nine added tokens of all published sizes, in their order."""
-SHADOWED = ("<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>")
+SHADOWED = (
+    "<|plugin|>",
+    "<|interpreter|>",
+    "<|action_end|>",
+    "<|action_start|>",
+    "<|im_end|>",
+    "<|im_start|>",
+)
 """Tokens of InternLM2 that take the ids of the SentencePiece model's last six pieces."""
 
 
@@ -103,7 +114,12 @@ def config_of(
 
 
 def write_folder(
-    folder: Path, decoder: str = "internlm2", *, tokenizer: str = "tokenizer.json", weights: bool = False, **keys: Any
+    folder: Path,
+    decoder: str = "internlm2",
+    *,
+    tokenizer: str = "tokenizer.json",
+    weights: bool = False,
+    **keys: Any,
 ) -> Path:
     """Write a folder and return it; `keys` as of `config_of`.
 
@@ -225,7 +241,11 @@ def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
     for i in range(vision["num_hidden_layers"]):
         at = f"vision_model.encoder.layers.{i}."
-        shapes |= {at + "attn.qkv.weight": (3 * D, D), at + "attn.proj.weight": (D, D), at + "attn.proj.bias": (D,)}
+        shapes |= {
+            at + "attn.qkv.weight": (3 * D, D),
+            at + "attn.proj.weight": (D, D),
+            at + "attn.proj.bias": (D,),
+        }
         shapes |= {at + "mlp.fc1.weight": (F, D), at + "mlp.fc1.bias": (F,)}
         shapes |= {at + "mlp.fc2.weight": (D, F), at + "mlp.fc2.bias": (D,)}
         shapes |= dict.fromkeys([at + "ls1", at + "ls2", at + "norm1.weight", at + "norm2.weight"], (D,))
@@ -240,7 +260,8 @@ def published_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _decoder_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     D, F, N, K = (
-        text[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+        text[key]
+        for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     )
     H, V = D // N, text["vocab_size"]
     fused = text["architectures"] == ["InternLM2ForCausalLM"]
@@ -266,7 +287,7 @@ def _decoder_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def published_weights(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
-    """Random float32 weights; biases and norms differ from 0 and 1 too, and answers from position to position."""
+    """Random float32 weights; biases and norms differ from 0 and 1 too."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in sorted(published_shapes(config).items()):

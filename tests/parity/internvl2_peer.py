@@ -34,7 +34,8 @@ class Peers:
         assert json.loads((folder / "config.json").read_text()) == self.config
         self.family, _, self.ours = load_model(folder)
         self.published = {
-            name: torch.tensor(value, requires_grad=True) for name, value in published_weights(self.config).items()
+            name: torch.tensor(value, requires_grad=True)
+            for name, value in published_weights(self.config).items()
         }
         self.tower = _tower(self.config["vision_config"])
         self.decoder = _decoder(self.config["llm_config"])
@@ -78,7 +79,11 @@ class Peers:
         mapped = vision_map(self.published, vision["num_hidden_layers"])
         given = {"pixel_values": torch.tensor(pixels), "output_hidden_states": True}
         out = functional_call(self.tower, mapped, kwargs=given)
-        x = out.last_hidden_state if self.config["select_layer"] == -1 else out.hidden_states[self.config["select_layer"]]
+        x = (
+            out.last_hidden_state
+            if self.config["select_layer"] == -1
+            else out.hidden_states[self.config["select_layer"]]
+        )
         x = x[:, 1:]
         side = round(x.shape[1] ** 0.5)
         x = InternVLModel.pixel_shuffle(None, x.reshape(len(x), side, side, -1), k)
@@ -174,7 +179,9 @@ def vision_map(published: dict[str, torch.Tensor], layers: int) -> dict[str, tor
 
 def decoder_map(published: dict[str, torch.Tensor], text: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Published weights of the decoder under transformers' names; InternLM2's wqkv is taken apart by rows."""
-    w = {n.removeprefix("language_model."): v for n, v in published.items() if n.startswith("language_model.")}
+    w = {
+        n.removeprefix("language_model."): v for n, v in published.items() if n.startswith("language_model.")
+    }
     if text["architectures"] != ["InternLM2ForCausalLM"]:
         return w
     heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]

@@ -30,6 +30,15 @@ CASES: dict[str, dict[str, Any]] = {
     "past the trained length": {"text": {"max_position_embeddings": 24}},
     "qwen2 past the trained length": {"decoder": "qwen2", "text": {"max_position_embeddings": 24}},
 }
+FAST = {
+    "internlm2, heads 4 over 2",
+    "qwen2",
+    "the 6B tower",
+    "resized positions",
+    "pixel shuffle v1",
+    "past the trained length",
+}
+GREEDY = ("internlm2, heads 6 over 2", "qwen2", "qwen2, tied", "llama", "past the trained length")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +58,9 @@ def rows_for(case: str) -> list[list[Any]]:
     return [[9, ("image", 3), 12]] if "trained length" in case else MIXED
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_logits_and_gradients(peers, case: str) -> None:
     pair: Peers = peers(case)
     batch = pair.batch(rows_for(case))
@@ -78,7 +89,9 @@ def test_logits_and_gradients(peers, case: str) -> None:
         assert np.linalg.norm(ours[name] - gradient) <= limit, name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "heads 4 over 4" not in case and "tiles" not in case])
+@pytest.mark.parametrize(
+    "case", ["internlm2, heads 4 over 2", *(pytest.param(case, marks=pytest.mark.slow) for case in GREEDY)]
+)
 def test_the_same_greedy_tokens(peers, case: str) -> None:
     pair: Peers = peers(case)
     expected = pair.generate(pair.batch(rows_for(case), seed=1), NEW)

@@ -22,7 +22,8 @@ _SYSTEM = (
     "是一个有用无害的人工智能助手。"
 )
 _SYSTEM_2_5 = (
-    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及"
+    "多家合作单位联合开发的多模态大语言模型。"
 )
 _FORM = """\
 {{%- if not messages or messages[0].role != 'system' -%}}
@@ -39,7 +40,7 @@ TEMPLATES = {
     "Hermes-2": _FORM.format(system=_SYSTEM, after="", content="message.content"),
     "internvl2_5": _FORM.format(system=_SYSTEM_2_5, after="\\n", content="message.content"),
 }
-"""Jinja sources by name. Hermes-2 and internlm2-chat give the same text; only some tokenizers begin with <s>."""
+"""Jinja sources by name."""
 
 
 def template_of(folder: Path, name: str, variables: dict[str, Any]) -> ChatTemplate:

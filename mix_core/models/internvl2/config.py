@@ -206,7 +206,9 @@ def _ntk_factor(scaling: dict[str, Any] | None, where: str) -> float | None:
     if kind == "default":
         return None
     if kind != "dynamic":
-        raise BadInputError(f"config.json has {where}rope_scaling of type {kind!r}, expected 'dynamic' or none")
+        raise BadInputError(
+            f"config.json has {where}rope_scaling of type {kind!r}, expected 'dynamic' or none"
+        )
     return _take(scaling or {}, "factor", f"{where}rope_scaling.", float)
 
 
@@ -275,7 +277,11 @@ def config_to_dict(config: InternVL2Config, dtype: str) -> dict[str, Any]:
             "model_type": MODEL_TYPES[text.architecture],
             **{key: getattr(text, key) for key in (*_TEXT_SIZES, *kept)},
             **{key: getattr(text, key) for key in optional if getattr(text, key) is not None},
-            **({"bias": False} if text.architecture == INTERNLM2 else {"attention_dropout": text.attention_dropout}),
+            **(
+                {"bias": False}
+                if text.architecture == INTERNLM2
+                else {"attention_dropout": text.attention_dropout}
+            ),
             "rope_scaling": scaling,
             "torch_dtype": dtype,
             "use_cache": True,

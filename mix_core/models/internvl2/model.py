@@ -113,7 +113,9 @@ class InternVL2(CausalLM):
             return x_TD
         pixels = self._checked_pixels(batch["pixel_values"])
         if "img_context_token_id" not in batch:
-            raise DataError("pixel_values came without img_context_token_id, the id of <IMG_CONTEXT>; give both")
+            raise DataError(
+                "pixel_values came without img_context_token_id, the id of <IMG_CONTEXT>; give both"
+            )
         token = int(batch["img_context_token_id"].reshape(-1)[0])
         places, each = np.flatnonzero(ids_BS == token), self.config.num_image_token
         if len(places) != len(pixels) * each:
@@ -135,7 +137,9 @@ class InternVL2(CausalLM):
         side = self.config.image_size
         expected = (self.config.vision.num_channels, side, side)
         if pixels.ndim != 4 or pixels.shape[1:] != expected:
-            raise DataError(f"pixel_values has shape {pixels.shape}, expected (tiles, {', '.join(map(str, expected))})")
+            raise DataError(
+                f"pixel_values has shape {pixels.shape}, expected (tiles, {', '.join(map(str, expected))})"
+            )
         return pixels.astype(np.float32, copy=False)
 
     def _draws(self, batch: Batch, first_places: np.ndarray) -> Draws | None:

@@ -10,7 +10,7 @@ import re
 
 FUSED = "attention.wqkv"
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-"""What `attention.wqkv` holds: for each head of keys and values its query heads, then itself, then its values."""
+"""What `attention.wqkv` holds, group by group: the query heads of a key head, that key head, its values."""
 _LAYER = {
     **dict.fromkeys(PARTS, FUSED),
     "self_attn.o_proj": "attention.wo",

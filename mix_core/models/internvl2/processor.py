@@ -33,7 +33,7 @@ CONTEXT_TOKEN = "<IMG_CONTEXT>"
 END_OF_TURN = "<|im_end|>"
 GENERATION_CONFIG = "generation_config.json"
 KEPT_FILES = (GENERATION_CONFIG, "preprocessor_config.json")
-"""Files of the folder that are written again; the second is no one's guide (see tiling.MEAN)."""
+"""Files that are written again as they were; the second has no say (see `tiling.MEAN`)."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Processor:
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: the template's end of turn, generation_config.json's and the tokenizer's."""
+        """Ids that end an answer: the end of a turn, generation_config.json's and the tokenizer's."""
         listed = self.files.get(GENERATION_CONFIG, {}).get("eos_token_id")
         ids = listed if isinstance(listed, list) else [listed]
         every = (self.tokenizer.token_id(END_OF_TURN), *ids, self.tokenizer.eos_token_id)
@@ -202,7 +202,7 @@ class Processor:
         return {**batch, **self._vision_arrays(samples)}
 
     def save(self, folder: Path) -> None:
-        """Write the files that `load_processor` reads; config.json, with the template's name, is the model's."""
+        """Write what `load_processor` reads; config.json, with the template's name, is the model's."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(folder)
@@ -212,14 +212,14 @@ class Processor:
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def _repeats(self, rows: list[np.ndarray], seen: Expanded) -> list[np.ndarray]:
-        """How often each token stands in the model's input: <IMG_CONTEXT> once for each token of its tiles."""
+        """How often each token stands in the input: <IMG_CONTEXT> once for each token of its tiles."""
         counts = seen.sample.get("tile_counts", np.zeros(0, np.int64)) * self.config.num_image_token
         marks = [row == self.context_id for row in rows]
         found = sum(int(mark.sum()) for mark in marks)
         if found != len(counts):
             raise DataError(
-                f"the text holds {CONTEXT_TOKEN} {found} times, and {len(counts)} pictures and frames were given; "
-                "write pictures as parts of a message, not as tokens in its text"
+                f"the text holds {CONTEXT_TOKEN} {found} times, and {len(counts)} pictures and frames "
+                "were given; write pictures as parts of a message, not as tokens in its text"
             )
         left = iter(counts)
         repeats = [np.ones(len(row), np.int64) for row in rows]

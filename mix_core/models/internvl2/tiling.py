@@ -68,8 +68,8 @@ class Tiler:
     def __post_init__(self) -> None:
         if not 1 <= self.min_tiles <= self.max_tiles:
             raise BadInputError(
-                f"a picture shall have {self.min_tiles} to {self.max_tiles} tiles; expected 1 <= fewest <= most "
-                f"(a tile has {self.side} x {self.side} pixels)"
+                f"a picture shall have {self.min_tiles} to {self.max_tiles} tiles; expected 1 <= fewest <= "
+                f"most (a tile has {self.side} x {self.side} pixels)"
             )
 
     def grid(self, width: int, height: int) -> tuple[int, int]:

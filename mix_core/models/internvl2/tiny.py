@@ -14,7 +14,7 @@ from mix_core.models.registry import TinyModel
 
 CONTEXT, START, END, PAD = 300, 301, 302, 303
 SIDE, TOKENS = 56, 4
-"""Pixels on a side of a tile, and its tokens: the learned positions are for 28 pixels, so they are resized."""
+"""Pixels on a side of a tile, and its tokens: learned positions are for 28 pixels and are resized."""
 TILES = (3, 1)
 """Of each row's picture."""
 ANSWER = 6

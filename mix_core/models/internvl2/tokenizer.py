@@ -215,7 +215,7 @@ def _varints(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _filled(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans where each byte of one character has the whole character's: the model gives it to the last only."""
+    """Spans with a character's own for each of its bytes; the library gives it to the last only."""
     filled = list(spans)
     for i in range(len(spans) - 2, -1, -1):
         start, end = filled[i]

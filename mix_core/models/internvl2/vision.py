@@ -27,7 +27,7 @@ _FIRST_DRAW = 1 << 16
 """Number of the tower's first layer for random draws; the decoder's layers count from 0."""
 
 Draws = Sequence[np.ndarray | None]
-"""For each layer what its two branches are multiplied by in each tile (2, N), None where nothing is dropped."""
+"""For each layer the factors of its two branches in each tile (2, N), None where nothing is dropped."""
 
 
 def patches_of(pixels_NCSS: np.ndarray, side: int) -> np.ndarray:
@@ -65,7 +65,8 @@ def stochastic_depth(
             draws.append(None)
             continue
         words_N4 = philox4x32(counters_N4, random.keys(_FIRST_DRAW + layer)[sample_N])
-        kept_2N = uniform(words_N4[:, :2]).T >= np.float32(rate)
+        draw_2N = uniform(words_N4[:, :2]).T
+        kept_2N = draw_2N >= np.float32(rate)
         draws.append(kept_2N.astype(np.float32) / np.float32(1 - rate))
     return draws
 

@@ -44,7 +44,9 @@ class VisionInputs:
     frames: FrameRules = field(default=FRAMES)
     allow_private_urls: bool = False
 
-    def expand(self, texts: Sequence[str], images: Sequence[Any], videos: Sequence[Any], **rules: Any) -> Expanded:
+    def expand(
+        self, texts: Sequence[str], images: Sequence[Any], videos: Sequence[Any], **rules: Any
+    ) -> Expanded:
         """Load what the placeholders of the texts stand for, all rows together, in order.
 
         `rules`: fps or num_frames for videos that do not bring their own. Raises DataError where

@@ -37,14 +37,20 @@ def test_what_is_written_is_read_again_with_every_published_key(decoder: str) ->
     assert config_from_dict(written) == config
     for part in ("", "llm_config", "vision_config"):
         before, after = (tree[part] if part else tree for tree in (source, written))
-        assert {key: after.get(key) for key in before if key != "rope_theta"} | {"llm_config": 0, "vision_config": 0} == {
-            key: value for key, value in before.items() if key != "rope_theta"
-        } | {"llm_config": 0, "vision_config": 0}
+        assert {key: after.get(key) for key in before if key != "rope_theta"} | {
+            "llm_config": 0,
+            "vision_config": 0,
+        } == {key: value for key, value in before.items() if key != "rope_theta"} | {
+            "llm_config": 0,
+            "vision_config": 0,
+        }
     assert get_family("internvl_chat") is FAMILY
 
 
 def test_tokens_of_a_tile() -> None:
-    published = config_from_dict(config_of(force_image_size=448, vision={"image_size": 448, "patch_size": 14}))
+    published = config_from_dict(
+        config_of(force_image_size=448, vision={"image_size": 448, "patch_size": 14})
+    )
     assert (published.image_size, published.grid, published.num_image_token) == (448, 32, 256)
     assert config_from_dict(changed("force_image_size", None)).image_size == 28
 
@@ -74,7 +80,9 @@ def test_tokens_of_a_tile() -> None:
 )
 def test_what_does_not_fit_is_refused_with_its_value(path: str, value: Any, says: str | None) -> None:
     if says is None:
-        assert config_from_dict(changed(path, value)) == config_from_dict(config_of()), "unknown keys do no harm"
+        assert config_from_dict(changed(path, value)) == config_from_dict(config_of()), (
+            "unknown keys do no harm"
+        )
         return
     with pytest.raises(BadInputError) as refused:
         config_from_dict(changed(path, value))

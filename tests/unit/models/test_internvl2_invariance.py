@@ -156,7 +156,7 @@ def test_stochastic_depth_drops_at_its_rates_and_not_when_answering(dropping) ->
 
 def test_bad_batches(model) -> None:
     good = {key: value for key, value in SAMPLES[0].items() if key != "labels"}
-    with pytest.raises(DataError, match="12 <IMG_CONTEXT> tokens .* 2 tiles of 4"):
+    with pytest.raises(DataError, match=r"12 <IMG_CONTEXT> tokens .* 2 tiles of 4"):
         model(**good | {"pixel_values": good["pixel_values"][:2]})
     with pytest.raises(DataError, match=r"shape \(3, 3, 14, 14\), expected \(tiles, 3, 28, 28\)"):
         model(**good | {"pixel_values": good["pixel_values"][:, :, :14, :14]})

@@ -13,12 +13,20 @@ from mix_core.errors import BadInputError, ConfigError, DataError
 from mix_core.models.internvl2 import FAMILY
 from tests.builders.internvl2_checkpoints import write_folder
 
-SYSTEM = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-SYSTEM_2_5 = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+SYSTEM = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, "
+    "是一个有用无害的人工智能助手。"
+)
+SYSTEM_2_5 = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及"
+    "多家合作单位联合开发的多模态大语言模型。"
+)
 IMG = "<img><IMG_CONTEXT></img>"
 
 
-def published_prompt(turns: list[tuple[str, str | None]], system: str = SYSTEM, after: str = "<|im_end|>") -> str:
+def published_prompt(
+    turns: list[tuple[str, str | None]], system: str = SYSTEM, after: str = "<|im_end|>"
+) -> str:
     """The style that OpenGVLab's conversation.py calls MPT: role, text, separator."""
     text = f"<|im_start|>system\n{system}{after}"
     for role, message in turns:
@@ -56,7 +64,9 @@ def test_prompts_are_the_published_ones(tmp_path: Path, processor) -> None:
     turns = [("user", "Hello"), ("assistant", "Hi."), ("user", "And?"), ("assistant", None)]
     render = processor.apply_chat_template
     assert render(messages, add_generation_prompt=True) == published_prompt(turns)
-    assert render([{"role": "system", "content": "Be brief."}, *messages]) == published_prompt(turns[:3], "Be brief.")
+    assert render([{"role": "system", "content": "Be brief."}, *messages]) == published_prompt(
+        turns[:3], "Be brief."
+    )
     hermes = FAMILY.load_processor(write_folder(tmp_path / "hermes", "qwen2"))
     assert hermes.apply_chat_template(messages) == published_prompt(turns[:3])
     newer = FAMILY.load_processor(write_folder(tmp_path / "newer", template="internvl2_5"))
@@ -68,7 +78,10 @@ def test_prompts_are_the_published_ones(tmp_path: Path, processor) -> None:
     [
         ((image("a.png"), "What?"), f"{IMG}\nWhat?"),
         ((image("a.png"), "\nWhat?"), f"{IMG}\nWhat?"),
-        (("Image-1: ", image("a"), "\nImage-2: ", image("b"), "\nBoth?"), f"Image-1: {IMG}\nImage-2: {IMG}\nBoth?"),
+        (
+            ("Image-1: ", image("a"), "\nImage-2: ", image("b"), "\nBoth?"),
+            f"Image-1: {IMG}\nImage-2: {IMG}\nBoth?",
+        ),
         (("Is ", image("a"), " like ", image("b")), f"Is {IMG} like {IMG}"),
         ((image("a"), image("b")), IMG + IMG),
         (({"type": "video", "video": "v"}, "What?"), "<video>\nWhat?"),
@@ -93,7 +106,9 @@ def test_tiles_take_the_place_of_their_token(processor) -> None:
         assert around == "<img></img>"
     assert batch["img_context_token_id"].tolist() == [processor.context_id]
     first = processor.vision.tiler.tiles(picture(56, 28))
-    np.testing.assert_allclose(batch["pixel_values"][0, 0], (first[0, ..., 0] / 255 - 0.485) / 0.229, atol=1e-6)
+    np.testing.assert_allclose(
+        batch["pixel_values"][0, 0], (first[0, ..., 0] / 255 - 0.485) / 0.229, atol=1e-6
+    )
 
 
 def test_frames_of_a_video_are_numbered_lines(processor, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which grid of tiles a picture gets, by the rule written another way and by hand; and the tiles themselves."""
+"""Which grid of tiles a picture gets, by the rule written another way and by hand; and the tiles."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_cases_worked_out_by_hand(given, expected) -> None:
 def all_by_fractions(width: int, height: int, fewest: int, most: int) -> set[tuple[int, int]]:
     """The grids that the rule allows, in exact numbers: ratio first, then size.
 
-    Of the grids of the nearest ratio the smallest stands, and is replaced by each larger one of which the picture
-    has more than half the pixels. Where a wider and a taller ratio are equally far off, the published rule
-    leaves it to the rounding of its quotients whether both or one of them count; any of these is allowed.
+    Of the grids of the nearest ratio the smallest stands, and is replaced by each larger one of which the
+    picture has more than half the pixels. Where a wider and a taller ratio are equally far off, the published
+    rule leaves it to the rounding of its quotients whether both or one of them count; any of these is allowed.
     """
     possible = [g for g in product(range(1, most + 1), repeat=2) if fewest <= g[0] * g[1] <= most]
     wanted = Fraction(width, height)
@@ -69,13 +69,18 @@ def test_the_rule_in_exact_numbers(fewest: int, most: int) -> None:
     for width, height in sizes:
         allowed = all_by_fractions(width, height, fewest, most)
         ambiguous += len(allowed) > 1
-        assert best_grid(width, height, side=SIDE, min_tiles=fewest, max_tiles=most) in allowed, (width, height)
+        assert best_grid(width, height, side=SIDE, min_tiles=fewest, max_tiles=most) in allowed, (
+            width,
+            height,
+        )
     assert ambiguous <= len(sizes) // 20
 
 
 def test_the_rule_as_transformers_has_it() -> None:
     """Its processor has the rule too; it orders grids of as many tiles otherwise, which matters from 2 on."""
-    module = pytest.importorskip("transformers.models.got_ocr2.image_processing_got_ocr2", reason="live parity")
+    module = pytest.importorskip(
+        "transformers.models.got_ocr2.image_processing_got_ocr2", reason="live parity"
+    )
     for size in np.random.default_rng(0).integers(1, 2500, (400, 2)).tolist():
         theirs = module.get_optimal_tiled_canvas((size[1], size[0]), (SIDE, SIDE), 1, 12)
         assert best_grid(*size, side=SIDE, min_tiles=1, max_tiles=12) == theirs, size
@@ -89,7 +94,9 @@ def picture(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(80, 40), (28, 28), (31, 97), (200, 150)])
 def test_pixels_are_those_of_transformers(size) -> None:
     pytest.importorskip("torch", reason="live parity needs torch")
-    module = pytest.importorskip("transformers.models.got_ocr2.image_processing_got_ocr2", reason="live parity")
+    module = pytest.importorskip(
+        "transformers.models.got_ocr2.image_processing_got_ocr2", reason="live parity"
+    )
     theirs = module.GotOcr2ImageProcessor(
         size={"height": 28, "width": 28},
         crop_to_patches=True,
