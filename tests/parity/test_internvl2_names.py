@@ -77,7 +77,7 @@ print(json.dumps({name: list(slot.shape) for name, slot in slots(model).items()}
 """
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
+@pytest.mark.parametrize("size", ["1B", "2B", pytest.param("8B", marks=pytest.mark.slow)])
 def test_names_and_shapes(size: str) -> None:
     decoder, text, parameters = PUBLISHED[size]
     config = config_of(decoder, text=text, vision=TOWER, force_image_size=448)
