@@ -44,7 +44,7 @@ def all_by_fractions(width: int, height: int, fewest: int, most: int) -> set[tup
 
     Of the grids of the nearest ratio the smallest stands, and is replaced by each larger one of which the
     picture has more than half the pixels. Where a wider and a taller ratio are equally far off, the published
-    rule leaves it to the rounding of its quotients whether both or one of them count; any of these is allowed.
+    rule leaves it to the rounding of quotients whether both or one of them count; any of these is allowed.
     """
     possible = [g for g in product(range(1, most + 1), repeat=2) if fewest <= g[0] * g[1] <= most]
     wanted = Fraction(width, height)
