@@ -44,6 +44,9 @@ class FrameRules:
     max_frames: int = 768
     multiple: int = 2
     """The number of frames is a multiple of this: the frames that one patch covers."""
+    middles: bool = False
+    """Whether the ``num_frames`` frames stand in the middle of equal stretches (InternVL's rule), and are
+    repeated where there are too few, instead of at their beginnings."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ def sample_indices(total_frames: int, source_fps: float | None, rules: FrameRule
     """
     if rules.fps is not None and rules.num_frames is not None:
         raise DataError(f"a video takes fps or num_frames, got both: {rules.fps} and {rules.num_frames}")
+    if rules.num_frames is not None and rules.middles:
+        stretch = (total_frames - 1) / rules.num_frames
+        return (stretch / 2 + np.round(stretch * np.arange(rules.num_frames))).astype(np.int64)
     if rules.num_frames is not None:
         count = round(rules.num_frames / rules.multiple) * rules.multiple
         if not 0 < count <= total_frames:
@@ -196,7 +202,7 @@ def _decode(
     for frame in _stream(av, opened):
         if next_index is None:
             break
-        if seen == next_index:
+        while seen == next_index:
             picture = _upright(frame)
             if not kept:
                 size = fit(len(indices), picture.height, picture.width) if fit else picture.size[::-1]

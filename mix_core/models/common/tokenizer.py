@@ -36,9 +36,7 @@ class Tokenizer:
         self.config = config
         backend.no_truncation()
         backend.no_padding()
-        self.special_tokens: dict[str, str] = {
-            role: text for role in ROLES if (text := _token_text(config.get(role))) is not None
-        }
+        self.special_tokens: dict[str, str] = special_tokens_of(config)
         """Token of each role (bos_token, eos_token, ...) that the folder defines; templates may use them."""
         self.new_tokens: list[str] = []
         """Tokens added since the folder was read."""
@@ -54,7 +52,7 @@ class Tokenizer:
             backend = Backend.from_file(str(path))
         except Exception as error:  # the library raises no narrower type
             raise BadInputError(f"{path} is not a readable tokenizer: {error}") from error
-        _add_missing(backend, config.get("added_tokens_decoder") or {}, path)
+        add_missing(backend, config.get("added_tokens_decoder") or {}, path)
         return cls(backend, config)
 
     def encode(self, text: str) -> list[int]:
@@ -113,7 +111,11 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, without a chat template."""
         self.backend.save(str(Path(folder) / "tokenizer.json"))
-        config = {key: value for key, value in self.config.items() if key != "chat_template"}
+        self.save_config(folder, self.config)
+
+    def save_config(self, folder: Path, config: dict[str, Any]) -> None:
+        """Write tokenizer_config.json, without a chat template."""
+        config = {key: value for key, value in config.items() if key != "chat_template"}
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
@@ -123,12 +125,17 @@ class Tokenizer:
         return self.backend.encode(text, add_special_tokens=not (begin and text.startswith(begin)))
 
 
+def special_tokens_of(config: dict[str, Any]) -> dict[str, str]:
+    """The token of each role that tokenizer_config.json's content names."""
+    return {role: text for role in ROLES if (text := _token_text(config.get(role))) is not None}
+
+
 def _token_text(entry: Any) -> str | None:
     """tokenizer_config.json gives a token as text, as {"content": ...} or as null."""
     return entry.get("content") if isinstance(entry, dict) else entry
 
 
-def _add_missing(backend: Backend, decoder: dict[str, dict[str, Any]], path: Path) -> None:
+def add_missing(backend: Backend, decoder: dict[str, dict[str, Any]], path: Path) -> None:
     """Add tokens that only tokenizer_config.json lists, and check that the ids come out as listed."""
     for listed, entry in sorted(decoder.items(), key=lambda item: int(item[0])):
         token = AddedToken(

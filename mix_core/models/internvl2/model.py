@@ -1,0 +1,183 @@
+"""InternVL2: the tower beside the decoder; a tile's tokens take the places of its `<IMG_CONTEXT>` tokens.
+
+Shapes: B batch, S sequence, T = B * S tokens, N tiles of all pictures, D model dim, V vocabulary.
+Chen et al., "How Far Are We to GPT-4V?", 2024 (arXiv 2404.16821).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from mix_core import ops
+from mix_core.errors import DataError
+from mix_core.models.common.causal_lm import Batch, CausalLM
+from mix_core.models.common.decoder import DecoderShape
+from mix_core.models.common.layers import LayerNorm, Linear
+from mix_core.models.common.random import SampleRandom
+from mix_core.models.internvl2.config import INTERNLM2, QKV_BIAS, InternVL2Config
+from mix_core.models.internvl2.geometry import ntk_theta, sequence_lengths, text_positions
+from mix_core.models.internvl2.vision import Draws, VisionModel, pixel_shuffle, stochastic_depth
+from mix_core.ops.dtypes import cast
+from mix_core.ops.shapes import put_rows
+
+_PROJECTOR_EPS = 1e-5
+"""Of the norm before the projector; fixed in the architecture, not in the file."""
+
+
+class InternVL2(CausalLM):
+    """Parameters bear OpenGVLab's names; the decoder is Qwen2's or Llama's."""
+
+    decoder_name, head_name = "model", "lm_head"
+    """Attributes of `language_model` that hold the decoder and its head."""
+
+    def __init__(self, config: InternVL2Config) -> None:
+        text = config.text
+        shape = DecoderShape(
+            vocab_size=text.vocab_size,
+            hidden_size=text.hidden_size,
+            intermediate_size=text.intermediate_size,
+            layers=text.num_hidden_layers,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=text.head_dim,
+            eps=text.rms_norm_eps,
+            qkv_bias=QKV_BIAS[text.architecture],
+            attention_dropout=text.attention_dropout,
+        )
+        super().__init__(shape, tied=text.tie_word_embeddings)
+        self.config = config
+        self.vision_model = VisionModel(config.vision)
+        width = config.vision.hidden_size * config.shuffle**2
+        self.mlp1 = nn.LayerDict(
+            {
+                "0": LayerNorm(width, _PROJECTOR_EPS),
+                "1": Linear(width, text.hidden_size, bias=True),
+                "3": Linear(text.hidden_size, text.hidden_size, bias=True),
+            }
+        )
+        if config.vision.drop_path_rate and self.random is None:
+            self.random = SampleRandom()
+
+    @property
+    def model(self) -> nn.Layer:
+        return getattr(self.language_model, self.decoder_name)
+
+    @model.setter
+    def model(self, decoder: nn.Layer) -> None:
+        self.language_model = nn.Layer()
+        setattr(self.language_model, self.decoder_name, decoder)
+
+    @property
+    def lm_head(self) -> nn.Layer | None:
+        return getattr(self.language_model, self.head_name)
+
+    @lm_head.setter
+    def lm_head(self, head: nn.Layer | None) -> None:
+        setattr(self.language_model, self.head_name, head)
+
+    def forward(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        pixel_values: Any = None,
+        img_context_token_id: Any = None,
+        cu_seqlens: Any = None,
+    ) -> Tensor:
+        """Logits (B, S, V). Arguments are numpy arrays or tensors.
+
+        input_ids, attention_mask (B, S); position_ids (1, B, S), counted where absent; pixel_values
+        (N, 3, side, side) of all tiles in the order of their tokens; img_context_token_id (1,), which no
+        published config.json holds; cu_seqlens (segments + 1,) of one packed row. Raises DataError where
+        tiles and their tokens differ.
+        """
+        given = dict(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            pixel_values=pixel_values,
+            img_context_token_id=img_context_token_id,
+            cu_seqlens=cu_seqlens,
+        )
+        return self.logits(given)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings (T, D): a row of the matrix for each token, a token of a tile for <IMG_CONTEXT>."""
+        ids_BS = batch["input_ids"]
+        x_TD = self.model.embed_tokens(paddle.to_tensor(ids_BS.reshape(-1)))
+        if "pixel_values" not in batch:
+            return x_TD
+        pixels = self._checked_pixels(batch["pixel_values"])
+        if "img_context_token_id" not in batch:
+            raise DataError(
+                "pixel_values came without img_context_token_id, the id of <IMG_CONTEXT>; give both"
+            )
+        token = int(batch["img_context_token_id"].reshape(-1)[0])
+        places, each = np.flatnonzero(ids_BS == token), self.config.num_image_token
+        if len(places) != len(pixels) * each:
+            raise DataError(
+                f"the text has {len(places)} <IMG_CONTEXT> tokens (id {token}) and there are {len(pixels)} "
+                f"tiles of {each}; the numbers must agree"
+            )
+        tokens_ND = self.image_tokens(pixels, self._draws(batch, places[::each])).reshape([-1, x_TD.shape[1]])
+        return put_rows(x_TD, places, cast(tokens_ND, x_TD.dtype))
+
+    def image_tokens(self, pixels_NCSS: np.ndarray, draws: Draws | None = None) -> Tensor:
+        """Tiles -> what the decoder sees of them (N, tokens of a tile, D)."""
+        config = self.config
+        x_NPD = self.vision_model(pixels_NCSS, config.select_layer, draws)
+        cells = self.mlp1["0"](pixel_shuffle(x_NPD, config.shuffle, config.ps_version))
+        return self.mlp1["3"](ops.gelu(self.mlp1["1"](cells)))
+
+    def _checked_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        side = self.config.image_size
+        expected = (self.config.vision.num_channels, side, side)
+        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise DataError(
+                f"pixel_values has shape {pixels.shape}, expected (tiles, {', '.join(map(str, expected))})"
+            )
+        return pixels.astype(np.float32, copy=False)
+
+    def _draws(self, batch: Batch, first_places: np.ndarray) -> Draws | None:
+        """Stochastic depth for tiles whose tokens begin at these places of the flattened batch."""
+        if not self.training or not self.config.vision.drop_path_rate:
+            return None
+        if batch.get("cu_seqlens") is not None:
+            sample_N = np.searchsorted(batch["cu_seqlens"], first_places, side="right") - 1
+        else:
+            sample_N = first_places // batch["input_ids"].shape[1]
+        return stochastic_depth(self.random, self.vision_model.drop_rates, sample_N)
+
+    def place(self, batch: Batch) -> np.ndarray:
+        """Positions (1, B, S): every token advances by one, those of pictures too."""
+        shape = batch["input_ids"].shape
+        return text_positions(batch.get("attention_mask"), batch.get("cu_seqlens"), shape)[None]
+
+    def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """cos and sin (B, S, H), with the base that each sequence's length asks for."""
+        text, positions_BS = self.config.text, positions_ABS[0]
+        trained = text.max_position_embeddings
+        if text.ntk_factor is None or positions_BS.max() < trained:
+            return ops.rotary_tables_1d(positions_BS, text.head_dim, text.rope_theta)
+        lengths_BS = np.maximum(sequence_lengths(positions_BS), trained)
+        cos, sin = (np.empty((*positions_BS.shape, text.head_dim), np.float32) for _ in range(2))
+        for length in np.unique(lengths_BS):
+            theta = ntk_theta(text.rope_theta, text.ntk_factor, int(length), trained, text.head_dim)
+            here = lengths_BS == length
+            cos[here], sin[here] = ops.rotary_tables_1d(positions_BS[here], text.head_dim, theta)
+        return cos, sin
+
+
+class InternVL2OnInternLM2(InternVL2):
+    """InternLM2's published names differ from the shared decoder's: `weights` splits and joins them."""
+
+    decoder_name, head_name = "decoder", "output"
+
+
+def build(config: InternVL2Config) -> InternVL2:
+    """The model for the decoder that the configuration names."""
+    return (InternVL2OnInternLM2 if config.text.architecture == INTERNLM2 else InternVL2)(config)
