@@ -142,7 +142,7 @@ class Peers:
             grads = parts[name]
             kv_heads = self.config["llm_config"]["num_key_value_heads"]
             holder = grads[0] if len(grads) == 1 else FusedMatrix(tuple(grads), kv_heads)
-            gradients[name] = Slot(holder, slot.shape, slot.linear).to_published()
+            gradients[name] = Slot(holder, slot.shape, slot.linear).values()
         return gradients
 
 

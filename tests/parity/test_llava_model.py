@@ -151,7 +151,8 @@ def test_a_packed_row_is_its_samples_one_by_one(peers, model: str) -> None:
     flat, expected = (
         np.concatenate([one[name].reshape(-1) for name in sorted(one)]) for one in (gradients, padded)
     )
-    assert distance(flat, expected) < 1e-6
+    # what kernels hold going back; with the references tests/programs/packed_gradients.py holds 1e-6
+    assert distance(flat, expected) < 1e-5
 
 
 def test_tiles_padded_to_the_most_are_the_same(peers) -> None:
