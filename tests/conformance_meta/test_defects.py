@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native
 TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
 
-SHARES = 8
-"""To the end of the suite, all defects take over an hour: each commit takes one share of them, in turn."""
+SHARES = 24
+"""To the end of the suite, all defects take hours: each commit takes one share of them, in turn."""
 
 
 def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> tuple[int, dict[str, Any], str]:
