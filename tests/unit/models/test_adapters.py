@@ -95,6 +95,13 @@ def test_written_and_read_again(tmp_path, family):
     assert np.array_equal(logits(again.model), alone)  # what learned as a whole went too
     again.use("x")
     assert np.array_equal(logits(again.model), logits(model))
+    # a run that goes back to its best checkpoint
+    for _, adapter in of_name(again.maps, "x"):
+        adapter.up.set_value(np.zeros(adapter.up.shape, np.float32))
+    dict(again.model.named_parameters())[patches].set_value(np.zeros((1176, 160), np.float32))
+    assert not np.array_equal(logits(again.model), logits(model))
+    again.refill("x", read_adapter(tmp_path / "a"))
+    assert np.array_equal(logits(again.model), logits(model))
 
 
 def test_parts_of_one_published_matrix_are_one_adapter(tmp_path, family):
