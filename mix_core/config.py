@@ -62,8 +62,8 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
             )
         if self.lora and (self.resize_vocab or self.new_special_tokens):
             raise ValueError(
-                "lora saves adapters and not the model, so its vocabulary cannot grow; leave resize_vocab "
-                "and new_special_tokens out"
+                "lora saves adapters and not the model, so its vocabulary cannot grow; leave out "
+                "resize_vocab and new_special_tokens"
             )
         if self.lora_path is not None and not self.lora:
             raise ValueError("lora_path names an adapter and lora is false; give lora: true, or take it away")

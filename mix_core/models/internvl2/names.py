@@ -39,7 +39,7 @@ def published_name(name: str) -> str:
 
 
 def part_rows(model: Any, name: str) -> np.ndarray | None:
-    """Which rows of `attention.wqkv` a parameter holds, in its own order; None where it holds a whole matrix."""
+    """Which rows of `attention.wqkv` a parameter holds, in its own order; None where it is a whole matrix."""
     part = next((part for part in PARTS if f".{part}." in name), None)
     if part is None or FUSED not in published_name(name):
         return None

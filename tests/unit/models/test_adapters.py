@@ -22,8 +22,8 @@ from mix_core.models.common.adapter_files import (
     shortest_names,
 )
 from mix_core.models.common.adapters import AdapterSet, fingerprint
-from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter, of_name
-from mix_core.models.registry import ModelFamily, get_family
+from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter, merge_adapter, of_name
+from mix_core.models.registry import ModelFamily, families, get_family
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 7))
 SETTINGS = LoRASettings(rank=3, alpha=6.0, dora=True, dropout=0.1)
@@ -102,6 +102,33 @@ def test_written_and_read_again(tmp_path, family):
     assert not np.array_equal(logits(again.model), logits(model))
     again.refill("x", read_adapter(tmp_path / "a"))
     assert np.array_equal(logits(again.model), logits(model))
+
+
+@pytest.mark.parametrize("name", sorted(name for name, family in families().items() if family.tiny))
+def test_files_and_published_weights_agree_in_every_family(tmp_path, name):
+    """What the file's matrices make of the published weights is what merging makes of the model."""
+    family = families()[name]
+    model = model_of(family)
+    adapters = AdapterSet(model, family)
+    settings = LoRASettings(rank=3, alpha=6.0)
+    add_adapter(model, adapters.maps, "default", settings)
+    init_adapter(adapters.maps, "default", 0)
+    rng = np.random.default_rng(1)
+    for _, adapter in of_name(adapters.maps, "default"):
+        adapter.up.set_value(rng.normal(0, 0.1, adapter.up.shape).astype(np.float32))
+    adapters.write(tmp_path, "default", base="m", fingerprint=fingerprint(adapters.maps))
+    before = {one.name: np.array(adapters.slots[f"{one.name}.weight"].values()) for one in adapters.maps}
+    tensors = load_file(tmp_path / TENSORS)
+    expected = logits(model)
+    merge_adapter(model)
+    for module, weight in before.items():
+        down, up = (tensors[f"base_model.model.{module}.lora_{kind}.weight"] for kind in "AB")
+        merged = adapters.slots[f"{module}.weight"].values()
+        change = settings.scale * (up @ down).reshape(weight.shape)
+        np.testing.assert_allclose(merged, weight + change, rtol=1e-5, atol=1e-6)
+    again = AdapterSet(model_of(family), family)
+    again.add("x", read_adapter(tmp_path))
+    assert np.array_equal(logits(again.model), expected)
 
 
 def test_parts_of_one_published_matrix_are_one_adapter(tmp_path, family):
