@@ -56,6 +56,17 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
             raise ValueError(
                 "bundled_data and dataset both name the rows to train on; give one (bundled_data=null)"
             )
+        if self.lora and self.from_scratch:
+            raise ValueError(
+                "lora trains adapters of given weights, from_scratch draws random ones; give one"
+            )
+        if self.lora and (self.resize_vocab or self.new_special_tokens):
+            raise ValueError(
+                "lora saves adapters and not the model, so its vocabulary cannot grow; leave out "
+                "resize_vocab and new_special_tokens"
+            )
+        if self.lora_path is not None and not self.lora:
+            raise ValueError("lora_path names an adapter and lora is false; give lora: true, or take it away")
         one_pass = self.per_device_train_batch_size
         if self.global_batch_size is not None:
             accumulation, rest = divmod(self.global_batch_size, one_pass)

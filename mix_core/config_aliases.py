@@ -171,13 +171,12 @@ ONE_DEVICE = (1, 0, -1)
 """Degrees that mean one device, or none asked for."""
 
 _ADAPTERS = {
-    **_later(
-        "LoRA", lora=(False,), lora_path=(), merge_model_path=(), use_llm_lora=(0,), use_backbone_lora=(0,)
-    ),
     **_settled(
-        "it only has a say with lora",
-        **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), ANYTHING),
+        "lora, lora_rank and lora_target_modules ask for adapters",
+        use_llm_lora=(0,),
+        use_backbone_lora=(0,),
     ),
+    **_later("adapters over weights in 8 bits", weight_quantize_algo=()),
     **_later("prefix tuning", prefix_tuning=(False,)),
     **_settled("it only has a say with prefix_tuning", num_prefix_tokens=ANYTHING),
 }
@@ -366,6 +365,10 @@ _INFER = "mix-core infer --model DIR --image FILE --prompt TEXT [--draw out.png]
 _ELSEWHERE = {
     name: Fixed("elsewhere", (), _INFER) for name in ("input_image", "image_path", "prompt", "text", "visual")
 }
+
+_ELSEWHERE["merge_model_path"] = Fixed(
+    "elsewhere", (), "mix-core merge-lora --model DIR --lora DIR --out DIR merges an adapter"
+)
 
 FIXED: dict[str, Fixed] = {
     **_ADAPTERS,

@@ -106,6 +106,24 @@ class ModelKeys(Keys):
     """Patterns (shell style) of parameter names to freeze."""
     freeze_exclude: list[str] | None = None
     """Patterns of parameter names that learn although another key freezes them."""
+    lora: bool = False
+    """Train low-rank adapters and keep the weights as they are; a tower or projector learns beside them where
+    its freezing key is given as false."""
+    lora_rank: Count = 128
+    """Rank of an adapter's matrices (PaddleMIX)."""
+    lora_alpha: Annotated[float, Gt(0.0)] = 256.0
+    """An adapter's part is multiplied by this over its rank (PaddleMIX)."""
+    lora_dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
+    """Share of its inputs that an adapter does not see in training (PaddleMIX)."""
+    lora_target_modules: str | list[str] | None = None
+    """Modules that get an adapter, by published name: a regular expression for the whole name or the name's
+    end, or a list of them. Default: all linear maps of the language model."""
+    lora_path: str | None = None
+    """Adapter to start from: its folder (PaddleMIX)."""
+    use_rslora: bool = False
+    """Divide lora_alpha by the root of the rank, not the rank (PEFT)."""
+    use_dora: bool = False
+    """Let each output's length learn apart from its direction (PEFT)."""
     neftune: bool = False
     """Add noise to the embeddings of text while training (PaddleMIX; Jain et al., "NEFTune", 2023)."""
     neftune_noise_alpha: Annotated[float, Gt(0.0)] = 5.0

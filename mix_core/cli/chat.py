@@ -14,6 +14,7 @@ HELP = """\
 /video PATH   show a video so
 /draw FILE    write the last picture with the boxes of the last answer
 /clear        forget the conversation
+/lora NAME    answer with this adapter from now on; without NAME with the model alone
 /help         this text
 /exit         leave, as Ctrl-D does
 Ctrl-C stops an answer. <image> in a message marks a picture's place; // begins a message with a slash."""
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
         kernels: options.Kernels = "auto",
         dtype: options.Dtype = None,
         weights: options.Weights = None,
+        lora: options.Lora = None,
         seed: options.Seed = 0,
         max_new_tokens: options.MaxNewTokens = 512,
         temperature: options.Temperature = 0.0,
@@ -43,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
         from mix_core.inference.engine import load
 
-        engine = load(model, **options.loading(device, simulate, kernels, dtype, weights))
+        engine = load(model, **options.loading(device, simulate, kernels, dtype, weights, lora))
         on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
@@ -169,10 +171,14 @@ def command(conversation: Conversation, text: str) -> str:
         return "[forgotten]"
     if name == "/help":
         return HELP
+    if name == "/lora":
+        conversation.engine.set_adapter(rest or None)
+        return f"[{rest or 'the model alone'}]"
     if name in ("/image", "/video", "/draw"):
         raise BadInputError(f"{name} needs a path")
     raise BadInputError(
-        f"{name} is no command; there are /image PATH, /video PATH, /draw FILE, /clear, /help and /exit"
+        f"{name} is no command; there are /image PATH, /video PATH, /draw FILE, /clear, /lora NAME, /help "
+        "and /exit"
     )
 
 

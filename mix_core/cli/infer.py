@@ -48,6 +48,7 @@ def register(app: typer.Typer) -> None:
         kernels: options.Kernels = "auto",
         dtype: options.Dtype = None,
         weights: options.Weights = None,
+        lora: options.Lora = None,
         seed: options.Seed = 0,
         max_new_tokens: options.MaxNewTokens = 512,
         temperature: options.Temperature = 0.0,
@@ -68,7 +69,7 @@ def register(app: typer.Typer) -> None:
         from mix_core.cli.output import only_results_on_stdout
 
         drawing = Drawing(draw, draw_on, output_dir, visual)
-        loading = options.loading(device, simulate, kernels, dtype, weights)
+        loading = options.loading(device, simulate, kernels, dtype, weights, lora)
         answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
         with only_results_on_stdout(as_json) as write:
             if batch is not None:

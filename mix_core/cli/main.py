@@ -31,6 +31,7 @@ COMMANDS = (
     "infer",
     "chat",
     "convert",
+    "merge-lora",
 )
 
 

@@ -21,6 +21,10 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or
 Weights = Annotated[
     str | None, typer.Option("--weights", help="int8: the decoder's weights in 8 bits, for faster answers.")
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", help="Adapter: FOLDER or NAME=FOLDER; repeatable, the first is used."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the draws at a temperature above 0.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
@@ -30,7 +34,12 @@ Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this 
 
 
 def loading(
-    device: str | None, simulate: bool, kernels: str, dtype: str | None, weights: str | None
+    device: str | None,
+    simulate: bool,
+    kernels: str,
+    dtype: str | None,
+    weights: str | None,
+    lora: list[str] | None = None,
 ) -> dict[str, Any]:
     """Keywords of `mix_core.load`. Raises ConfigError for other kernels than the two there are."""
     if kernels not in ("auto", "reference"):
@@ -39,6 +48,7 @@ def loading(
         "device": device,
         "dtype": dtype,
         "weights": weights,
+        "lora": lora,
         "simulate": simulate or None,
         "kernels": kernels,
         "allow_reexec": True,

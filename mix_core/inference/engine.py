@@ -15,6 +15,7 @@ import numpy as np
 
 import mix_core.device as device_layer
 from mix_core.errors import BadInputError
+from mix_core.inference.adapters import Adapters, put_on, read_adapters
 from mix_core.inference.conversation import conversation, is_batch
 from mix_core.inference.streaming import TextStream, check_stop_strings, cut_at
 from mix_core.models.common.hub import resolve_model_folder
@@ -22,6 +23,7 @@ from mix_core.models.registry import family_of_folder, load_model
 
 if TYPE_CHECKING:
     from mix_core.device import Activation
+    from mix_core.models.common.adapters import AdapterSet
     from mix_core.models.registry import ModelFamily
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -55,6 +57,7 @@ class Engine:
         activation: Activation,
         dtype: str,
         weights: str | None = None,
+        adapters: AdapterSet | None = None,
     ) -> None:
         self.model = model
         """The Paddle layer, in `eval()` mode."""
@@ -64,6 +67,24 @@ class Engine:
         self.weights = weights or dtype
         """What the decoder's matrices are kept in: `int8`, or the dtype."""
         self.stop_token_ids: tuple[int, ...] = tuple(processor.stop_token_ids)
+        self._adapters = adapters
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters there are."""
+        return [] if self._adapters is None else list(self._adapters.names)
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter in use."""
+        return None if self._adapters is None else self._adapters.used
+
+    def set_adapter(self, name: str | None) -> None:
+        """Use this adapter; None: the model alone. Raises BadInputError for a name that is not there."""
+        if self._adapters is not None:
+            self._adapters.use(name)
+        elif name is not None:
+            raise BadInputError(f"no adapter is called {name!r}: none was loaded; give lora to mix_core.load")
 
     def generate(
         self,
@@ -240,6 +261,7 @@ def load(
     simulate: bool | None = None,
     kernels: Literal["auto", "reference"] | None = None,
     weights: Literal["int8"] | None = None,
+    lora: Adapters | None = None,
     revision: str | None = None,
     allow_reexec: bool = False,
 ) -> Engine:
@@ -252,6 +274,8 @@ def load(
         weights: `int8` rounds the decoder's matrices and the head to 8 bits with a scale for each output:
             decoding is faster, weights take a quarter of the memory, activations stay float32. Answers are
             then near those of float32, not equal to them (docs/performance.md). None keeps `dtype`.
+        lora: adapters in PEFT's layout: a folder, or names with folders; the first is in use, and
+            `Engine.set_adapter` changes that. A run folder stands for its newest checkpoint.
         allow_reexec: for commands only, see `mix_core.device.activate`.
     Raises:
         BadInputError: the folder, a file in it or the dtype cannot be used.
@@ -266,8 +290,14 @@ def load(
         raise BadInputError(
             f"weights is {weights} and dtype is {dtype}; {weights} weights need dtype float32"
         )
+    if weights is not None and lora:
+        raise BadInputError(
+            f"weights is {weights} and there is an adapter; merge it first (mix-core merge-lora), or leave "
+            "weights out"
+        )
     folder = resolve_model_folder(path, revision)
     family = family_of_folder(folder)
+    stored = read_adapters(lora)
     processor = family.load_processor(folder)
     workload = device_layer.Workload(model=family.name, mode="infer", dtype=dtype, simulate=bool(simulate))
     activation = device_layer.activate(
@@ -279,6 +309,7 @@ def load(
             f"dtype is {dtype}, but device {activation.name} computes in {computes}; give one of those"
         )
     _, _, model = load_model(folder)
+    adapters = put_on(model, family, stored) if stored else None
     if dtype != "float32":
         model.to(dtype=dtype)
     if weights == "int8":
@@ -294,4 +325,5 @@ def load(
         activation=activation,
         dtype=dtype,
         weights=weights,
+        adapters=adapters,
     )

@@ -30,6 +30,10 @@ class TinyModel:
     """Labelled rows with everything that the family takes, as the processor would give them."""
 
 
+def _all_rows(model: Any, name: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelFamily:
     """What mix-core needs to know of a family of models."""
@@ -55,6 +59,13 @@ class ModelFamily:
     published_name: Callable[[str], str] = str
     """A parameter's published name, where the model names it otherwise or has part of it: patterns of the
     configuration (freezing, LoRA) are matched with published names."""
+    stored_name: Callable[[str], str] = str
+    """A name in a file, in any layout that the family reads -> the published one."""
+    slots: Callable[[Any], dict[str, Any]] | None = None
+    """Model -> its `Slot`s by parameter, where `slots_of` alone does not know their published shapes."""
+    part_rows: Callable[[Any, str], np.ndarray | None] = _all_rows
+    """(model, parameter) -> which rows of the published matrix a parameter has that shares its published name
+    with others; None: they stand one below the other, in the model's order."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
 

@@ -15,8 +15,8 @@ from mix_core.ops.arguments import check_decode_layer
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import cast, product_dtype
-from mix_core.ops.matmul import Matrix, linear
-from mix_core.ops.matmul_int8 import Int8Matrix
+from mix_core.ops.low_rank import Matrix
+from mix_core.ops.matmul import linear
 from mix_core.ops.norms import add_rms_norm, rms_norm
 from mix_core.ops.projections import Matrices, Three, gated_mlp, qkv
 from mix_core.ops.rope import rotary
@@ -59,7 +59,8 @@ def decode_layer(
 ) -> Tensor:
     """Put the tokens' keys and values into the cache, attend, feed forward -> (B, D). No gradient."""
     keys = cache.keys
-    if query_scale_B11 is not None or isinstance(weights.out, Int8Matrix):
+    tensors = all(isinstance(weight, Tensor) for weight in (*weights.qkv, weights.out, *weights.mlp))
+    if query_scale_B11 is not None or not tensors:
         return _reference(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11)
     check_decode_layer(x_BD, weights.qkv, keys, cache.values, cache.lengths_B)
     if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens

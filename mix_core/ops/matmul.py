@@ -13,17 +13,17 @@ from paddle.autograd import PyLayer
 
 from mix_core.ops.arguments import check_head_logits, check_linear
 from mix_core.ops.dispatch import kernel_for
-from mix_core.ops.dtypes import for_product, products_inside
+from mix_core.ops.dtypes import cast, for_product, products_inside
 from mix_core.ops.gradients import frozen
+from mix_core.ops.low_rank import AdaptedMatrix, Matrix, base_of
 from mix_core.ops.matmul_int8 import Int8Matrix, linear_int8
 from mix_core.ops.shapes import reshape
-
-Matrix = Tensor | Int8Matrix
-"""A weight of `linear`: trainable, or rounded for answering."""
 
 
 def linear(x: Tensor, weight_IO: Matrix, bias_O: Tensor | None = None) -> Tensor:
     """``x @ weight + bias``: x (..., I), weight (I, O), bias (O,) or None -> (..., O)."""
+    if isinstance(weight_IO, AdaptedMatrix):
+        return adapted(x, linear(x, base_of(weight_IO), bias_O), weight_IO, bias_O)
     if isinstance(weight_IO, Int8Matrix):
         return linear_int8(x, weight_IO.steps_OI, weight_IO.scale_O, bias_O)
     x, weight_IO, bias_O = for_product(x, weight_IO, bias_O)
@@ -35,6 +35,19 @@ def linear(x: Tensor, weight_IO: Matrix, bias_O: Tensor | None = None) -> Tensor
     if bias_O is None:
         return _C_ops.matmul(x, weight_IO, False, False)
     return _Affine.apply(x, weight_IO, bias_O)
+
+
+def adapted(x: Tensor, out: Tensor, matrix: Matrix, bias_O: Tensor | None = None) -> Tensor:
+    """What an adapter makes of ``out = x @ base + bias`` (..., O); `out` itself where the matrix has none."""
+    if not isinstance(matrix, AdaptedMatrix):
+        return out
+    (x,) = for_product(x if matrix.dropped is None else matrix.dropped(x))
+    out = out + linear(linear(x, matrix.down_IR) * matrix.scale, matrix.up_RO)
+    if matrix.gain_O is None:
+        return out
+    gain_O = cast(matrix.gain_O, out.dtype)
+    # the bias is in `out` already, because a fused product adds it; the gain is not for it
+    return out * gain_O if bias_O is None else out * gain_O + cast(bias_O, out.dtype) * (1.0 - gain_O)
 
 
 def head_logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from mix_core.ops.activations import swiglu
 from mix_core.ops.arguments import check_gated_mlp, check_qkv
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import for_product, product_dtype, products_inside
-from mix_core.ops.matmul import Matrix, linear
-from mix_core.ops.matmul_int8 import Int8Matrix
+from mix_core.ops.low_rank import AdaptedMatrix, Matrix, base_of
+from mix_core.ops.matmul import adapted, linear
 
 Three = tuple[Tensor, Tensor, Tensor]
 Matrices = tuple[Matrix, Matrix, Matrix]
@@ -25,7 +25,12 @@ Matrices = tuple[Matrix, Matrix, Matrix]
 
 def qkv(x: Tensor, weights: Matrices, biases: Three | None = None) -> Three:
     """Queries, keys and values of x (..., I): ``x @ weight + bias`` with each weight (I, O), bias (O,)."""
-    if not _rounded(weights):
+    if _any_adapted(weights):
+        bases = tuple(base_of(weight) for weight in weights)
+        outs = qkv(x, bases, biases)
+        q, k, v = (adapted(x, *row) for row in zip(outs, weights, biases or (None, None, None)))
+        return q, k, v
+    if _plain(weights):
         check_qkv(x, weights, biases)
         kernel = _kernel("qkv", x, weights, biases)
         if kernel is not None:
@@ -41,7 +46,7 @@ def gated_mlp(x: Tensor, weights: Matrices, biases: Three | None = None) -> Tens
     weights and biases are those of gate (D, F), up (D, F) and down (F, O), in this order. Shazeer,
     "GLU Variants Improve Transformer", 2020.
     """
-    if not _rounded(weights):
+    if _plain(weights):
         check_gated_mlp(x, weights, biases)
         kernel = _kernel("gated_mlp", x, weights, biases)
         if kernel is not None:
@@ -51,8 +56,12 @@ def gated_mlp(x: Tensor, weights: Matrices, biases: Three | None = None) -> Tens
     return linear(swiglu(linear(x, *gate), linear(x, *up)), *down)
 
 
-def _rounded(weights: Matrices) -> bool:
-    return isinstance(weights[0], Int8Matrix)
+def _any_adapted(weights: Matrices) -> bool:
+    return any(isinstance(weight, AdaptedMatrix) for weight in weights)
+
+
+def _plain(weights: Matrices) -> bool:
+    return all(isinstance(weight, Tensor) for weight in weights)
 
 
 def _kernel(op: str, x: Tensor, weights: Three, biases: Three | None) -> Callable[..., Any] | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import mix_core.device as device
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job, job_of
-from mix_core.errors import ConfigError, MixError, RunFailedError
+from mix_core.errors import CheckpointError, ConfigError, MixError, RunFailedError
+from mix_core.models.common.adapter_files import is_adapter
 from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
@@ -85,6 +86,8 @@ def _train(
     job: Job,
 ) -> None:
     if start is not None:
+        _check_start(start, config.lora)
+    if start is not None and not config.lora:
         source = start
     elif config.model_name_or_path is not None:
         source = resolve_model_folder(config.model_name_or_path, config.revision)
@@ -158,3 +161,14 @@ def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
         if path == start:
             return
         print(f"passing over {path.name}: {checkpoint.first_fault(path)}", file=sys.stderr)
+
+
+def _check_start(start: Path, lora: bool) -> None:
+    """A run goes on as what it was: with adapters, or with a model of its own. Raises CheckpointError."""
+    if is_adapter(start) and not lora:
+        raise CheckpointError(f"resume: {start} holds an adapter and lora is false; give lora: true")
+    if lora and not is_adapter(start):
+        raise CheckpointError(
+            f"resume: {start} holds a whole model and lora is true; to put adapters on it give it as "
+            "model_name_or_path and another output_dir"
+        )

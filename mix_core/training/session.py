@@ -16,15 +16,17 @@ from mix_core.data.skipped import SkippedRows
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job
 from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
+from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.registry import load_model, read_config
 from mix_core.training import checkpoint, record
 from mix_core.training.best import best_of
 from mix_core.training.evaluate import evaluate, result_names
 from mix_core.training.faults import place
-from mix_core.training.freeze import freeze
+from mix_core.training.freeze import freeze, learning_table
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
+from mix_core.training.lora import RunAdapter
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.optimizer import AdamW
 from mix_core.training.parallel import Ranks
@@ -62,7 +64,8 @@ class Session:
         command: list[str],
         ranks: Ranks | None = None,
     ) -> None:
-        """`source`: the folder of model and processor. `start`: the checkpoint to go on from, if any."""
+        """`source`: the folder of model and processor. `start`: the checkpoint to go on from, if any; that
+        folder too, or an adapter's."""
         self.config, self.folder, self.rows = config, folder, rows
         self.activation, self.precision, self.command = activation, precision, command
         self.ranks = ranks or Ranks(Job())
@@ -70,7 +73,7 @@ class Session:
         """Where checkpoints of this run, and of what it goes on from, lie."""
         paddle.seed(config.seed)
         family, model_config = self._load(source, random_init=config.from_scratch and start is None)
-        learning = freeze(self.model, config)
+        adapter, learning = self._choose_what_learns(family, start)
         self.model.recompute = config.recompute
         self.optimizer = AdamW(
             self.model,
@@ -92,6 +95,7 @@ class Session:
             precision.parameter_dtype,
             precision.loss_scale(),
             best_of(config, self._results()),
+            adapter,
         )
         reached = self.parts.restore(start) if start is not None else Progressed(0, 0)
         if self.parts.best is not None:
@@ -110,6 +114,21 @@ class Session:
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
         self._start_record(family.name, start)
+
+    def _choose_what_learns(
+        self, family: ModelFamily, start: Path | None
+    ) -> tuple[RunAdapter | None, list[str]]:
+        """Put the adapter on, freeze, and show the table -> the adapter, names of what learns.
+
+        Raises ConfigError where adapters and what they are on would learn both.
+        """
+        adapter = RunAdapter(self.model, family, self.config, start) if self.config.lora else None
+        learning = freeze(self.model, self.config, family.published_name)
+        if adapter is not None:
+            adapter.check_learning([family.published_name(n) for n in learning if ADAPTERS not in n])
+        if self.ranks.leads:
+            print(learning_table(self.model, family.published_name), file=sys.stderr)
+        return adapter, learning
 
     def _open_stream(self, source: Path, reached: Progressed, start: Path | None) -> StepStream:
         config = self.config
@@ -332,7 +351,7 @@ class Session:
             {"loaded": True} if loads else {}
         )
         if loads and best.step != self.step:
-            self.parts.family.load_weights(self.model, path)
+            self.parts.load_weights(path)
 
     def _rescued(self, error: MixError) -> MixError:
         """A row is bad, or a data worker died: keep what was learned before it, and say so."""

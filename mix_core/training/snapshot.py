@@ -1,4 +1,4 @@
-"""What a checkpoint of a session holds: a model folder for everyone, and the training state beside it."""
+"""What a checkpoint of a session holds: a model folder or an adapter for everyone, and the training state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.training import state
 from mix_core.training.faults import place
 from mix_core.training.optimizer import AdamW
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mix_core.device import DeviceRuntime
     from mix_core.models.registry import ModelFamily
     from mix_core.training.best import Best
+    from mix_core.training.lora import RunAdapter
     from mix_core.training.loss_scale import LossScale
 
 RANDOM_STATE = "random."
@@ -50,12 +52,29 @@ class Parts:
     """Of the model's parameters, which are published as they are."""
     loss_scale: LossScale | None = None
     best: Best | None = None
+    adapter: RunAdapter | None = None
+    """What learns in place of the model; a checkpoint then holds it and not the model."""
+
+    def _whole(self) -> list[str]:
+        """Published names of the model's own parameters that learn."""
+        names = [name for name, _ in self.optimizer.named_parameters() if ADAPTERS not in name]
+        return [self.family.published_name(name) for name in names]
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Go back to what a checkpoint of this run holds."""
+        if self.adapter is not None:
+            self.adapter.load(checkpoint)
+        else:
+            self.family.load_weights(self.model, checkpoint)
 
     def write(self, folder: Path, reached: Progressed) -> None:
         """Fill an empty checkpoint folder."""
-        self.family.save_weights(self.model, folder)
-        self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
-        self.processor.save(folder)
+        if self.adapter is not None:
+            self.adapter.write(folder, self._whole())
+        else:
+            self.family.save_weights(self.model, folder)
+            self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
+            self.processor.save(folder)
         place("checkpoint-weights")
         inner = folder / state.FOLDER
         inner.mkdir()

@@ -150,8 +150,10 @@ def _write_configurations(folder: Path) -> None:
     small = {"device": "cpu", "bf16": False, "num_train_epochs": 1, "max_length": 512, "progress_bar": False}
     tool = json.loads((SAMPLES / "qwen_vl_sft.json").read_text())
     tool |= small | {"model_name_or_path": "Qwen-VL-Chat", "output_dir": "./checkpoints/qwen_vl_sft_ckpts"}
-    (folder / "sft_argument.json").write_text(json.dumps(tool | {"benchmark": False, "freeze_exclude": None}))
-    (folder / "lora_sft_argument.json").write_text(json.dumps(tool | {"lora": True, "lora_rank": 4}))
+    tool |= {"benchmark": False, "freeze_exclude": None}
+    (folder / "sft_argument.json").write_text(json.dumps(tool))
+    tool |= {"lora": True, "lora_rank": 4, "output_dir": "./checkpoints/qwen_vl_lora_ckpts"}
+    (folder / "lora_sft_argument.json").write_text(json.dumps(tool))
     data = json.loads((SAMPLES / "mindspeed_data.json").read_text())
     parameters = data["dataset_param"]
     parameters["preprocess_parameters"] |= {"model_name_or_path": "./Qwen2.5-VL-3B-Instruct"}

@@ -47,7 +47,7 @@ def asks(text: str, answer: str = "it is.") -> list[dict[str, str]]:
         (["--recipe", "digits", "--seed", "1", "seed=2"], ["given as 1 and as 2"]),
         (["--recipe", "digits", "--sede", "1"], ['unknown key "sede"', 'the nearest key is "seed"']),
         (["--recipe", "digits", "--max_steps", "many"], ['got the text "many", expected a whole number']),
-        (["--recipe", "digits", "--lora"], ["LoRA", "not built yet"]),
+        (["--recipe", "digits", "--lora"], ["from_scratch draws random ones"]),
         (["--learning_rate", "1"], ["model_name_or_path is missing"]),
     ],
 )

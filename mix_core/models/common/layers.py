@@ -12,6 +12,7 @@ from paddle.nn.initializer import Constant
 from mix_core import ops
 from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.ops.dtypes import cast
+from mix_core.ops.low_rank import Matrix
 
 
 def residual(x: Tensor, branch: Tensor) -> Tensor:
@@ -26,17 +27,19 @@ class Linear(nn.Layer):
         super().__init__()
         self.weight = self.create_parameter([inputs, outputs], default_initializer=Constant(0.0))
         self.bias = self.create_parameter([outputs], is_bias=True) if bias else None
+        self.adapters = None
+        """What changes the map, if anything does (lora.py)."""
 
     @property
-    def matrix(self) -> Tensor:
-        """What `ops.linear` takes as weight."""
-        return self.weight
+    def matrix(self) -> Matrix:
+        """What `ops.linear` takes as weight: with the adapter in use, where there is one."""
+        return self.weight if self.adapters is None else self.adapters.matrix(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x, self.matrix, self.bias)
 
 
-def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Matrix, ...], tuple[Tensor, ...] | None]:
     """Of several maps; None in place of the biases where they have none."""
     weights = tuple(one.matrix for one in maps)
     return weights, None if maps[0].bias is None else tuple(one.bias for one in maps)

@@ -41,6 +41,18 @@ class SampleRandom:
         counters_S4[:, 3] = layer
         return philox4x32(counters_S4, self._key)[:, :2]
 
+    def keep(self, layer: int, shape: tuple[int, int], dropout: float) -> np.ndarray:
+        """What a layer's input is multiplied by: 0 with probability `dropout`, else 1 / (1 - dropout).
+
+        Float32, of this shape; drawn for the batch as a whole, by the first of its samples.
+        """
+        low, high = (int(word) for word in self.keys(layer)[0])
+        words = np.random.Generator(np.random.Philox(key=[low, high])).integers(
+            1 << 16, size=shape, dtype="u2"
+        )
+        kept = words >= np.uint16(round(dropout * (1 << 16)))
+        return kept.astype(np.float32) / np.float32(1.0 - dropout)
+
 
 def named_generator(seed: int, name: str) -> np.random.Generator:
     """The generator of one named thing, such as a parameter's first values."""

@@ -7,7 +7,7 @@ The format: 8 bytes of header length, a JSON header (dtype, shape and byte range
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,15 @@ def _inside(folder: Path, name: str) -> Path:
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """All tensors of one file, after checking that the file is as long as its header promises."""
+    return _read_header(path)[0]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in a file's header. Raises WeightsError."""
+    return _read_header(path)[1]
+
+
+def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -103,9 +112,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
+            metadata = dict(header.get("__metadata__", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{path} has a damaged safetensors header: {error!r}") from None
-    return tensors
+    return tensors, metadata
 
 
 def _stored(path: Path, name: str, entry: dict[str, Any], base: int, size: int) -> StoredTensor:
@@ -146,13 +156,13 @@ def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int
     shards = list(_shards(tensors, max_shard_bytes))
     (folder / INDEX).unlink(missing_ok=True)
     if len(shards) == 1:
-        _write_file(folder / SINGLE, shards[0])
+        write_file(folder / SINGLE, shards[0])
         return
     (folder / SINGLE).unlink(missing_ok=True)
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / name, shard)
+        write_file(folder / name, shard)
         weight_map |= {tensor.name: name for tensor in shard}
     index = {
         "metadata": {"total_size": sum(tensor.size_bytes for tensor in tensors)},
@@ -173,9 +183,10 @@ def _shards(tensors: Sequence[Outgoing], limit_bytes: int) -> Iterator[list[Outg
     yield shard
 
 
-def _write_file(path: Path, tensors: Sequence[Outgoing]) -> None:
+def write_file(path: Path, tensors: Sequence[Outgoing], metadata: Mapping[str, str] | None = None) -> None:
+    """Write one file; `metadata` are texts in its header."""
     # transformers refuses a file that does not name the framework whose conventions it follows
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for tensor in tensors:
         start, end = end, end + tensor.size_bytes

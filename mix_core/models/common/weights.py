@@ -16,11 +16,12 @@ import paddle
 from paddle import Tensor, nn
 
 from mix_core.errors import WeightsError
+from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import Outgoing, StoredTensor, read_folder, write_folder
 
-_STORED_AS = {paddle.float32: "F32", paddle.bfloat16: "BF16", paddle.float16: "F16", paddle.float64: "F64"}
+STORED_AS = {paddle.float32: "F32", paddle.bfloat16: "BF16", paddle.float16: "F16", paddle.float64: "F64"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) 
     linear = {f"{name}.weight" for name, layer in model.named_sublayers() if isinstance(layer, Linear)}
     slots = {}
     for name, parameter in model.named_parameters():
+        if ADAPTERS in name:
+            continue  # an adapter has files of its own
         shape = tuple(parameter.shape[::-1] if name in linear else parameter.shape)
         slots[name] = Slot(parameter, (shapes or {}).get(name, shape), name in linear)
     return slots
@@ -140,7 +143,7 @@ def _set(parameter: Tensor, values: np.ndarray) -> None:
 def save_folder(slots: Mapping[str, AnySlot], folder: Path, max_shard_bytes: int) -> None:
     """Write every slot in its published form and the parameter's dtype."""
     outgoing = [
-        Outgoing(name, _STORED_AS[slot.dtype], slot.shape, slot.values) for name, slot in slots.items()
+        Outgoing(name, STORED_AS[slot.dtype], slot.shape, slot.values) for name, slot in slots.items()
     ]
     write_folder(folder, outgoing, max_shard_bytes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mix_core.models.internvl2.config import config_from_dict, config_to_dict
-from mix_core.models.internvl2.names import published_name
+from mix_core.models.internvl2.names import part_rows, published_name
 from mix_core.models.internvl2.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
@@ -47,6 +47,12 @@ def _load_processor(folder: Path) -> Any:
     return load_processor(folder)
 
 
+def _slots(model: Any) -> dict[str, Any]:
+    from mix_core.models.internvl2.weights import slots
+
+    return slots(model)
+
+
 FAMILY = ModelFamily(
     name="internvl2",
     model_types=("internvl_chat",),
@@ -58,5 +64,7 @@ FAMILY = ModelFamily(
     write_config=_write_config,
     load_processor=_load_processor,
     published_name=published_name,
+    slots=_slots,
+    part_rows=part_rows,
     tiny=tiny,
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mix_core.models.llava.config import config_from_dict, config_to_dict
-from mix_core.models.llava.names import published_name
+from mix_core.models.llava.names import published_name, stored_name
 from mix_core.models.llava.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
@@ -49,6 +49,12 @@ def _load_processor(folder: Path) -> Any:
     return load_processor(folder)
 
 
+def _slots(model: Any) -> dict[str, Any]:
+    from mix_core.models.llava.weights import slots
+
+    return slots(model)
+
+
 FAMILY = ModelFamily(
     name="llava",
     model_types=("llava", "llava_next", "llava_llama", "llava_mistral"),
@@ -60,5 +66,7 @@ FAMILY = ModelFamily(
     write_config=_write_config,
     load_processor=_load_processor,
     published_name=published_name,
+    slots=_slots,
+    stored_name=stored_name,
     tiny=tiny,
 )

@@ -27,3 +27,8 @@ def our_name(name: str) -> str:
 def published_name(name: str) -> str:
     """llava-hf's name of one of the model's parameters."""
     return f"language_model.{name}" if name.startswith(("model.", "lm_head.")) else name
+
+
+def stored_name(name: str) -> str:
+    """llava-hf's name of a weight in a file of any of the three kinds."""
+    return published_name(our_name(name))

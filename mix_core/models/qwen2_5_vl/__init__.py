@@ -46,6 +46,18 @@ def _load_processor(folder: Path) -> Any:
     return load_processor(folder)
 
 
+def _slots(model: Any) -> dict[str, Any]:
+    from mix_core.models.qwen2_5_vl.weights import slots
+
+    return slots(model)
+
+
+def _stored_name(name: str) -> str:
+    from mix_core.models.qwen2_5_vl.weights import published_name
+
+    return published_name(name)
+
+
 FAMILY = ModelFamily(
     name="qwen2_5_vl",
     model_types=("qwen2_5_vl",),
@@ -56,5 +68,7 @@ FAMILY = ModelFamily(
     save_weights=_save_weights,
     write_config=_write_config,
     load_processor=_load_processor,
+    stored_name=_stored_name,
+    slots=_slots,
     tiny=tiny,
 )

@@ -47,6 +47,12 @@ def _load_processor(folder: Path) -> Any:
     return load_processor(folder)
 
 
+def _slots(model: Any) -> dict[str, Any]:
+    from mix_core.models.qwen_vl.weights import slots
+
+    return slots(model)
+
+
 FAMILY = ModelFamily(
     name="qwen_vl",
     model_types=("qwen",),
@@ -58,5 +64,6 @@ FAMILY = ModelFamily(
     write_config=_write_config,
     load_processor=_load_processor,
     published_name=published_name,
+    slots=_slots,
     tiny=tiny,
 )

@@ -47,12 +47,12 @@ def test_published_lora_sample_says_what_is_not_built():
     with pytest.raises(ConfigError, match=r"which asks for .*not built yet"):
         load_config(SAMPLES / "llava_lora_sft.json")
     without = {
-        "lora": "false",
         "sharding": "none",
         "sharding_parallel_degree": "1",
         "dataset.train": "a.json",
     }
-    assert load_config(SAMPLES / "llava_lora_sft.json", arguments=without).mm_projector_lr == 2e-5
+    config = load_config(SAMPLES / "llava_lora_sft.json", arguments=without)
+    assert (config.lora, config.lora_rank, config.mm_projector_lr) == (True, 128, 2e-5)
 
 
 def test_mindspeed_data_file_counts_as_keys():

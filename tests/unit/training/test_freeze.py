@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import paddle
 import pytest
 
 from mix_core.config import load_config
 from mix_core.errors import ConfigError
-from mix_core.training.freeze import frozen_names
+from mix_core.models.common.layers import Linear
+from mix_core.training.freeze import freeze, frozen_names, learning_table
 
 NAMES = [
     "visual.patch_embed.proj.weight",
@@ -55,3 +57,34 @@ def test_freeze_vit_leaves_a_resampler_to_learn():
     assert frozen_names(names, load_config(arguments={"fix_vit": "true"})) == {names[0]}
     both = load_config(arguments={"freeze_vit": "true", "freeze_include": "*attn_pool*"})
     assert frozen_names(names, both) == set(names[:3])
+
+
+def test_beneath_adapters_all_is_frozen_but_what_is_asked_to_learn():
+    assert frozen(lora="true") == set(NAMES)
+    assert frozen(lora="true", freeze_vit="false") == set(LANGUAGE)
+    assert frozen(lora="true", vit_lr="1e-5") == set(LANGUAGE)
+    assert frozen(lora="true", freeze_mlp="false") == set(NAMES) - set(MERGER)
+    assert frozen(lora="true", mm_projector_lr="1e-5") == set(NAMES) - set(MERGER)
+    assert frozen(lora="true", mm_projector_lr="1e-5", freeze_mlp="true") == set(NAMES)
+    assert frozen(lora="true", freeze_vit="true", freeze_mlp="false") == set(NAMES)
+    assert frozen(lora="true", freeze_llm="false") == set(NAMES)
+    assert frozen(lora="true", freeze_exclude="lm_head.*") == set(NAMES[:-1])
+    assert frozen(lora="true", freeze_vit="false", freeze_include="*patch_embed*") == {NAMES[0], *LANGUAGE}
+
+
+def test_patterns_are_matched_with_published_names_and_the_table_shows_them():
+    model = paddle.nn.LayerDict(
+        {"q": Linear(2, 3, False), "k": Linear(2, 2, False), "out": Linear(2, 2, True)}
+    )
+
+    def published(name: str) -> str:
+        return name.replace("q.", "text.layers.0.wqkv.").replace("k.", "text.layers.0.wqkv.")
+
+    config = load_config(arguments={"freeze_include": "*wqkv*"})
+    assert freeze(model, config, published) == ["out.weight", "out.bias"]
+    assert [row.split() for row in learning_table(model, published).splitlines()] == [
+        ["module", "parameters", "trainable"],
+        ["text.layers", "10", "0"],
+        ["out", "6", "6"],
+        ["all", "16", "6"],
+    ]
