@@ -42,7 +42,8 @@ def adapted(x: Tensor, out: Tensor, matrix: Matrix, bias_O: Tensor | None = None
     if not isinstance(matrix, AdaptedMatrix):
         return out
     (x,) = for_product(x if matrix.dropped is None else matrix.dropped(x))
-    out = out + linear(linear(x, matrix.down_IR) * matrix.scale, matrix.up_RO)
+    # in place: autograd would keep both terms of a sum
+    out = out.add_(linear(linear(x, matrix.down_IR) * matrix.scale, matrix.up_RO))
     if matrix.gain_O is None:
         return out
     gain_O = cast(matrix.gain_O, out.dtype)
