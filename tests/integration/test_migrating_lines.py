@@ -26,8 +26,8 @@ from mix_core.train import parse_arguments
 from tests.integration.migrating_lines import MODELS, Line, prepare, read_lines, words_for_a_cpu
 
 LINES = read_lines()
-MANY_RUNS = ("Qwen2.5-VL's inference", "Qwen-VL: `run_predict", "MindSpeed-MM")
-"""Sections whose lines take many runs of a model."""
+MANY_RUNS = ("Qwen2.5-VL's inference", "Qwen-VL: `run_predict", "MindSpeed-MM", "Weights of Paddle")
+"""Sections whose lines take many runs of a model, or leave what the slow tests look at."""
 TRAIN = ("python", "-m", "mix_core.train")
 
 IN_THE_GUIDES = {
