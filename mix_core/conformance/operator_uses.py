@@ -92,7 +92,7 @@ def _elementwise() -> list[Kernel]:
         _of("add a row", "add add_grad", (X, ROW), same("add"), in_place="add_"),
         _of("add whole numbers", "add", (COUNTS, COUNTS), same("add"), exact=True, dtypes=INTEGERS),
         _of("subtract", "subtract", (X, Y), same("subtract"), in_place="subtract_"),
-        _of("multiply", "multiply", (X, Y), same("multiply"), in_place="multiply_"),
+        _of("multiply", "multiply multiply_grad", (X, Y), same("multiply"), in_place="multiply_"),
         _of("multiply a row", "multiply", (X, ROW), same("multiply"), in_place="multiply_"),
         _of("divide", "divide", (X, DIVISOR), same("divide")),
         _of("minimum", "minimum", (DISTINCT, Y), same("minimum")),
@@ -101,6 +101,7 @@ def _elementwise() -> list[Kernel]:
         _of("exp", "exp", (X,), same("exp")),
         _of("log", "log", (POSITIVE,), same("log")),
         _of("tanh", "tanh", (X,), same("tanh"), in_place="tanh_"),
+        _of("sigmoid", "sigmoid sigmoid_grad", (X,), same("nn.functional.sigmoid")),
         _of("square", "square", (X,), same("square")),
         _of("rsqrt", "rsqrt", (POSITIVE,), same("rsqrt")),
         _of("add_n", "add_n", (X, Y), (_add_n, _add_n)),
@@ -182,7 +183,10 @@ def _shapes() -> list[Kernel]:
             exact=True,
         ),
         _of("split in equal parts", "split_with_num", (cube,), same("split", 2, axis=-1), exact=True),
-        _of("slice", "slice", (cube,), (_middle, _middle), exact=True),
+        _of("slice", "slice slice_grad strided_copy", (cube,), (_middle, _middle), exact=True),
+        _of("expand", "expand expand_grad", (Input("x", (1, 33)),), same("expand", [7, 33])),
+        _of("stack", "stack", (X, Y), (_stack, _stack), exact=True),
+        _of("unbind", "unbind", (cube,), same("unbind", 1), exact=True),
         _of("squeeze", "squeeze", (Input("x", (3, 1, 10)),), same("squeeze", 1), exact=True),
         _of("unsqueeze", "unsqueeze", (X,), same("unsqueeze", 1), exact=True),
         _of(
@@ -220,6 +224,12 @@ def _concat(axis: int) -> Callable[..., Any]:
         return paddle.concat(list(tensors), axis=axis)
 
     return call
+
+
+def _stack(*tensors: Any) -> Any:
+    import paddle
+
+    return paddle.stack(list(tensors), axis=1)
 
 
 def _middle(x: Any) -> Any:
@@ -313,6 +323,13 @@ def _fused() -> list[Kernel]:
         _of("gelu, tanh", "gelu gelu_grad", (X,), same("nn.functional.gelu", True)),
         _of("swiglu", "swiglu swiglu_grad", (X, Y), (paddle_call("_C_ops.swiglu"), _swiglu)),
         _of(
+            "layer norm",
+            "layer_norm layer_norm_grad",
+            (X, Input("weight", (33,)), Input("bias", (33,))),
+            (_layer_norm, _layer_norm),
+            dtypes=("float32",),
+        ),
+        _of(
             "cross entropy",
             "cross_entropy_with_softmax cross_entropy_with_softmax_grad",
             (X, labels),
@@ -326,6 +343,12 @@ def _swiglu(gate: Any, up: Any) -> Any:
     import paddle
 
     return gate * paddle.nn.functional.sigmoid(gate) * up
+
+
+def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+    import paddle
+
+    return paddle.nn.functional.layer_norm(x, 33, weight, bias, 1e-5)
 
 
 def _cross_entropy(logits: Any, labels: Any) -> Any:
@@ -347,6 +370,7 @@ def _made() -> list[Kernel]:
             exact=True,
             dtypes=INTEGERS,
         ),
+        _of("fill", "fill", (X,), (_filled, _full), exact=True),
         _of("arange", "arange_tensor", (COUNTS,), (_arange, _arange), exact=True, dtypes=("int64",)),
         _of(
             "set_value",
@@ -362,6 +386,10 @@ def _full(x: Any) -> Any:
     import paddle
 
     return paddle.full(x.shape, 2.5, x.dtype)
+
+
+def _filled(x: Any) -> Any:
+    return x.clone().fill_(2.5)
 
 
 def _full_whole(x: Any) -> Any:

@@ -126,7 +126,8 @@ def outcome(line: Line, command: str) -> int:
     "section",
     [pytest.param(name, marks=[pytest.mark.slow] if name.startswith(MANY_RUNS) else []) for name in LINES],
 )
-def test_every_line_does_what_it_says(section, capsys):
+def test_every_line_does_what_it_says(section, capsys, use_plugins):
+    use_plugins("mix_device_npu", "mix_device_xpu")
     wrong = []
     for line in LINES[section]:
         for command in line.commands():

@@ -100,7 +100,8 @@ def test_a_new_adapter_changes_nothing(kind):
     maps = linear_maps(model)
     add_adapter(model, maps, "new", KINDS[kind])
     init_adapter(maps, "new", 0)
-    assert apart(logits_of(model, batch), alone) < (1e-6 if kind == "dora" else 1e-30)
+    # what it adds is 0, but an adapted map is not computed in one kernel with its neighbours
+    assert apart(logits_of(model, batch), alone) < 1e-6
     _, first = next(of_name(maps, "new"))
     limit = first.down.shape[0] ** -0.5
     assert 0.5 * limit < np.abs(first.down.numpy()).max() <= limit and not first.up.numpy().any()
