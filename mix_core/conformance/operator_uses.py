@@ -186,7 +186,6 @@ def _shapes() -> list[Kernel]:
         _of("slice", "slice slice_grad strided_copy", (cube,), (_middle, _middle), exact=True),
         _of("expand", "expand expand_grad", (Input("x", (1, 33)),), same("expand", [7, 33])),
         _of("stack", "stack", (X, Y), (_stack, _stack), exact=True),
-        _of("unbind", "unbind", (cube,), same("unbind", 1), exact=True),
         _of("squeeze", "squeeze", (Input("x", (3, 1, 10)),), same("squeeze", 1), exact=True),
         _of("unsqueeze", "unsqueeze", (X,), same("unsqueeze", 1), exact=True),
         _of(

@@ -34,7 +34,7 @@ class VisionAttention(nn.Layer):
     def forward(self, x_TD: Tensor, pictures: int) -> Tensor:
         N, H = self.heads, self.head_dim
         by_head = self.in_proj(x_TD).reshape([-1, N, 3, H]).transpose([2, 0, 1, 3])
-        q, k, v = (part.reshape([pictures, -1, N, H]) for part in by_head.unbind(0))
+        q, k, v = (part.reshape([pictures, -1, N, H]) for part in by_head.split(3))
         out = ops.attention(q, k, v, causal=False)
         return self.out_proj(out.reshape([-1, N * H]))
 
