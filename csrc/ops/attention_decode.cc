@@ -70,6 +70,18 @@ MIX_KERNEL(void, sum_values,
 
 }  // namespace
 
+void attend_group(const DecodeGroup& of, std::vector<float>& scores, float* out) {
+  const int64_t numbers = of.group * of.head_dim;
+  if (of.seen <= 0) {
+    std::fill_n(out, numbers, 0.0f);
+    return;
+  }
+  scores.resize(std::max<size_t>(scores.size(), of.group * (of.seen + of.head_dim)));
+  score_keys(of.q, of.group, of.k, of.seen, of.head_dim, of.scale, scores.data());
+  for (int64_t g = 0; g < of.group; ++g) softmax(scores.data() + g * of.seen, of.seen);
+  sum_values(scores.data(), of.group, of.v, of.seen, of.head_dim, scores.data() + of.group * of.seen, out);
+}
+
 void attention_decode(const float* q, const float* k, const float* v, const int64_t* lengths, int64_t batch,
                       int64_t heads, int64_t kv_heads, int64_t slots, int64_t head_dim, float scale,
                       float* out) {
@@ -77,16 +89,9 @@ void attention_decode(const float* q, const float* k, const float* v, const int6
   parallel_tasks(
       batch * kv_heads, [] { return std::vector<float>(); },
       [&](int64_t task, std::vector<float>& scores) {
-        const int64_t seen = lengths[task / kv_heads];
         const int64_t at = task * group * head_dim, cached = task * slots * head_dim;
-        if (seen <= 0) {
-          std::fill_n(out + at, group * head_dim, 0.0f);
-          return;
-        }
-        scores.resize(std::max<size_t>(scores.size(), group * (seen + head_dim)));
-        score_keys(q + at, group, k + cached, seen, head_dim, scale, scores.data());
-        for (int64_t g = 0; g < group; ++g) softmax(scores.data() + g * seen, seen);
-        sum_values(scores.data(), group, v + cached, seen, head_dim, scores.data() + group * seen, out + at);
+        attend_group({q + at, k + cached, v + cached, lengths[task / kv_heads], group, head_dim, scale}, scores,
+                     out + at);
       });
 }
 

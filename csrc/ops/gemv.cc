@@ -9,9 +9,9 @@
 namespace mix {
 namespace {
 
-// Rows of W that are added to a sum at once: one load and store of the sum for eight of W, all read in sequence.
-constexpr int64_t kStep = 8;
-constexpr int64_t kBlock = 64;          // steps in a block
+// Rows of W are added to a sum together: one load and store of the sum for eight of W, all read in sequence.
+constexpr int64_t kStep = kGemvStep;
+constexpr int64_t kBlock = 64 * kStep;  // inputs in a block
 constexpr int64_t kChunk = 2048;        // inputs in a piece of a dot product
 constexpr int64_t kSerial = 1 << 15;    // a smaller matrix is read sooner than a second thread wakes
 
@@ -70,36 +70,34 @@ MIX_KERNEL(void, add_dots,
 
 }  // namespace
 
+void gemv_inputs(const FewRows& p, int64_t begin, int64_t end, float* block, float* total) {
+  const int64_t numbers = p.rows * p.outputs;
+  for (int64_t from = begin; from < end; from += kBlock) {
+    const int64_t to = std::min(end, from + kBlock), whole = (to - from) / kStep * kStep;
+    for (int64_t i = from; i < from + whole; i += kStep)
+      add_rows(p.x + i, p.inputs, p.weight + i * p.outputs, p.rows, p.outputs, block);
+    for (int64_t i = from + whole; i < to; ++i)
+      add_row(p.x + i, p.inputs, p.weight + i * p.outputs, p.rows, p.outputs, block);
+    for (int64_t j = 0; j < numbers; ++j) total[j] += block[j];
+    std::fill_n(block, numbers, 0.0f);
+  }
+}
+
 void gemv_each(const float* x, int64_t rows, int64_t inputs, const LinearMap* maps, int64_t count) {
-  // Threads share the inputs, so that each reads one piece of a matrix from end to end. A thread adds up blocks of
-  // steps, and then the blocks: sums of thousands of terms would lose digits.
+  // Threads share the inputs, so that each reads one piece of a matrix from end to end.
   int64_t outputs = 0, widest = 0;
   for (int64_t i = 0; i < count; ++i) outputs += maps[i].outputs, widest = std::max(widest, maps[i].outputs);
-  const int64_t steps = (inputs + kStep - 1) / kStep, width = rows * outputs, own = width + rows * widest;
+  const int64_t steps = (inputs + kStep - 1) / kStep, own = rows * (outputs + widest);
   const int threads = inputs * outputs > kSerial ? omp_get_max_threads() : 1;
   std::vector<float> sums(static_cast<size_t>(threads) * own, 0.0f);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
     float* total = sums.data() + thread * own;
-    float* const block = total + width;
-    const int64_t first = steps * thread / team, last = steps * (thread + 1) / team;
-    for (int64_t i = 0; i < count; ++i) {
-      const float* const weight = maps[i].weight;
-      const int64_t n = maps[i].outputs;
-      for (int64_t step = first, in_block = 1; step < last; ++step, ++in_block) {
-        const int64_t begin = step * kStep, end = std::min(inputs, begin + kStep);
-        if (end - begin == kStep) {
-          add_rows(x + begin, inputs, weight + begin * n, rows, n, block);
-        } else {
-          for (int64_t j = begin; j < end; ++j) add_row(x + j, inputs, weight + j * n, rows, n, block);
-        }
-        if (in_block % kBlock != 0 && step + 1 < last) continue;
-        for (int64_t j = 0; j < rows * n; ++j) total[j] += block[j];
-        std::fill_n(block, rows * n, 0.0f);
-      }
-      total += rows * n;
-    }
+    float* const block = total + rows * outputs;
+    const int64_t begin = steps * thread / team * kStep, end = std::min(inputs, steps * (thread + 1) / team * kStep);
+    for (int64_t i = 0; i < count; total += rows * maps[i].outputs, ++i)
+      gemv_inputs({x, maps[i].weight, rows, inputs, maps[i].outputs}, begin, end, block, total);
   }
   const float* of_map = sums.data();
   for (int64_t i = 0; i < count; of_map += rows * maps[i].outputs, ++i) {

@@ -1,4 +1,4 @@
-"""The uses of operators that are several in one (qkv, gated_mlp, decode_layer), and of int8 weights.
+"""The uses of operators that are several in one (qkv, gated_mlp, decode_layers), and of int8 weights.
 
 Shapes: B rows, D model dim, F feed-forward width, N query heads, K key/value heads, H head dim, C slots.
 """
@@ -110,7 +110,7 @@ def _layers() -> Iterator[Use]:
         lengths_B = np.array(lengths, np.int32)
         call, formula = _layer(lengths_B, tables), _layer_formula(lengths_B, tables)
         yield Use(
-            "decode_layer", name, (Input("x", (B, D)), *weights, *caches), call, formula, gradient=False
+            "decode_layers", name, (Input("x", (B, D)), *weights, *caches), call, formula, gradient=False
         )
 
 
@@ -120,7 +120,7 @@ def _layer(lengths_B: np.ndarray, tables: list[np.ndarray]) -> Any:
     def call(x: Any, *rest: Any) -> Any:
         import paddle
 
-        from mix_core.ops.decode_layer import LayerCache, LayerWeights
+        from mix_core.ops.decode_layers import LayerCache, LayerWeights
         from mix_core.ops.dtypes import cast, kept_in
 
         norm, q, k, v, out, post, gate, up, down, keys, values = rest
@@ -130,7 +130,7 @@ def _layer(lengths_B: np.ndarray, tables: list[np.ndarray]) -> Any:
         rows = (np.arange(B * K) * C + np.repeat(lengths_B - 1, K)).astype(np.int64)
         weights = LayerWeights(norm, (q, k, v), None, out, post, (gate, up, down), EPS)
         cache = LayerCache(flat[0], flat[1], lengths_B, paddle.to_tensor(rows))
-        done = _ops("decode_layer")(x, weights, cache, *map(paddle.to_tensor, tables))
+        done = _ops("decode_layers")(x, [weights], [cache], *map(paddle.to_tensor, tables))
         return (done, *(cast(one.reshape([B, K, C, H]), keys.dtype) for one in flat))
 
     return call

@@ -141,13 +141,14 @@ def attention_decode(
     return _run("mix_attention_decode", q_BNH, k_BKCH, v_BKCH, lengths, float(scale))
 
 
-def decode_layer(x_BD: Any, weights: Any, cache: Any, cos_B1H: Any, sin_B1H: Any) -> Any:
-    norm, maps, biases, out, post_norm, mlp, eps = weights
-    keys, values, lengths_B, _ = cache
-    lengths = _lengths(tuple(lengths_B.tolist()))
-    parameters = [norm, *maps, out, post_norm, *mlp, *(biases or ())]
-    scale = keys.shape[1] ** -0.5
-    return _run("mix_decode_layer", x_BD, keys, values, lengths, cos_B1H, sin_B1H, parameters, eps, scale)
+def decode_layers(x_BD: Any, layers: Any, caches: Any, cos_B1H: Any, sin_B1H: Any) -> Any:
+    keys, values = ([cache[i] for cache in caches] for i in (0, 1))
+    lengths = _lengths(tuple(caches[0].lengths_B.tolist()))
+    parameters: list[Any] = []
+    for norm, maps, biases, out, post_norm, mlp, _ in layers:
+        parameters += [norm, *maps, out, post_norm, *mlp, *(biases or ())]
+    how = (layers[0].qkv_biases is not None, layers[0].eps, keys[0].shape[1] ** -0.5)
+    return _run("mix_decode_layers", x_BD, keys, values, lengths, cos_B1H, sin_B1H, parameters, *how)
 
 
 def rms_norm(x: Any, weight_D: Any, eps: float) -> Any:
@@ -302,7 +303,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
-    "decode_layer": decode_layer,
+    "decode_layers": decode_layers,
     "gated_mlp": gated_mlp,
     "gelu": gelu,
     "group_norm": group_norm,

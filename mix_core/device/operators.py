@@ -21,7 +21,7 @@ USUAL_REQUESTS = {
     "attention": KernelRequest("", head_dim=128, causal=True, training=True),
     "attention_decode": KernelRequest("", head_dim=128, causal=True),
     "attention_packed": KernelRequest("", head_dim=80, packed=True, training=True),
-    "decode_layer": KernelRequest("", head_dim=128, causal=True),
+    "decode_layers": KernelRequest("", head_dim=128, causal=True),
     "gated_mlp": _TRAINING,
     "gelu": KernelRequest("", training=True, size_class="erf"),
     "group_norm": _TRAINING,

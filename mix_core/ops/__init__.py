@@ -6,7 +6,7 @@ from mix_core.ops.activations import gelu, swiglu
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
-from mix_core.ops.decode_layer import decode_layer
+from mix_core.ops.decode_layers import decode_layers
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.matmul import head_logits, linear
 from mix_core.ops.matmul_int8 import linear_int8
@@ -22,7 +22,7 @@ __all__ = [
     "attention",
     "attention_decode",
     "attention_packed",
-    "decode_layer",
+    "decode_layers",
     "gated_mlp",
     "gelu",
     "group_norm",

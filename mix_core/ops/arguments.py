@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import paddle
@@ -254,15 +254,22 @@ def _check_map(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | Non
     _one_dtype(op, "x", x, weight=weight, bias=bias)
 
 
-def check_decode_layer(
-    x: Tensor, weights: Sequence[Tensor], keys: Tensor, values: Tensor, lengths_B: np.ndarray
-) -> None:
-    op, of_x, of_keys = "decode_layer", x.shape, keys.shape
+def check_decode_layers(x: Tensor, layers: Sequence[Any], caches: Sequence[Any]) -> None:
+    """Of all layers the number and the caches, of the first the rest: a token asks this of each layer."""
+    op, of_x = "decode_layers", x.shape
+    if len(layers) != len(caches):
+        refuse(op, "caches", f"{len(caches)} layers", f"{len(layers)}, one for each of layers")
+    weights, (keys, _, lengths_B, _) = layers[0].qkv, caches[0]
+    of_keys = keys.shape
     if len(of_x) != 2:
         _refuse_shape(op, "x", of_x, "2 axes (B, D)")
     of_q, of_k = weights[0].shape, weights[1].shape
-    if len(of_keys) != 2 or values.shape != of_keys or of_k[-1] % of_keys[1]:
-        _refuse_shape(op, "keys", of_keys, f"(B * K * C, H) as values have, with K * H = {of_k[-1]}")
+    wanted = f"(B * K * C, H) as values have, with K * H = {of_k[-1]}"
+    if len(of_keys) != 2 or of_k[-1] % of_keys[1]:
+        _refuse_shape(op, "keys", of_keys, wanted)
+    for cache in caches:
+        if cache.keys.shape != of_keys or cache.values.shape != of_keys:
+            _refuse_shape(op, "keys", cache.keys.shape, wanted + ", the same for all layers")
     _heads(op, of_q[-1] // of_keys[1], of_k[-1] // of_keys[1], of_keys[1], of_keys[1])
     slots = of_keys[0] * of_keys[1] // (of_x[0] * of_k[-1])
     _host_integers(op, "lengths_B", lengths_B)

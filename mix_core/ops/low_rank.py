@@ -1,4 +1,4 @@
-"""The weight of a linear map that an adapter changes: what `linear`, `qkv`, `gated_mlp` and `decode_layer`
+"""The weight of a linear map that an adapter changes: what `linear`, `qkv`, `gated_mlp` and `decode_layers`
 take in place of a tensor.
 
 Shapes: I input features, O output features, R rank, `...` any leading axes.

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native
 TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
 
+Run = tuple[int, dict[str, Any], str]
+"""Exit code, report and output of the command."""
+
 SHARES = 24
 """To the end of the suite, all defects take hours: each commit takes one share of them, in turn."""
 
 
-def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> tuple[int, dict[str, Any], str]:
-    """Exit code, report and output of the command on the faulty device."""
+def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> Run:
+    """The command on the faulty device."""
     environ = with_plugins(clean_environment(), ["faulty"], folder / "site")
     environ |= {"FAULTY_DEFECT": defect} if defect else {}
     environ |= {"MIX_SIM_FAULTS": faults, "MIX_SIM_TIMEOUT": "10"} if faults else {}
@@ -66,7 +71,7 @@ def run_named(folder: Path, defect: Defect) -> tuple[int, list[str], str]:
     return code, red(report), said
 
 
-def run_suite(folder: Path, defect: Defect, *words: str) -> tuple[int, dict[str, Any], str]:
+def run_suite(folder: Path, defect: Defect, *words: str) -> Run:
     name = "" if defect.faults else defect.name
     return conform(folder, *words, defect=name, faults=defect.faults)
 
@@ -89,17 +94,42 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
     assert {case["status"] for case in report["cases"]} == {"passed"}, said
 
 
+@pytest.fixture(scope="module")
+def whole_runs(request, tmp_path_factory) -> Iterator[dict[str, Future[Run]]]:
+    """By test: its run of the whole suite. One run keeps one processor busy, so two run at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = {}
+        for item in request.session.items:
+            if "whole_run" not in getattr(item, "fixturenames", ()):
+                continue
+            folder = tmp_path_factory.mktemp("suite")
+            defect, faults = (item.callspec.params.get(name) for name in ("defect", "faults"))
+            stops = item.originalname == test_the_suite_catches_the_defect.__name__
+            words = ("--fail-fast",) if stops else ()
+            if defect is None:
+                runs[item.nodeid] = pool.submit(conform, folder, *words, faults=faults)
+            else:
+                runs[item.nodeid] = pool.submit(run_suite, folder, defect, *words)
+        yield runs
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def whole_run(request, whole_runs) -> Run:
+    return whole_runs[request.node.nodeid].result()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name.replace(" ", "_"))
-def test_the_suite_catches_the_defect(tmp_path, defect):
-    code, report, said = run_suite(tmp_path, defect, "--fail-fast")
+def test_the_suite_catches_the_defect(whole_run, defect):
+    code, report, said = whole_run
     assert (code, bool(red(report)), report["complete"]) == (1, True, False), said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("defect", of_this_commit(), ids=lambda defect: defect.name.replace(" ", "_"))
-def test_its_cases_catch_the_defect_in_the_whole_suite(tmp_path, defect):
-    code, report, said = run_suite(tmp_path, defect)
+def test_its_cases_catch_the_defect_in_the_whole_suite(whole_run, defect):
+    code, report, said = whole_run
     failed = red(report)
     assert code == 1, said
     for pattern in defect.caught_by:
@@ -108,8 +138,8 @@ def test_its_cases_catch_the_defect_in_the_whole_suite(tmp_path, defect):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("faults", ["", *HARMLESS])
-def test_clean_device_is_green_on_the_whole_suite(tmp_path, faults):
-    code, report, said = conform(tmp_path, faults=faults)
+def test_clean_device_is_green_on_the_whole_suite(whole_run, faults):
+    code, report, said = whole_run
     assert (code, red(report)) == (0, []), said
 
 

@@ -35,12 +35,12 @@ inline Isa active_isa() {
 
 // exp(x) for float, relative error below 2e-7 over [-87, 88]; 0 below and exp(88) above. x = n ln2 + r with
 // |r| <= ln2 / 2, a polynomial for exp(r) (coefficients of the Cephes library's expf) and n in the exponent.
+// Adding 1.5 * 2^23 rounds to the nearest whole number, which the sum's lowest bits then hold.
 MIX_INLINE float fast_exp(float x) {
+  constexpr float kRound = 12582912.0f;
   const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  const float shifted = clamped * 1.44269504088896341f + 0.5f;
-  int32_t n = static_cast<int32_t>(shifted);
-  n -= static_cast<float>(n) > shifted;
-  const float whole = static_cast<float>(n);
+  const float shifted = clamped * 1.44269504088896341f + kRound;
+  const float whole = shifted - kRound;
   const float r = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -49,7 +49,9 @@ MIX_INLINE float fast_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const uint32_t bits = static_cast<uint32_t>(n + 127) << 23;  // of NaN, n is any number
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits + 127) << 23;  // of NaN, any number
   float scale;
   std::memcpy(&scale, &bits, sizeof(scale));
   // A product, not a branch: with a branch the compiler threads the zero into callers and stops vectorising.

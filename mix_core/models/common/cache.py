@@ -11,7 +11,7 @@ import paddle
 from paddle import Tensor
 
 from mix_core.errors import BadInputError
-from mix_core.ops.decode_layer import LayerCache, LayerWeights
+from mix_core.ops.decode_layers import LayerCache, LayerWeights
 from mix_core.ops.dtypes import cast, kept_in
 from mix_core.ops.shapes import reshape, take_rows
 
@@ -35,8 +35,8 @@ class KVCache:
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self._rows: Tensor | None = None
-        self.weights: dict[int, LayerWeights] = {}
-        """Of the layers that have decoded: to gather them costs as much as a small layer's work."""
+        self.weights: list[LayerWeights] = []
+        """Of all layers, once they have decoded: to gather them costs as much as a small layer's work."""
 
     def begin(self, length: int, lengths_B: np.ndarray, next_position_B: np.ndarray) -> None:
         """Start a prompt: rows of `length` places, padded on the right. Layers then call `fill`."""
@@ -75,6 +75,7 @@ class KVCache:
         self.next_position_B = positions_B + 1
         return positions_B
 
-    def of_layer(self, layer: int) -> LayerCache:
-        """What `ops.decode_layer` reads and writes of one layer, once `advance` has opened the slots."""
-        return LayerCache(self._keys[layer], self._values[layer], self.lengths_B, self._rows)
+    def of_layers(self) -> list[LayerCache]:
+        """What `ops.decode_layers` reads and writes, once `advance` has opened the slots."""
+        rows = zip(self._keys, self._values)
+        return [LayerCache(keys, values, self.lengths_B, self._rows) for keys, values in rows]

@@ -17,7 +17,7 @@ from mix_core.models.common.cache import KVCache
 from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm, residual, weights_and_biases
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
-from mix_core.ops.decode_layer import LayerWeights
+from mix_core.ops.decode_layers import LayerWeights
 from mix_core.ops.dtypes import cast
 from mix_core.ops.shapes import reshape, take_rows
 
@@ -118,12 +118,6 @@ class DecoderLayer(nn.Layer):
         self, x_TD: Tensor, positions: Positions, cache: KVCache | None = None, chosen: Tensor | None = None
     ) -> Tensor:
         """One layer -> (T, D); with `chosen` (indices of tokens) those only, (R, D)."""
-        if positions.decoding:
-            index = self.self_attn.index
-            weights = cache.weights.get(index) or cache.weights.setdefault(index, self.weights())
-            tables = positions.cos_T1H, positions.sin_T1H
-            scale = positions.query_scale_T11
-            return ops.decode_layer(x_TD, weights, cache.of_layer(index), *tables, query_scale_B11=scale)
         out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache)
         if chosen is not None:
             # whatever follows the attention works token by token
@@ -157,6 +151,10 @@ class Decoder(nn.Layer):
         chosen: np.ndarray | None = None,
     ) -> Tensor:
         """Embeddings (T, D) -> hidden states after the last norm (T, D), or of `chosen` tokens (R, D)."""
+        if positions.decoding:
+            cache.weights = cache.weights or [layer.weights() for layer in self.layers]
+            tables, scale = (positions.cos_T1H, positions.sin_T1H), positions.query_scale_T11
+            return self.norm(ops.decode_layers(x_TD, cache.weights, cache.of_layers(), *tables, scale))
         chosen = None if chosen is None else paddle.to_tensor(chosen)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):

@@ -10,7 +10,7 @@ import mix_core.device as device
 from mix_core import ops
 from mix_core.device import Kernel, KernelRequest
 from mix_core.device.operators import USUAL_REQUESTS
-from mix_core.ops.decode_layer import LayerCache, LayerWeights
+from mix_core.ops.decode_layers import LayerCache, LayerWeights
 
 
 class Asked:
@@ -124,7 +124,7 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     kept = LayerCache(
         paddle.ones([12, 4]), paddle.ones([12, 4]), np.array([1, 2], np.int32), paddle.arange(4)
     )
-    ops.decode_layer(x, weights, kept, paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))
+    ops.decode_layers(x, [weights], [kept], paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))
     rates = dict(learning_rate=0.1, beta1=0.9, beta2=0.9, epsilon=1e-8, weight_decay=0.0)
     ops.adamw([x], [x * 1], [x * 0], [x * 0], step=1, **rates)
     ops.sampling(x, temperature=0.0)

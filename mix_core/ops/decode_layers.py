@@ -1,4 +1,4 @@
-"""One decoder layer for one new token a row, over the key/value cache: what generation repeats.
+"""All decoder layers for one new token a row, over the key/value cache: what generation repeats.
 
 Shapes: B batch, C cache slots, D model dim, N query heads, K key/value heads (K divides N), H head dim,
 F feed-forward width.
@@ -6,12 +6,13 @@ F feed-forward width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from paddle import Tensor
 
-from mix_core.ops.arguments import check_decode_layer
+from mix_core.ops.arguments import check_decode_layers
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import cast, product_dtype
@@ -49,34 +50,41 @@ class LayerCache(NamedTuple):
     """Where the new tokens' heads go in keys and values (B * K,)."""
 
 
-def decode_layer(
+def decode_layers(
     x_BD: Tensor,
-    weights: LayerWeights,
-    cache: LayerCache,
+    layers: Sequence[LayerWeights],
+    caches: Sequence[LayerCache],
     cos_B1H: Tensor,
     sin_B1H: Tensor,
     query_scale_B11: Tensor | None = None,
 ) -> Tensor:
-    """Put the tokens' keys and values into the cache, attend, feed forward -> (B, D). No gradient."""
-    keys = cache.keys
-    tensors = all(isinstance(weight, Tensor) for weight in (*weights.qkv, weights.out, *weights.mlp))
-    if query_scale_B11 is not None or not tensors:
-        return _reference(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11)
-    check_decode_layer(x_BD, weights.qkv, keys, cache.values, cache.lengths_B)
-    if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
-        kernel = kernel_for("decode_layer", keys.dtype, head_dim=keys.shape[-1], causal=True)
-        if kernel is not None:
-            return kernel(x_BD, weights, cache, cos_B1H, sin_B1H)
-    return _reference(x_BD, weights, cache, cos_B1H, sin_B1H)
+    """Through each layer: put the tokens' keys and values into its cache, attend, feed forward -> (B, D).
+
+    The layers have equal shapes and one eps, their caches one `lengths_B`. No gradient.
+    """
+    keys = caches[0].keys
+    if query_scale_B11 is None and all(map(_plain, layers)):
+        check_decode_layers(x_BD, layers, caches)
+        if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
+            kernel = kernel_for("decode_layers", keys.dtype, head_dim=keys.shape[-1], causal=True)
+            if kernel is not None:
+                return kernel(x_BD, layers, caches, cos_B1H, sin_B1H)
+    for weights, cache in zip(layers, caches):
+        x_BD = _layer(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11)
+    return x_BD
 
 
-def _reference(
+def _plain(weights: LayerWeights) -> bool:
+    return all(isinstance(weight, Tensor) for weight in (*weights.qkv, weights.out, *weights.mlp))
+
+
+def _layer(
     x_BD: Tensor,
     weights: LayerWeights,
     cache: LayerCache,
     cos_B1H: Tensor,
     sin_B1H: Tensor,
-    query_scale_B11: Tensor | None = None,
+    query_scale_B11: Tensor | None,
 ) -> Tensor:
     B, H = x_BD.shape[0], cache.keys.shape[-1]
     normed_BD = rms_norm(x_BD, weights.input_norm_D, weights.eps)
