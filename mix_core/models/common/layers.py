@@ -12,6 +12,7 @@ from paddle.nn.initializer import Constant
 from mix_core import ops
 from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.ops.dtypes import cast
+from mix_core.ops.hold import Release
 from mix_core.ops.low_rank import Matrix
 
 
@@ -37,6 +38,12 @@ class Linear(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.matrix, self.bias)
+
+
+def hold_maps(model: nn.Layer) -> Release:
+    """`ops.hold_weights` of a model that answers: all its float32 maps, until what comes back is called."""
+    maps = (layer for layer in model.sublayers(include_self=True) if isinstance(layer, Linear))
+    return ops.hold_weights([one.weight for one in maps if one.weight.dtype == paddle.float32])
 
 
 def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Matrix, ...], tuple[Tensor, ...] | None]:
