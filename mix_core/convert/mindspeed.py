@@ -13,7 +13,7 @@ import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,15 @@ VERSION = 3.0
 _RANK = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
 _OF_TORCH = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
-Ranked = dict[str, list[Any]]
+
+class Kept(NamedTuple):
+    """A tensor and the file that it is in."""
+
+    tensor: Any
+    file: Path
+
+
+Ranked = dict[str, list[Kept]]
 """Weights by their name in the whole model, one tensor for each tensor-parallel rank."""
 
 
@@ -156,13 +164,13 @@ def read_mindspeed(folder: Path, model: Model) -> tuple[list[Outgoing], Stages, 
     ranks, count = len(files), len(files[0])
     merged: Ranked = {}
     for rank, stage_files in enumerate(files):
-        chunks = _chunks([_load(path) for path in stage_files], folder)
+        chunks = _chunks([_load(path) for path in stage_files], stage_files)
         stages, whole = _renumbered(chunks, model, count)
         if rank and whole.keys() != merged.keys():
             name = min(whole.keys() ^ merged.keys())
             raise WeightsError(f"{folder}: rank {rank} and rank 0 do not hold the same weights: {name}")
-        for name, tensor in whole.items():
-            merged.setdefault(name, []).append(tensor)
+        for name, kept in whole.items():
+            merged.setdefault(name, []).append(kept)
     return _published(merged, model, stages, folder), stages, ranks
 
 
@@ -212,39 +220,39 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {told[0].removeprefix('WeightsUnpickler error: ')[:160]}"
 
 
-def _chunks(found: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+def _chunks(found: list[dict[str, Any]], files: list[Path]) -> list[dict[str, Kept]]:
     """The weights of each chunk, in the order of layers."""
     virtual = sum(1 for key in found[0] if re.fullmatch(r"model\d+", str(key)))
     names = [f"model{i}" for i in range(virtual)] or ["model"]
     chunks = []
     for name in names:
-        for stage, one in enumerate(found):
+        for one, file in zip(found, files):
             if not isinstance(one.get(name), dict):
-                raise WeightsError(
-                    f"{folder}: stage {stage} has no {name}; expected a MindSpeed-MM checkpoint"
-                )
+                raise WeightsError(f"{file} has no {name}; expected a MindSpeed-MM checkpoint")
             weights = {
-                key: value for key, value in one[name].items() if not str(key).endswith("_extra_state")
+                str(key): Kept(value, file)
+                for key, value in one[name].items()
+                if not str(key).endswith("_extra_state")
             }
             chunks.append(weights)
     return chunks
 
 
-def _renumbered(chunks: list[dict[str, Any]], model: Model, count: int) -> tuple[Stages, dict[str, Any]]:
+def _renumbered(chunks: list[dict[str, Kept]], model: Model, count: int) -> tuple[Stages, dict[str, Kept]]:
     """The stages, and the weights under the layer numbers of the whole model."""
     layers: dict[str, list[int]] = {"vit": [], "llm": []}
     prefixes = {tower.kind: tower.layer_prefix for tower in towers(model, staged=False)}
-    whole: dict[str, Any] = {}
+    whole: dict[str, Kept] = {}
     for chunk in chunks:
         starts = {kind: sum(done) for kind, done in layers.items()}
         highest = dict.fromkeys(layers, -1)
-        for name, tensor in chunk.items():
+        for name, kept in chunk.items():
             for kind, prefix in prefixes.items():
                 number, _, rest = name.removeprefix(prefix).partition(".")
                 if name.startswith(prefix) and number.isdecimal():
                     highest[kind] = max(highest[kind], int(number))
                     name = f"{prefix}{starts[kind] + int(number)}.{rest}"
-            whole[name] = tensor
+            whole[name] = kept
         for kind in layers:
             layers[kind].append(highest[kind] + 1)
     return Stages(tuple(layers["vit"]), tuple(layers["llm"]), len(chunks) // count), whole
@@ -261,10 +269,11 @@ def _published(merged: Ranked, model: Model, stages: Stages, folder: Path) -> li
                     f"{folder} lacks the weight {name} (of the whole model); does config.json fit?"
                 )
             unused.discard(name)
-            for outgoing in _taken_apart(entry, layer, merged[name], model.shapes, folder):
+            for outgoing in _taken_apart(entry, layer, merged[name], model.shapes):
                 _keep(found, outgoing, folder)
     if unused:
-        raise WeightsError(f"{folder} holds {min(unused)}, which config.json does not ask for")
+        name = min(unused)
+        raise WeightsError(f"{merged[name][0].file} holds {name}, which config.json does not ask for")
     unplaced = absent(model)
     return [found[name] for name in model.shapes if name not in unplaced]
 
@@ -278,14 +287,12 @@ def _keep(found: dict[str, Outgoing], outgoing: Outgoing, folder: Path) -> None:
         )
 
 
-def _taken_apart(
-    entry: Entry, layer: int | None, held: list[Any], expected: Shapes, folder: Path
-) -> Iterator[Outgoing]:
+def _taken_apart(entry: Entry, layer: int | None, held: list[Kept], expected: Shapes) -> Iterator[Outgoing]:
     """The published weights in one of theirs."""
     sources, share = entry.sources(layer), entry.share
     shapes = [expected[source] for source in sources]
     whole_shape = _joined_shape(entry, layer, expected)
-    for rank, tensor in enumerate(held):
+    for rank, (tensor, file) in enumerate(held):
         own_shape = list(whole_shape)
         if share.axis is not None:
             block = whole_shape[share.axis] // share.blocks
@@ -294,15 +301,15 @@ def _taken_apart(
         if dtype not in _OF_TORCH or list(tensor.shape) != own_shape:
             shape = list(getattr(tensor, "shape", ()))
             raise WeightsError(
-                f"{folder}: {entry.name} for {sources[0]} is {dtype} {shape} on tensor-parallel rank {rank}, "
+                f"{file}: {entry.name} for {sources[0]} is {dtype} {shape}, "
                 f"expected numbers of shape {own_shape}"
             )
     joined_rows = whole_shape[0]
     rows = [joined_rows // 3] * 3 if entry.form == "regrouped" else [shape[0] for shape in shapes]
-    dtype = _OF_TORCH[str(held[0].dtype).removeprefix("torch.")]
+    dtype = _OF_TORCH[str(held[0].tensor.dtype).removeprefix("torch.")]
 
     def values(place: int) -> np.ndarray:
-        return part_of(entry, unite(share, [_numpy(tensor) for tensor in held]), place, rows)
+        return part_of(entry, unite(share, [_numpy(kept.tensor) for kept in held]), place, rows)
 
     for place, (source, shape) in enumerate(zip(sources, shapes)):
         yield Outgoing(source, dtype, shape, lambda place=place: values(place))

@@ -72,9 +72,14 @@ class _Span:
     """Whether they are stored as a text with a character for each byte (pickle protocol 2)."""
 
     def read(self) -> np.ndarray:
-        stored = np.memmap(self.file, np.uint8, "r", self.start, (self.length,))
+        # read and not mapped: a mapped file that another program cuts short ends the process
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            stored = np.fromfile(file, np.uint8, self.length)
+        if len(stored) < self.length:
+            raise WeightsError(f"{self.file} has become shorter while it was read; fetch it again")
         if not self.text:
-            return np.asarray(stored)
+            return stored
         return np.frombuffer(stored.tobytes().decode("utf-8").encode("latin1"), np.uint8)
 
 
@@ -89,7 +94,7 @@ class PickledArray:
     fortran: bool = False
 
     def read(self) -> np.ndarray:
-        """Its values, read-only."""
+        """Its values. Raises WeightsError where the file has changed."""
         parts = [
             one.read() if isinstance(one, _Span) else np.frombuffer(one, np.uint8) for one in self.pieces
         ]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from mix_core.convert.run import Form, convert
 from mix_core.convert.stages import parse_stages
 from mix_core.errors import BadInputError, WeightsError
-from tests.unit.convert.conftest import tensors_of
+from tests.builders.convertible import tensors_of
 
 VIT, LLM, GROUPS, VIT_HEADS = 4, 5, 2, 2
 

@@ -21,7 +21,7 @@ from mix_core.convert.published import read_model
 from mix_core.convert.run import convert, layout_of
 from mix_core.errors import BadInputError, WeightsError
 from mix_core.models.common.tensor_files import read_folder
-from tests.unit.convert.conftest import tensors_of
+from tests.builders.convertible import tensors_of
 
 
 def test_the_names_and_shapes_are_those_of_the_model(published_folder):
