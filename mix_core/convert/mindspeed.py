@@ -123,6 +123,7 @@ def write_mindspeed(
                 state = {}
                 for name, layer, entry in placed[chunk]:
                     parts = [published[source] for source in entry.sources(layer)]
+                    _check_one_dtype(name, [part.dtype for part in parts])
                     whole = join(entry, [part.values() for part in parts])
                     state[name] = _tensor(torch, divide(entry.share, whole, ranks)[rank], parts[0].dtype)
                 models.append(state)
@@ -133,6 +134,12 @@ def write_mindspeed(
             with (target / FILE).open("wb") as file:  # a file of Python's own: a full disk is an OSError then
                 torch.save(dict(zip(names, models)) | {"checkpoint_version": VERSION}, file)
     (folder / LATEST).write_text("release", encoding="utf-8")
+
+
+def _check_one_dtype(name: str, dtypes: Sequence[str]) -> None:
+    """Refuse parts of one matrix with different numbers. Raises WeightsError."""
+    if len(set(dtypes)) > 1:
+        raise WeightsError(f"{name} joins weights of {', '.join(dtypes)}; one matrix needs one dtype")
 
 
 def _tensor(torch: Any, values: np.ndarray, dtype: str) -> Any:
@@ -304,6 +311,7 @@ def _taken_apart(entry: Entry, layer: int | None, held: list[Kept], expected: Sh
                 f"{file}: {entry.name} for {sources[0]} is {dtype} {shape}, "
                 f"expected numbers of shape {own_shape}"
             )
+    _check_one_dtype(sources[0], [str(kept.tensor.dtype) for kept in held])
     joined_rows = whole_shape[0]
     rows = [joined_rows // 3] * 3 if entry.form == "regrouped" else [shape[0] for shape in shapes]
     dtype = _OF_TORCH[str(held[0].tensor.dtype).removeprefix("torch.")]

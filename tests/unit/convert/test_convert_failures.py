@@ -156,7 +156,14 @@ main.main()
 """
 
 
-@pytest.mark.parametrize("to", ["published", "paddle", "paddle --safe_serialization", "mindspeed-mm"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        "paddle",
+        "mindspeed-mm",
+        *(pytest.param(to, marks=pytest.mark.slow) for to in ("published", "paddle --safe_serialization")),
+    ],
+)
 def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, to):
     """As a process that may write no file of more than 60 kB; the weights have more in each layout."""
     done = subprocess.run(

@@ -17,15 +17,23 @@ from mix_core.convert.mindspeed_names import absent
 from mix_core.convert.published import read_model
 from mix_core.convert.run import Form, convert
 from mix_core.errors import BadInputError, WeightsError
+from mix_core.models.common.tensor_files import Outgoing, read_folder, write_folder
 from tests.builders.convertible import CONFIGS, tensors_of, write_model
 
 STAGED = [name for name in CONFIGS if not name.startswith(("llava", "qwen_vl"))]
 SPLITS = [
-    ("[4]", "[5]", 2),
-    ("[3,1]", "[0,5]", 1),
     ("[4,0]", "[2,3]", 2),
     ("[3,1,0,0]", "[0,1,1,3]", 1),
-    ("[[2,2],[0,0]]", "[[0,1],[2,2]]", 2),
+    *(
+        pytest.param(split, marks=pytest.mark.slow)
+        for split in (
+            ("[4]", "[5]", 1),
+            ("[4]", "[5]", 2),
+            ("[3,1]", "[0,5]", 1),
+            ("[1,1,1,1]", "[0,0,0,5]", 2),
+            ("[[2,2],[0,0]]", "[[0,1],[2,2]]", 2),
+        )
+    ),
 ]
 
 
@@ -178,6 +186,26 @@ def test_llava_is_laid_out_as_its_converters_do_and_comes_back_with_the_base(tmp
         convert(tmp_path / "mm", tmp_path / "no", to="published", base=config)
     convert(tmp_path / "mm", tmp_path / "back", to="published", base=source)
     assert tensors_of(tmp_path / "back") == tensors_of(source)
+
+
+def test_parts_of_one_matrix_must_have_one_dtype(tmp_path):
+    source = write_model(tmp_path / "model", CONFIGS["internvl2 qwen2"])
+    found = read_folder(source)
+    query = found["language_model.model.layers.0.self_attn.q_proj.weight"]
+    mixed = [
+        Outgoing(name, one.dtype, one.shape, one.read) for name, one in found.items() if one is not query
+    ]
+    mixed.append(
+        Outgoing(
+            "language_model.model.layers.0.self_attn.q_proj.weight", "F32", query.shape, query.read_float32
+        )
+    )
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed/config.json").write_text((source / "config.json").read_text())
+    write_folder(tmp_path / "mixed", mixed, 1 << 30)
+    with pytest.raises(WeightsError, match=r"linear_qkv\.weight joins weights of F32, BF16, BF16"):
+        convert(tmp_path / "mixed", tmp_path / "mm", to="mindspeed-mm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed", "model"]
 
 
 @pytest.mark.parametrize(

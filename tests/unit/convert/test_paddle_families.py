@@ -38,7 +38,10 @@ def test_the_names_and_shapes_are_those_of_the_model(name, tmp_path):
     assert {rename(key): tuple(slot.shape) for key, slot in slots.items()} == model.shapes
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    ["pickles", *(pytest.param(form, marks=pytest.mark.slow) for form in ("one pickle", "safetensors"))],
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_bit_comes_back(name, form, tmp_path):
     source = write_model(tmp_path / "model", CONFIGS[name], "F32" if "tied" in name else "BF16")
