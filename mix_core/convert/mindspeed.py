@@ -306,9 +306,9 @@ def _taken_apart(entry: Entry, layer: int | None, held: list[Kept], expected: Sh
             own_shape[share.axis] = share.blocks * share.sizes(block, len(held))[rank]
         dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
         if dtype not in _OF_TORCH or list(tensor.shape) != own_shape:
-            shape = list(getattr(tensor, "shape", ()))
+            found = list(getattr(tensor, "shape", ()))
             raise WeightsError(
-                f"{file}: {entry.name} for {sources[0]} is {dtype} {shape}, "
+                f"{file}: {entry.name} for {sources[0]} is {dtype} {found}, "
                 f"expected numbers of shape {own_shape}"
             )
     _check_one_dtype(sources[0], [str(kept.tensor.dtype) for kept in held])
