@@ -1,204 +1,263 @@
-"""MindSpeed-MM's weights: what each is made of, and how tensor-parallel ranks share it.
+"""MindSpeed-MM's names of the published weights, family by family, as tables.
 
-Megatron's layout joins matrices: gate above up in `linear_fc1`; queries, keys and values in `linear_qkv`,
-group by group (the queries that share a key head, that key head, its value head), where the published
-layout has them one below the other. Ranks take rows of what is multiplied first, columns of what is
-multiplied after it; of a joined gate and up each rank takes its part of both.
+A Megatron layer is the same six parts everywhere; `Layer` says which published weights they are made of.
 
-Names and forms: MindSpeed-MM's mm-convert (checkpoint/vlm_model), the form it calls not canonical.
+Names: MindSpeed-MM's mm-convert (checkpoint/vlm_model/converters: qwen2vl, qwen2_5vl, internvl; the form it
+calls not canonical), and for LLaVA-1.5, which it had until 2.3.0, examples/llava1.5 and the modules there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain
 
-import numpy as np
+from mix_core.convert.mindspeed_entries import (
+    COLUMNS,
+    ROWS,
+    WHOLE,
+    Entry,
+    Form,
+    Share,
+    Tower,
+    of_model,
+    weight_and_bias,
+)
+from mix_core.convert.published import Model
+from mix_core.errors import BadInputError
 
-Form = Literal["same", "stacked", "grouped", "regrouped"]
-"""same: one published weight. stacked: the parts one below the other. grouped: queries, keys and values of
-a group together. regrouped: so as well, of one published weight that holds all queries, then keys, then
-values."""
-Share = Literal["whole", "rows", "columns", "gated rows"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One weight of theirs; `{}` in names stands for the layer."""
-
-    name: str
-    parts: tuple[str, ...]
-    """Published names."""
-    form: Form = "same"
-    share: Share = "whole"
-    groups: int = 1
-    """Groups of heads, for `grouped` and `regrouped`."""
+_ENCODER, _PROJECTOR = "image_encoder.encoder.", "image_encoder.projector."
 
 
 @dataclass(frozen=True)
-class Tower:
-    """A stack of layers that a pipeline is cut through."""
+class Layer:
+    """Published names of the parts of a layer, without `.weight` and `.bias`."""
 
-    kind: str
-    """As the lists of a pipeline are called: vit, llm."""
-    layer_prefix: str
-    """What comes before a layer's number in their names."""
-    layers: int
-    first: tuple[Entry, ...]
-    """Weights on the stage of the first layer."""
-    layer: tuple[Entry, ...]
-    """Weights of each layer, named after `layer_prefix` and number."""
-    last: tuple[Entry, ...]
-    """Weights on the stage of the last layer."""
+    at: str
+    """What comes before them; `{}` stands for the layer."""
+    norms: tuple[str, str]
+    """Before the attention, before the feed-forward."""
+    qkv: tuple[str, ...]
+    proj: str
+    fc1: tuple[str, ...]
+    """The first map of the feed-forward, or gate and up."""
+    fc2: str
+    more: tuple[tuple[str, str], ...] = ()
+    """Theirs and the published name of what only this kind of layer has, in full."""
 
-
-def towers(config: Any, *, staged: bool) -> tuple[Tower, Tower]:
-    """Vision and text of a Qwen2.5-VL configuration.
-
-    Args:
-        staged: there is more than one stage; a tied head is then a weight of its own on the last one, since
-        that
-            stage has no embedding.
-    """
-    return _vision(config.vision), _text(config.text, _head(config.tie_word_embeddings, staged))
-
-
-def _head(tied: bool, staged: bool) -> tuple[Entry, ...]:
-    if tied and not staged:
-        return ()
-    source = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    return (Entry("text_decoder.output_layer.weight", (source,), share="rows"),)
-
-
-def _vision(vision: Any) -> Tower:
-    at, encoder, projector = "visual.blocks.{}.", "image_encoder.encoder.", "image_encoder.projector."
-    gate_up = ("mlp.gate_proj", "mlp.up_proj")
-    return Tower(
-        kind="vit",
-        layer_prefix=f"{encoder}blocks.layers.",
-        layers=vision.depth,
-        first=(Entry(f"{encoder}patch_embed.proj.weight", ("visual.patch_embed.proj.weight",)),),
-        layer=(
-            Entry("input_layernorm.weight", (f"{at}norm1.weight",)),
-            Entry("pre_mlp_layernorm.weight", (f"{at}norm2.weight",)),
-            *(
-                Entry(
-                    f"self_attention.linear_qkv.{w}",
-                    (f"{at}attn.qkv.{w}",),
-                    "regrouped",
-                    "rows",
-                    vision.num_heads,
-                )
-                for w in ("weight", "bias")
+    def entries(self, qkv_form: Form, qkv_share: Share, proj_share: Share = COLUMNS) -> tuple[Entry, ...]:
+        at = self.at
+        fc1: Form = "stacked" if len(self.fc1) > 1 else "same"
+        return (
+            *weight_and_bias("input_layernorm", (at + self.norms[0],)),
+            *weight_and_bias("pre_mlp_layernorm", (at + self.norms[1],)),
+            *weight_and_bias(
+                "self_attention.linear_qkv", (at + part for part in self.qkv), qkv_form, qkv_share
             ),
-            Entry("self_attention.linear_proj.weight", (f"{at}attn.proj.weight",), share="columns"),
-            Entry("self_attention.linear_proj.bias", (f"{at}attn.proj.bias",)),
-            *(
-                Entry(
-                    f"mlp.linear_fc1.{w}",
-                    tuple(f"{at}{part}.{w}" for part in gate_up),
-                    "stacked",
-                    "gated rows",
-                )
-                for w in ("weight", "bias")
+            *weight_and_bias("self_attention.linear_proj", (at + self.proj,), share=proj_share),
+            *weight_and_bias(
+                "mlp.linear_fc1", (at + part for part in self.fc1), fc1, Share(0, blocks=len(self.fc1))
             ),
-            Entry("mlp.linear_fc2.weight", (f"{at}mlp.down_proj.weight",), share="columns"),
-            Entry("mlp.linear_fc2.bias", (f"{at}mlp.down_proj.bias",)),
-        ),
-        last=(
-            Entry(f"{projector}layernorm.weight", ("visual.merger.ln_q.weight",)),
-            *(
-                Entry(f"{projector}encoder.linear_fc1.{w}", (f"visual.merger.mlp.0.{w}",), share="rows")
-                for w in ("weight", "bias")
-            ),
-            Entry(f"{projector}encoder.linear_fc2.weight", ("visual.merger.mlp.2.weight",), share="columns"),
-            Entry(f"{projector}encoder.linear_fc2.bias", ("visual.merger.mlp.2.bias",)),
-        ),
-    )
+            *weight_and_bias("mlp.linear_fc2", (at + self.fc2,), share=COLUMNS),
+            *(Entry(theirs, (at + ours,)) for theirs, ours in self.more),
+        )
 
 
-def _text(text: Any, head: tuple[Entry, ...]) -> Tower:
-    at = "model.layers.{}."
+_SPLIT = tuple(f"self_attn.{part}_proj" for part in "qkv")
+_LLAMA = Layer(
+    at="layers.{}.",
+    norms=("input_layernorm", "post_attention_layernorm"),
+    qkv=_SPLIT,
+    proj="self_attn.o_proj",
+    fc1=("mlp.gate_proj", "mlp.up_proj"),
+    fc2="mlp.down_proj",
+)
+_INTERNLM2 = Layer(
+    at="layers.{}.",
+    norms=("attention_norm", "ffn_norm"),
+    qkv=("attention.wqkv",),
+    proj="attention.wo",
+    fc1=("feed_forward.w1", "feed_forward.w3"),
+    fc2="feed_forward.w2",
+)
+_QWEN2_BLOCK = Layer(
+    at="visual.blocks.{}.",
+    norms=("norm1", "norm2"),
+    qkv=("attn.qkv",),
+    proj="attn.proj",
+    fc1=("mlp.fc1",),
+    fc2="mlp.fc2",
+)
+_QWEN2_5_BLOCK = Layer(
+    at="visual.blocks.{}.",
+    norms=("norm1", "norm2"),
+    qkv=("attn.qkv",),
+    proj="attn.proj",
+    fc1=("mlp.gate_proj", "mlp.up_proj"),
+    fc2="mlp.down_proj",
+)
+_INTERN_VIT = Layer(
+    at="vision_model.encoder.layers.{}.",
+    norms=("norm1", "norm2"),
+    qkv=("attn.qkv",),
+    proj="attn.proj",
+    fc1=("mlp.fc1",),
+    fc2="mlp.fc2",
+    more=(
+        ("ls1", "ls1"),
+        ("ls2", "ls2"),
+        ("self_attention.q_layernorm.weight", "attn.q_norm.weight"),
+        ("self_attention.k_layernorm.weight", "attn.k_norm.weight"),
+    ),
+)
+_CLIP = Layer(
+    at="vision_tower.vision_model.encoder.layers.{}.",
+    norms=("layer_norm1", "layer_norm2"),
+    qkv=_SPLIT,
+    proj="self_attn.out_proj",
+    fc1=("mlp.fc1",),
+    fc2="mlp.fc2",
+)
+
+
+def _text(model: Model, layers: int, groups: int, staged: bool, uneven: bool = False) -> Tower:
+    """The decoder, whose name for the embedding says of which kind it is."""
+    at = model.embedding.rpartition(".weight")[0].rpartition(".")[0] + "."
+    layer = _INTERNLM2 if model.embedding.endswith("tok_embeddings.weight") else _LLAMA
+    # InternLM2's matrix of queries, keys and values is Megatron's already
+    qkv_form: Form = "grouped" if len(layer.qkv) > 1 else "same"
+    vocabulary = Share(0, uneven=uneven)
+    head: tuple[Entry, ...] = ()
+    if staged or not model.tied:
+        source = model.embedding if model.tied else model.head
+        head = (Entry("text_decoder.output_layer.weight", (source,), share=vocabulary),)
+    entries = layer.entries(qkv_form, Share(0, groups=groups))
     return Tower(
         kind="llm",
         layer_prefix="text_decoder.decoder.layers.",
-        layers=text.num_hidden_layers,
-        first=(
-            Entry(
-                "text_decoder.embedding.word_embeddings.weight", ("model.embed_tokens.weight",), share="rows"
-            ),
+        layers=layers,
+        first=(Entry("text_decoder.embedding.word_embeddings.weight", (model.embedding,), share=vocabulary),),
+        layer=of_model(
+            (replace(one, parts=tuple(at + part for part in one.parts)) for one in entries), model.shapes
         ),
-        layer=(
-            Entry("input_layernorm.weight", (f"{at}input_layernorm.weight",)),
-            Entry("pre_mlp_layernorm.weight", (f"{at}post_attention_layernorm.weight",)),
-            *(
-                Entry(
-                    f"self_attention.linear_qkv.{w}",
-                    tuple(f"{at}self_attn.{part}_proj.{w}" for part in "qkv"),
-                    "grouped",
-                    "rows",
-                    text.num_key_value_heads,
-                )
-                for w in ("weight", "bias")
-            ),
-            Entry("self_attention.linear_proj.weight", (f"{at}self_attn.o_proj.weight",), share="columns"),
-            Entry(
-                "mlp.linear_fc1.weight",
-                (f"{at}mlp.gate_proj.weight", f"{at}mlp.up_proj.weight"),
-                "stacked",
-                "gated rows",
-            ),
-            Entry("mlp.linear_fc2.weight", (f"{at}mlp.down_proj.weight",), share="columns"),
-        ),
-        last=(Entry("text_decoder.decoder.final_layernorm.weight", ("model.norm.weight",)), *head),
+        last=(Entry("text_decoder.decoder.final_layernorm.weight", (f"{at}norm.weight",)), *head),
     )
 
 
-def join(entry: Entry, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Their weight of the published ones."""
-    if entry.form == "same":
-        return parts[0]
-    if entry.form == "stacked":
-        return np.concatenate(parts)
-    each = np.split(parts[0], 3) if entry.form == "regrouped" else parts
-    grouped = [one.reshape(entry.groups, -1, *one.shape[1:]) for one in each]
-    joined = np.concatenate(grouped, axis=1)
-    return joined.reshape(-1, *joined.shape[2:])
+def _vit(
+    model: Model,
+    layers: int,
+    inner: str,
+    entries: tuple[Entry, ...],
+    first: tuple[Entry, ...],
+    last: tuple[Entry, ...],
+) -> Tower:
+    parts = (of_model(some, model.shapes) for some in (first, entries, last))
+    return Tower("vit", f"{_ENCODER}{inner}", layers, *parts)
 
 
-def part_of(entry: Entry, joined: np.ndarray, place: int, rows: Sequence[int]) -> np.ndarray:
-    """The published weight `parts[place]` of theirs. `rows`: of each part (of a regrouped one, its three)."""
-    if entry.form == "same":
-        return joined
-    ends = np.cumsum(rows)
-    if entry.form == "stacked":
-        return joined[ends[place] - rows[place] : ends[place]]
-    grouped = joined.reshape(entry.groups, -1, *joined.shape[1:])
-    within = np.cumsum([n // entry.groups for n in rows])[:-1]
-    each = [one.reshape(-1, *joined.shape[1:]) for one in np.split(grouped, within, axis=1)]
-    return np.concatenate(each) if entry.form == "regrouped" else each[place]
+def _projector_maps(first: str, second: str) -> tuple[Entry, ...]:
+    return (
+        *weight_and_bias(f"{_PROJECTOR}encoder.linear_fc1", (first,), share=ROWS),
+        *weight_and_bias(f"{_PROJECTOR}encoder.linear_fc2", (second,), share=COLUMNS),
+    )
 
 
-def divide(share: Share, whole: np.ndarray, ranks: int) -> list[np.ndarray]:
-    """What each tensor-parallel rank holds."""
-    if share == "whole" or ranks == 1:
-        return [whole] * ranks
-    if share == "columns":
-        return np.split(whole, ranks, axis=1)
-    if share == "rows":
-        return np.split(whole, ranks)
-    gate, up = np.split(whole, 2)
-    return [np.concatenate(both) for both in zip(np.split(gate, ranks), np.split(up, ranks))]
+def _qwen2(model: Model, block: Layer, staged: bool) -> tuple[Tower, Tower]:
+    text, vision = model.config.text, model.config.vision
+    tower = _vit(
+        model,
+        vision.depth,
+        "blocks.layers.",
+        block.entries("regrouped", Share(0, groups=vision.num_heads)),
+        weight_and_bias(f"{_ENCODER}patch_embed.proj", ("visual.patch_embed.proj",)),
+        (
+            *weight_and_bias(f"{_PROJECTOR}layernorm", ("visual.merger.ln_q",)),
+            *_projector_maps("visual.merger.mlp.0", "visual.merger.mlp.2"),
+        ),
+    )
+    return tower, _text(model, text.num_hidden_layers, text.num_key_value_heads, staged)
 
 
-def unite(share: Share, held: Sequence[np.ndarray]) -> np.ndarray:
-    """The whole of what each rank holds."""
-    if share == "whole" or len(held) == 1:
-        return held[0]
-    if share == "columns":
-        return np.concatenate(held, axis=1)
-    if share == "rows":
-        return np.concatenate(held)
-    halves = [np.split(one, 2) for one in held]
-    return np.concatenate([half[side] for side in (0, 1) for half in halves])
+def _internvl2(model: Model, staged: bool) -> tuple[Tower, Tower]:
+    """InternViT keeps queries, keys and values one below the other, each cut by heads; 25 do not divide."""
+    text, vision = model.config.text, model.config.vision
+    heads = vision.num_attention_heads
+    embeddings, theirs = "vision_model.embeddings.", f"{_ENCODER}embeddings."
+    tower = _vit(
+        model,
+        vision.num_hidden_layers,
+        "encoder.layers.",
+        _INTERN_VIT.entries("same", Share(0, 3, heads, True), Share(1, 1, heads, True)),
+        (
+            *(
+                Entry(theirs + name, (embeddings + name,))
+                for name in ("class_embedding", "position_embedding")
+            ),
+            *weight_and_bias(f"{theirs}patch_embedding", (f"{embeddings}patch_embedding",)),
+        ),
+        tuple(
+            chain(
+                weight_and_bias(f"{_PROJECTOR}norm", ("mlp1.0",)),
+                weight_and_bias(f"{_PROJECTOR}linear_fc1", ("mlp1.1",)),
+                weight_and_bias(f"{_PROJECTOR}linear_fc2", ("mlp1.3",)),
+            )
+        ),
+    )
+    return tower, _text(model, text.num_hidden_layers, text.num_key_value_heads, staged, uneven=True)
+
+
+def _llava(model: Model, staged: bool) -> tuple[Tower, Tower]:
+    """LLaVA-1.5, without the layers of the tower that do not run."""
+    config = model.config
+    if config.anyres:
+        raise BadInputError("MindSpeed-MM has LLaVA-1.5 and no LLaVA-1.6; this config.json has tiles")
+    if staged:
+        raise BadInputError("MindSpeed-MM's LLaVA-1.5 runs on one stage; leave the lists of layers out")
+    at = "vision_tower.vision_model."
+    tower = _vit(
+        model,
+        config.tower_layers,
+        "decoder.layers.",
+        _CLIP.entries("grouped", Share(0, groups=config.vision.num_attention_heads)),
+        (
+            Entry(f"{_ENCODER}class_token", (f"{at}embeddings.class_embedding",), axes=2),
+            Entry(f"{_ENCODER}position_embeddings.weight", (f"{at}embeddings.position_embedding.weight",)),
+            Entry(f"{_ENCODER}conv1.weight", (f"{at}embeddings.patch_embedding.weight",), share=WHOLE),
+            *weight_and_bias(f"{_ENCODER}ln_pre", (f"{at}pre_layrnorm",)),
+        ),
+        _projector_maps("multi_modal_projector.linear_1", "multi_modal_projector.linear_2"),
+    )
+    return tower, _text(model, config.text.num_hidden_layers, config.text.num_key_value_heads, False)
+
+
+_FAMILIES: dict[str, Callable[[Model, bool], tuple[Tower, Tower]]] = {
+    "qwen2_vl": lambda model, staged: _qwen2(model, _QWEN2_BLOCK, staged),
+    "qwen2_5_vl": lambda model, staged: _qwen2(model, _QWEN2_5_BLOCK, staged),
+    "internvl2": _internvl2,
+    "llava": _llava,
+}
+FAMILIES = tuple(_FAMILIES)
+
+
+def towers(model: Model, *, staged: bool) -> tuple[Tower, Tower]:
+    """Vision and text of a model whose family is among `FAMILIES`.
+
+    Args:
+        staged: there is more than one stage; a tied head is then a weight of its own on the last one, since
+            that stage has no embedding.
+    Raises:
+        BadInputError: MindSpeed-MM has the family, but not this kind of it.
+    """
+    return _FAMILIES[model.family](model, staged)
+
+
+def absent(model: Model) -> frozenset[str]:
+    """Published weights that MindSpeed-MM's layout has no place for."""
+    placed = set()
+    for tower in towers(model, staged=False):
+        for entry in (*tower.first, *tower.last):
+            placed.update(entry.sources(None))
+        for layer in range(tower.layers):
+            placed.update(*(entry.sources(layer) for entry in tower.layer))
+    return frozenset(model.shapes) - placed

@@ -1,25 +1,26 @@
-"""Folders of PaddleNLP and PaddleMIX: the published names, linear maps as (in, out), `.pdparams` or
-safetensors.
+"""Folders of PaddleNLP and PaddleMIX: their names, linear maps as (in, out), `.pdparams` or safetensors.
 
-Such a folder holds `model_state.pdparams`; or several and `model_state.pdparams.index.json`; or safetensors
+Such a folder holds `model_state.pdparams`; or shards and `model_state.pdparams.index.json`; or safetensors
 whose header says `"format": "np"`, where the published ones say `"pt"`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from mix_core.convert.paddle_names import PaddleNames, paddle_names
 from mix_core.convert.pickled_arrays import read_pickled_arrays
-from mix_core.convert.published import Shapes, check_complete
+from mix_core.convert.pickled_writer import write_pickled_arrays
+from mix_core.convert.published import Held, Model, accept
 from mix_core.errors import WeightsError
-from mix_core.models.common.tensor_files import Outgoing, read_folder
+from mix_core.models.common.tensor_files import Outgoing, read_folder, split_into_shards, write_folder
 
 SINGLE = "model_state.pdparams"
 PICKLE_INDEX = "model_state.pdparams.index.json"
+MAX_SHARD_BYTES = 10 * 10**9
+"""PaddleNLP's own limit of a file."""
 _DTYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "u2": "BF16", "i8": "I64", "i4": "I32"}
 
 
@@ -41,46 +42,48 @@ def _metadata_format(path: Path) -> str | None:
             return None
 
 
-def transposed(name: str, dimensions: int) -> bool:
-    """Whether Paddle keeps this weight the other way round: matrices, but not embeddings."""
-    return dimensions == 2 and not name.endswith("embed_tokens.weight")
-
-
-def read_paddle(folder: Path, expected: Shapes, *, tied: bool) -> list[Outgoing]:
+def read_paddle(folder: Path, model: Model) -> list[Outgoing]:
     """The weights in published form, checked against the configuration. Raises WeightsError."""
-    stored = _stored(folder)
-    if tied:
-        stored.pop("lm_head.weight", None)
-    turned = {
-        name: shape[::-1] if transposed(name, len(shape)) else shape for name, (_, shape, _) in stored.items()
-    }
-    check_complete(turned, expected, folder)
-    return [
-        Outgoing(name, stored[name][0], turned[name], _reader(name, len(turned[name]), stored[name][2]))
-        for name in expected
-    ]
+    names = paddle_names(model.family, model.config)
+    theirs = {names.name(name): name for name in (*model.shapes, model.head)}
+    found: dict[str, Held] = {}
+    for held in _stored(folder):
+        name = theirs.get(held.name, f"? {held.name}")  # a name that is not theirs stands for no weight
+        found[name] = _published(name, held, names)
+    return accept(found, model, folder, lambda name: lacks(model, names, name))
 
 
-def _reader(name: str, dimensions: int, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-    return (lambda: read().T) if transposed(name, dimensions) else read
+def lacks(model: Model, names: PaddleNames, name: str) -> bool:
+    """Whether a folder of theirs may come without this weight."""
+    return model.may_lack(name) or (names.may_lack is not None and name.startswith(names.may_lack))
 
 
-def _stored(folder: Path) -> dict[str, tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]:
-    """(dtype, shape as stored, values) of each weight."""
+def _published(name: str, held: Held, names: PaddleNames) -> Held:
+    if not names.turned(name, len(held.shape)):
+        return held
+    return Held(held.name, held.file, held.dtype, held.shape[::-1], lambda: held.values().T)
+
+
+def _stored(folder: Path) -> list[Held]:
+    """Every weight as it is stored."""
     files = _pickled_files(folder)
     if not files:
-        return {name: (one.dtype, one.shape, one.read) for name, one in read_folder(folder).items()}
-    found: dict[str, tuple[str, tuple[int, ...], Callable[[], np.ndarray]]] = {}
+        return [
+            Held(name, one.file, one.dtype, one.shape, one.read) for name, one in read_folder(folder).items()
+        ]
+    found: dict[str, Held] = {}
     for path in files:
-        for name, values in read_pickled_arrays(path).items():
-            if values.dtype.str[1:] not in _DTYPES:
+        for name, one in read_pickled_arrays(path).items():
+            if one.dtype.str[1:] not in _DTYPES:
                 raise WeightsError(
-                    f"{path}: {name} has dtype {values.dtype}; weights are floating-point numbers"
+                    f"{path}: {name} has dtype {one.dtype}; weights are floating-point numbers"
                 )
             if name in found:
-                raise WeightsError(f"{folder} holds {name} twice, in {path.name} and in another file")
-            found[name] = (_DTYPES[values.dtype.str[1:]], values.shape, lambda values=values: values)
-    return found
+                raise WeightsError(
+                    f"{folder} holds {name} twice, in {path.name} and in {found[name].file.name}"
+                )
+            found[name] = Held(name, path, _DTYPES[one.dtype.str[1:]], one.shape, one.read)
+    return list(found.values())
 
 
 def _pickled_files(folder: Path) -> list[Path]:
@@ -118,13 +121,35 @@ def _inside(folder: Path, name: object) -> Path:
     return folder / name
 
 
-def write_paddle(tensors: Sequence[Outgoing], folder: Path) -> None:
-    """Write `model_state.pdparams`; bfloat16 is bfloat16 again after `paddle.load`. Imports paddle."""
-    import paddle
+def write_paddle(
+    tensors: Sequence[Outgoing],
+    model: Model,
+    folder: Path,
+    max_shard_bytes: int | None = None,
+    *,
+    safetensors: bool = False,
+) -> None:
+    """Write `model_state.pdparams`, or shards and their index, or safetensors; a weight in memory at once."""
+    names, limit = paddle_names(model.family, model.config), max_shard_bytes or MAX_SHARD_BYTES
+    theirs = [_theirs(tensor, names) for tensor in tensors]
+    if safetensors:
+        write_folder(folder, theirs, limit, metadata={"format": "np"})
+        return
+    shards = list(split_into_shards(theirs, limit))
+    if len(shards) == 1:
+        write_pickled_arrays(folder / SINGLE, theirs)
+        return
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards, start=1):
+        name = f"model_state-{i:05d}-of-{len(shards):05d}.pdparams"
+        write_pickled_arrays(folder / name, shard)
+        weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
+    total = sum(tensor.size_bytes for tensor in theirs)
+    index = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+    (folder / PICKLE_INDEX).write_text(index + "\n", encoding="utf-8")
 
-    state = {}
-    for tensor in tensors:
-        values = tensor.values()
-        turned = values.T if transposed(tensor.name, len(tensor.shape)) else values
-        state[tensor.name] = np.ascontiguousarray(turned)
-    paddle.save(state, str(folder / SINGLE))
+
+def _theirs(tensor: Outgoing, names: PaddleNames) -> Outgoing:
+    if not names.turned(tensor.name, len(tensor.shape)):
+        return Outgoing(names.name(tensor.name), tensor.dtype, tensor.shape, tensor.values)
+    return Outgoing(names.name(tensor.name), tensor.dtype, tensor.shape[::-1], lambda: tensor.values().T)

@@ -4,18 +4,21 @@ Paddle's `.pdparams` files are pickles of a dict of NumPy arrays. A pickle is a 
 machine; here that program is interpreted by a machine that knows dicts, lists, tuples, numbers, texts,
 bytes and how NumPy writes an array down, and nothing else. Names of functions and classes (GLOBAL,
 STACK_GLOBAL) are looked up in a table of `_Word`s, which are marks and not the functions themselves. Any
-other name or opcode is refused.
+other name or opcode is refused. Long bytes are not read but noted with their place, so that a file of any
+size costs little memory; an array's are read when its turn has come.
 
-Opcodes: `pickletools` of the standard library, which takes a pickle apart and runs nothing.
+Opcodes: `pickletools` of the standard library, the table of what a pickle is made of.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 import pickletools
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,10 +60,52 @@ _WORDS = {
 }
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Bytes that stay in the file."""
+
+    file: Path
+    start: int
+    length: int
+    """As stored."""
+    text: bool = False
+    """Whether they are stored as a text with a character for each byte (pickle protocol 2)."""
+
+    def read(self) -> np.ndarray:
+        # read and not mapped: a mapped file that another program cuts short ends the process
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            stored = np.fromfile(file, np.uint8, self.length)
+        if len(stored) < self.length:
+            raise WeightsError(f"{self.file} has become shorter while it was read; fetch it again")
+        if not self.text:
+            return stored
+        return np.frombuffer(stored.tobytes().decode("utf-8").encode("latin1"), np.uint8)
+
+
+@dataclass(frozen=True)
+class PickledArray:
+    """An array in a file; bfloat16 is uint16, as Paddle writes it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    pieces: tuple[bytes | _Span, ...]
+    """What its bytes are, one piece after the other."""
+    fortran: bool = False
+
+    def read(self) -> np.ndarray:
+        """Its values. Raises WeightsError where the file has changed."""
+        parts = [
+            one.read() if isinstance(one, _Span) else np.frombuffer(one, np.uint8) for one in self.pieces
+        ]
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return whole.view(self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+
 class _Array:
     """An array whose contents come later."""
 
-    values: np.ndarray | None = None
+    filled: PickledArray | None = None
 
 
 class _Mark:
@@ -89,12 +134,51 @@ class _Limited:
     def readline(self) -> bytes:
         return self.file.readline()
 
-    def tell(self) -> int:
-        return self.file.tell()
+    def pass_over(self, count: int) -> int:
+        """Where the next bytes begin, which are passed over. Raises ValueError where there are fewer."""
+        start = self.file.tell()
+        if count > self.size - start:
+            raise ValueError(f"{count} bytes are announced and {self.size - start} are left")
+        self.file.seek(count, 1)
+        return start
 
 
-def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.pdparams` file by name; read-only, bfloat16 as uint16 (as Paddle writes it).
+_OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
+_LONG = {"BINBYTES": 4, "BINBYTES8": 8, "BINUNICODE": 4, "BINUNICODE8": 8}
+"""Operations whose argument may be long, and the bytes of its length."""
+_LONG_FROM = 1024
+
+
+def _operations(path: Path, file: _Limited) -> Iterator[tuple[str, Any]]:
+    """(operation, argument) up to the end of the pickle. Raises ValueError."""
+    while True:
+        code = file.read(1)
+        if code not in _OPCODES:
+            raise ValueError(f"{code!r} is no pickle operation" if code else "the pickle has no end")
+        opcode = _OPCODES[code]
+        if opcode.name == "STOP":
+            return
+        if opcode.name in _LONG:
+            length = int.from_bytes(_exactly(file, _LONG[opcode.name]), "little")
+            text = opcode.name.startswith("BINUNICODE")
+            if length >= _LONG_FROM:
+                yield opcode.name, _Span(path, file.pass_over(length), length, text)
+            else:
+                data = _exactly(file, length)
+                yield opcode.name, str(data, "utf-8", "surrogatepass") if text else data
+            continue
+        yield opcode.name, opcode.arg.reader(file) if opcode.arg else None
+
+
+def _exactly(file: _Limited, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise ValueError(f"{count} bytes are announced and {len(data)} are left")
+    return data
+
+
+def read_pickled_arrays(path: Path) -> dict[str, PickledArray]:
+    """The arrays of a `.pdparams` file by name.
 
     Raises:
         WeightsError: the file is truncated, no pickle, no dict of arrays, or asks for anything but arrays.
@@ -103,7 +187,7 @@ def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            found = _Machine().run(_Limited(file, size))
+            found = _Machine().run(_operations(path, _Limited(file, size)))
         return _arrays(found)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
@@ -123,18 +207,16 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, file: Any) -> Any:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "STOP":
-                break
-            if opcode.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[opcode.name])
-            elif opcode.name in _LITERALS:
+    def run(self, operations: Iterator[tuple[str, Any]]) -> Any:
+        for name, argument in operations:
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            elif name in _LITERALS:
                 self.stack.append(argument)
-            elif opcode.name in _TABLE:
-                _TABLE[opcode.name](self, argument)
-            elif opcode.name not in _NOTHING:
-                raise _Refused(f"it uses the pickle operation {opcode.name}")
+            elif name in _TABLE:
+                _TABLE[name](self, argument)
+            elif name not in _NOTHING:
+                raise _Refused(f"it uses the pickle operation {name}")
         (result,) = self.stack
         return result
 
@@ -185,7 +267,7 @@ class _Machine:
         (state,) = self.last(1)
         target = self.stack[-1]
         if isinstance(target, _Array):
-            target.values = _filled(state)
+            target.filled = _filled(state)
         elif (
             isinstance(target, _Dtype)
             and isinstance(state, tuple)
@@ -203,12 +285,12 @@ def _called(word: _Word, arguments: tuple[Any, ...]) -> Any:
         return _Array()
     if word is _Word.DTYPE and arguments and isinstance(arguments[0], str):
         return _Dtype(arguments[0])
-    if (
-        word is _Word.ENCODE
-        and arguments[1:] in (("latin1",), ("latin-1",))
-        and isinstance(arguments[0], str)
-    ):
-        return arguments[0].encode("latin1")
+    if word is _Word.ENCODE and arguments[1:] in (("latin1",), ("latin-1",)):
+        text = arguments[0]
+        if isinstance(text, str):
+            return text.encode("latin1")
+        if isinstance(text, _Span) and text.text:
+            return text
     if word is _Word.BYTES and not arguments:
         return b""
     if word is _Word.TUPLE and len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
@@ -218,10 +300,10 @@ def _called(word: _Word, arguments: tuple[Any, ...]) -> Any:
     raise _Refused(f"it calls {word.value} in a way that makes no array")
 
 
-def _filled(state: Any) -> np.ndarray:
+def _filled(state: Any) -> PickledArray:
     """An array of its pickled state: (version, shape, dtype, whether Fortran's order, bytes)."""
     _, shape, dtype, fortran, data = state
-    if not isinstance(dtype, _Dtype) or not _DTYPE.fullmatch(dtype.name) or not isinstance(data, bytes):
+    if not isinstance(dtype, _Dtype) or not _DTYPE.fullmatch(dtype.name) or not _is_bytes(data):
         raise _Refused(f"an array has the dtype {getattr(dtype, 'name', dtype)!r} or holds no bytes")
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"an array has the shape {shape!r}")
@@ -229,27 +311,45 @@ def _filled(state: Any) -> np.ndarray:
     needed = kind.itemsize
     for n in shape:
         needed *= n
-    if needed != len(data):
-        raise ValueError(f"an array of shape {shape} needs {needed} bytes and has {len(data)}")
-    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+    if isinstance(data, _Span):
+        size = len(data.read()) if data.text else data.length
+    else:
+        size = len(data)
+    if needed != size:
+        raise ValueError(f"an array of shape {shape} needs {needed} bytes and has {size}")
+    return PickledArray(kind, shape, (data,), bool(fortran))
 
 
-def _arrays(found: Any) -> dict[str, np.ndarray]:
+def _is_bytes(data: Any) -> bool:
+    return isinstance(data, (bytes, _Span))
+
+
+def _arrays(found: Any) -> dict[str, PickledArray]:
     """The dict of arrays that a file's object stands for; arrays that were cut up are put together."""
     if not isinstance(found, dict):
         raise ValueError(f"it holds {type(found).__name__.strip('_')}, expected a dict of arrays")
     cut = found.pop(BIG_SLICES, {})
     found.pop(PARAMETER_NAMES, None)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, PickledArray] = {}
     for name, value in found.items():
         one = value[1] if isinstance(value, tuple) and len(value) == 2 else value  # (inner name, array)
-        if not isinstance(name, str) or not isinstance(one, _Array) or one.values is None:
+        if not isinstance(name, str) or not isinstance(one, _Array) or one.filled is None:
             raise ValueError(f"{str(name)[:60]} is no array")
-        arrays[name] = one.values
+        arrays[name] = one.filled
     for name, about in cut.items():
-        parts = [arrays.pop(part) for part in about["slices"]]
-        arrays[name] = np.concatenate([part.reshape(-1) for part in parts]).reshape(about["OriginShape"])
+        arrays[name] = _joined(name, [arrays.pop(part) for part in about["slices"]], about["OriginShape"])
     return arrays
+
+
+def _joined(name: str, parts: list[PickledArray], shape: Any) -> PickledArray:
+    """An array that was cut up, each part a row of its numbers."""
+    whole = PickledArray(parts[0].dtype, tuple(shape), tuple(one for part in parts for one in part.pieces))
+    sizes = [math.prod(part.shape) for part in parts]
+    if any(part.dtype != whole.dtype or len(part.shape) > 1 for part in parts):
+        raise ValueError(f"{name[:60]} is cut into parts of several kinds")
+    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != sum(sizes):
+        raise ValueError(f"{name[:60]} of shape {shape!r} is cut into {sum(sizes)} numbers")
+    return whole
 
 
 _LITERALS = frozenset(

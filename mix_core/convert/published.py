@@ -2,127 +2,171 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mix_core.errors import BadInputError, WeightsError
-from mix_core.models.common.tensor_files import INDEX, Outgoing, StoredTensor, read_folder, write_folder
-from mix_core.models.registry import get_family, read_config
+import numpy as np
 
-Shapes = dict[str, tuple[int, ...]]
+from mix_core.convert.shapes import FAMILIES, Shapes, by_authors, embedding_of
+from mix_core.errors import BadInputError, WeightsError
+from mix_core.models.common.tensor_files import INDEX, Outgoing, read_folder, write_folder
+from mix_core.models.registry import get_family, read_config
 
 BESIDE = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 """Files beside the weights that belong to a model: configurations, vocabularies, templates."""
 _WEIGHT_INDEXES = (INDEX, "model_state.pdparams.index.json", "pytorch_model.bin.index.json")
 _DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_COMPUTED = re.compile(r"(.+\.)?(rotary_emb\.inv_freq|position_ids|attn\.(bias|masked_bias|logn_tensor))")
+"""Buffers that some versions of the publishers' code store."""
 
 
-def read_model_config(folder: Path) -> tuple[str, Any]:
-    """(family's name, configuration) of a folder whose weights can be converted. Raises BadInputError."""
+@dataclass(frozen=True)
+class Model:
+    """What a config.json says of the weights. Names are the published ones; of LLaVA, llava-hf's."""
+
+    family: str
+    config: Any
+    shapes: Shapes
+    """Every published weight, in the order in which they are written."""
+    head: str
+    embedding: str
+    tied: bool
+    """Whether the head is the embedding; it is not among the shapes then."""
+    by_authors: bool
+    """A LLaVA folder whose config.json has the authors' form: with their names, and mostly without tower."""
+    stored_name: Callable[[str], str]
+    """A name in a published file, in any form -> its name here."""
+
+    def may_lack(self, name: str) -> bool:
+        """Whether a folder is whole without this weight."""
+        return self.by_authors and name.startswith("vision_tower.")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A weight in a file, in its published form."""
+
+    name: str
+    """As the file names it."""
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    values: Callable[[], np.ndarray]
+
+
+def read_model(folder: Path) -> Model:
+    """What the folder's config.json says. Raises BadInputError."""
     source = read_config(folder)
     family = get_family(source["model_type"])
-    if family.name not in _SHAPES:
+    if family.name not in FAMILIES:
         raise BadInputError(
-            f"{folder} holds a {family.name} model; convertible families: {', '.join(_SHAPES)}"
+            f"{folder} holds a {family.name} model; convertible families: {', '.join(FAMILIES)}"
         )
-    return family.name, family.config_from_dict(source)
-
-
-def published_shapes(family: str, config: Any) -> Shapes:
-    """Name and shape of every published weight, in the order in which they are written."""
-    return _SHAPES[family](config)
-
-
-def _qwen2_5_vl(config: Any) -> Shapes:
-    """Names: the published Qwen2.5-VL checkpoints; a tied head is not stored."""
-    shapes = _qwen2_5_vision(config.vision) | _qwen2_text(config.text)
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.text.vocab_size, config.text.hidden_size)
-    return shapes
-
-
-def _qwen2_5_vision(vision: Any) -> Shapes:
-    D, F, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
-    wide = D * vision.spatial_merge_size**2
-    shapes: Shapes = {
-        "visual.patch_embed.proj.weight": (D, vision.in_channels, vision.temporal_patch_size, patch, patch)
-    }
-    for i in range(vision.depth):
-        at = f"visual.blocks.{i}"
-        shapes |= {f"{at}.norm1.weight": (D,), f"{at}.norm2.weight": (D,)}
-        shapes |= _linear(f"{at}.attn.qkv", 3 * D, D) | _linear(f"{at}.attn.proj", D, D)
-        shapes |= _linear(f"{at}.mlp.gate_proj", F, D) | _linear(f"{at}.mlp.up_proj", F, D)
-        shapes |= _linear(f"{at}.mlp.down_proj", D, F)
-    shapes["visual.merger.ln_q.weight"] = (D,)
-    return (
-        shapes
-        | _linear("visual.merger.mlp.0", wide, wide)
-        | _linear("visual.merger.mlp.2", vision.out_hidden_size, wide)
+    config, published = family.config_from_dict(source), FAMILIES[family.name]
+    shapes = published.shapes(config, source)
+    embedding, head, tied = embedding_of(shapes), published.head(config), published.tied(config)
+    if not tied:
+        shapes[head] = shapes[embedding]
+    return Model(
+        family.name, config, shapes, head, embedding, tied, by_authors(source), published.stored_name
     )
 
 
-def _qwen2_text(text: Any) -> Shapes:
-    D, F = text.hidden_size, text.intermediate_size
-    kv = text.num_key_value_heads * text.head_dim
-    shapes: Shapes = {"model.embed_tokens.weight": (text.vocab_size, D)}
-    for i in range(text.num_hidden_layers):
-        at = f"model.layers.{i}"
-        shapes |= {f"{at}.input_layernorm.weight": (D,), f"{at}.post_attention_layernorm.weight": (D,)}
-        for name, width in (("q", D), ("k", kv), ("v", kv)):
-            shapes |= _linear(f"{at}.self_attn.{name}_proj", width, D)
-        shapes[f"{at}.self_attn.o_proj.weight"] = (D, D)
-        shapes |= {f"{at}.mlp.{name}_proj.weight": (F, D) for name in ("gate", "up")}
-        shapes[f"{at}.mlp.down_proj.weight"] = (D, F)
-    return shapes | {"model.norm.weight": (D,)}
+def accept(found: dict[str, Held], model: Model, where: Path, lacks: Callable[[str], bool]) -> list[Outgoing]:
+    """Check weights against the configuration and put them in order; a tied head must be the embedding.
 
-
-def _linear(name: str, outputs: int, inputs: int) -> Shapes:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-_SHAPES: dict[str, Callable[[Any], Shapes]] = {"qwen2_5_vl": _qwen2_5_vl}
-
-
-def check_complete(shapes: dict[str, tuple[int, ...]], expected: Shapes, where: Path | str) -> None:
-    """Refuse weights that are not those of the configuration. Raises WeightsError with the first name."""
-    missing = [name for name in expected if name not in shapes]
+    Args:
+        found: by published name; what is computed is passed over, and so is a tied head.
+        lacks: whether a weight may be absent.
+    Raises:
+        WeightsError: one is missing, not asked for, of another shape; the message names the file.
+    """
+    found = {name: held for name, held in found.items() if not _COMPUTED.fullmatch(name)}
+    missing = [name for name in model.shapes if name not in found and not lacks(name)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WeightsError(f"{where} lacks the weight {missing[0]}{more}; does config.json fit the weights?")
-    for name, shape in shapes.items():
-        if name not in expected:
-            raise WeightsError(f"{where} holds {name}, which config.json does not ask for")
-        if tuple(shape) != expected[name]:
+    if model.tied and model.head in found:
+        _check_tied(found[model.embedding], found.pop(model.head))
+    for name, held in found.items():
+        if name not in model.shapes:
+            raise WeightsError(f"{held.file} holds {held.name}, which config.json does not ask for")
+        if held.shape != model.shapes[name]:
             raise WeightsError(
-                f"{name} has shape {tuple(shape)} in {where}, config.json asks for {expected[name]}"
+                f"{held.name} has shape {held.shape} in {held.file}, "
+                f"config.json asks for {model.shapes[name]}"
             )
+    ordered = [(name, found[name]) for name in model.shapes if name in found]
+    return [Outgoing(name, held.dtype, held.shape, held.values) for name, held in ordered]
 
 
-def read_published(folder: Path, expected: Shapes, *, tied: bool) -> list[Outgoing]:
+def _check_tied(embedding: Held, head: Held) -> None:
+    """Some tools repeat the embedding as the head; one of two that differ would be lost."""
+    theirs = head.values()
+    if theirs.shape != embedding.shape:  # not turned as other matrices are: it is the embedding itself
+        theirs = theirs.T
+    if not same_bits(embedding.values(), theirs):
+        raise WeightsError(
+            f"{head.file}: {head.name} differs from {embedding.name}, and config.json ties them"
+        )
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    kind = f"u{a.dtype.itemsize}"
+    return np.array_equal(np.ascontiguousarray(a).view(kind), np.ascontiguousarray(b).view(kind))
+
+
+def by_published_name(found: Mapping[str, Held], model: Model) -> dict[str, Held]:
+    """Weights by their names here. Raises WeightsError where two names of one weight are there."""
+    named: dict[str, Held] = {}
+    for name, held in found.items():
+        published = model.stored_name(name)
+        if published in named:
+            raise WeightsError(
+                f"{held.file} holds {published} twice, as {named[published].name} and {held.name}"
+            )
+        named[published] = held
+    return named
+
+
+def read_published(folder: Path, model: Model) -> list[Outgoing]:
     """The weights of a published folder, checked against the configuration. Raises WeightsError."""
-    stored = {_published_name(name): tensor for name, tensor in read_folder(folder).items()}
-    if tied:
-        stored.pop("lm_head.weight", None)  # some tools repeat the embedding
-    check_complete({name: tensor.shape for name, tensor in stored.items()}, expected, folder)
-    return [_outgoing(name, stored[name]) for name in expected]
+    found = {
+        name: Held(name, one.file, one.dtype, one.shape, one.read)
+        for name, one in read_folder(folder).items()
+    }
+    return accept(by_published_name(found, model), model, folder, model.may_lack)
 
 
-def _published_name(name: str) -> str:
-    """transformers 5 writes `model.visual.` and `model.language_model.` in memory's own names."""
-    for inside, published in (("model.visual.", "visual."), ("model.language_model.", "model.")):
-        if name.startswith(inside):
-            return published + name.removeprefix(inside)
-    return name
+_AUTHORS = (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "model.mm_projector.2."),
+    ("image_newline", "model.image_newline"),
+    ("vision_tower.", "model.vision_tower.vision_tower."),
+)
+"""Beginnings of llava-hf's names, and of those that the authors' folders have."""
 
 
-def _outgoing(name: str, stored: StoredTensor) -> Outgoing:
-    return Outgoing(name, stored.dtype, stored.shape, stored.read)
+def authors_name(name: str) -> str:
+    ours, theirs = next(pair for pair in _AUTHORS if name.startswith(pair[0]))
+    return theirs + name.removeprefix(ours)
 
 
-def write_published(tensors: Sequence[Outgoing], folder: Path, max_shard_bytes: int = 5 << 30) -> None:
-    write_folder(folder, tensors, max_shard_bytes)
+def write_published(
+    tensors: Sequence[Outgoing], model: Model, folder: Path, max_shard_bytes: int | None = None
+) -> None:
+    """Write safetensors files, a weight in memory at once; shards have at most `max_shard_bytes` (5 GiB)."""
+    if model.by_authors:
+        tensors = [Outgoing(authors_name(one.name), one.dtype, one.shape, one.values) for one in tensors]
+    write_folder(folder, tensors, max_shard_bytes or 5 << 30)
 
 
 def copy_beside(source: Path, target: Path) -> list[str]:

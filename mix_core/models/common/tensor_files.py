@@ -20,6 +20,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _NUMPY_OF = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 _MAX_HEADER_BYTES = 100_000_000
+_BY_NUMPY = "np"
+"""The metadata's `format` of files that were written through numpy: bfloat16 is called U16 in them."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +109,22 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             )
         try:
             header = json.loads(file.read(length))
+            metadata = dict(header.get("__metadata__", {}))
+            names = {"U16": "BF16"} if metadata.get("format") == _BY_NUMPY else {}
             tensors = {
-                name: _stored(path, name, entry, 8 + length, size)
+                name: _stored(path, name, entry, 8 + length, size, names)
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
-            metadata = dict(header.get("__metadata__", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{path} has a damaged safetensors header: {error!r}") from None
     return tensors, metadata
 
 
-def _stored(path: Path, name: str, entry: dict[str, Any], base: int, size: int) -> StoredTensor:
-    dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
+def _stored(
+    path: Path, name: str, entry: dict[str, Any], base: int, size: int, names: Mapping[str, str]
+) -> StoredTensor:
+    dtype, shape = names.get(entry["dtype"], entry["dtype"]), tuple(int(n) for n in entry["shape"])
     start, end = (base + int(offset) for offset in entry["data_offsets"])
     if dtype not in _NUMPY_OF:
         raise WeightsError(f"{path}: {name} has dtype {dtype}; expected one of {', '.join(_NUMPY_OF)}")
@@ -150,19 +155,24 @@ class Outgoing:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_NUMPY_OF[self.dtype]).itemsize
 
 
-def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int) -> None:
+def write_folder(
+    folder: Path,
+    tensors: Sequence[Outgoing],
+    max_shard_bytes: int,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write tensors as one file, or as shards and an index, which is written last."""
     folder = Path(folder)
-    shards = list(_shards(tensors, max_shard_bytes))
+    shards = list(split_into_shards(tensors, max_shard_bytes))
     (folder / INDEX).unlink(missing_ok=True)
     if len(shards) == 1:
-        write_file(folder / SINGLE, shards[0])
+        write_file(folder / SINGLE, shards[0], metadata)
         return
     (folder / SINGLE).unlink(missing_ok=True)
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / name, shard)
+        write_file(folder / name, shard, metadata)
         weight_map |= {tensor.name: name for tensor in shard}
     index = {
         "metadata": {"total_size": sum(tensor.size_bytes for tensor in tensors)},
@@ -171,7 +181,8 @@ def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _shards(tensors: Sequence[Outgoing], limit_bytes: int) -> Iterator[list[Outgoing]]:
+def split_into_shards(tensors: Sequence[Outgoing], limit_bytes: int) -> Iterator[list[Outgoing]]:
+    """Tensors file by file: in their order, each file as full as it may be, none empty."""
     shard: list[Outgoing] = []
     held = 0
     for tensor in tensors:
@@ -187,11 +198,12 @@ def write_file(path: Path, tensors: Sequence[Outgoing], metadata: Mapping[str, s
     """Write one file; `metadata` are texts in its header."""
     # transformers refuses a file that does not name the framework whose conventions it follows
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    names = {"BF16": "U16"} if header["__metadata__"]["format"] == _BY_NUMPY else {}
     end = 0
     for tensor in tensors:
         start, end = end, end + tensor.size_bytes
         header[tensor.name] = {
-            "dtype": tensor.dtype,
+            "dtype": names.get(tensor.dtype, tensor.dtype),
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }

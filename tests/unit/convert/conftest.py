@@ -14,14 +14,6 @@ from tests.builders.checkpoints import write_checkpoint
 TEXT = {"num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def tensors_of(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Everything that a published folder says of its weights, to compare."""
-    return {
-        name: (one.dtype, one.shape, np.ascontiguousarray(one.read()).tobytes())
-        for name, one in read_folder(folder).items()
-    }
-
-
 def as_published(folder: Path, *, bfloat16: bool) -> None:
     """Rename transformers' names to the published ones; and cut the values to bfloat16."""
     outgoing = []

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mix_core.convert.run import convert
+from mix_core.convert.run import Form, convert
 from mix_core.convert.stages import parse_stages
 from mix_core.errors import BadInputError, WeightsError
-from tests.unit.convert.conftest import tensors_of
+from tests.builders.convertible import tensors_of
 
 VIT, LLM, GROUPS, VIT_HEADS = 4, 5, 2, 2
 
@@ -65,9 +65,8 @@ def test_one_stage_is_laid_out_as_mm_convert_does(tied_folder, tmp_path):
 
 
 def test_stages_hold_what_their_layers_need(tied_folder, tmp_path):
-    report = convert(
-        tied_folder, tmp_path / "mm", to="mindspeed-mm", vit_stages="[3,1,0]", llm_stages="[0,2,3]"
-    )
+    form = Form(vit_stages="[3,1,0]", llm_stages="[0,2,3]")
+    report = convert(tied_folder, tmp_path / "mm", to="mindspeed-mm", form=form)
     assert report.stages.count == 3 and report.ranks == 1
     stages = [model_of(tmp_path / "mm", f"mp_rank_00_{i:03d}") for i in range(3)]
 
@@ -99,7 +98,7 @@ def test_stages_hold_what_their_layers_need(tied_folder, tmp_path):
 
 
 def test_tensor_parallel_ranks_share_as_megatron_does(untied_folder, tmp_path):
-    convert(untied_folder, tmp_path / "mm", to="mindspeed-mm", ranks=2)
+    convert(untied_folder, tmp_path / "mm", to="mindspeed-mm", form=Form(ranks=2))
     ranks = [model_of(tmp_path / "mm", f"mp_rank_{i:02d}") for i in range(2)]
     ours = published_of(untied_folder)
     layer = "text_decoder.decoder.layers.0."
@@ -120,7 +119,7 @@ def test_tensor_parallel_ranks_share_as_megatron_does(untied_folder, tmp_path):
     [("[4]", "[5]", 1), ("[4,0,0]", "[1,2,2]", 2), ("[[3,1],[0,0]]", "[[0,1],[2,2]]", 1)],
 )
 def test_round_trip_is_bit_exact(published_folder, tmp_path, vit, llm, ranks):
-    convert(published_folder, tmp_path / "mm", to="mindspeed-mm", vit_stages=vit, llm_stages=llm, ranks=ranks)
+    convert(published_folder, tmp_path / "mm", to="mindspeed-mm", form=Form(vit, llm, ranks))
     report = convert(tmp_path / "mm", tmp_path / "back", to="published", base=published_folder)
     assert tensors_of(tmp_path / "back") == tensors_of(published_folder)
     assert report.ranks == ranks and report.stages.llm == tuple(
@@ -149,9 +148,7 @@ def test_any_resplit_keeps_every_bit(tied_folder, tmp_path_factory, first, secon
     root = tmp_path_factory.mktemp("resplit")
     steps = [(tied_folder, root / "a", first, ranks[0]), (root / "a", root / "b", second, ranks[1])]
     for source, target, (vit, llm), count in steps:
-        convert(
-            source, target, to="mindspeed-mm", base=tied_folder, vit_stages=vit, llm_stages=llm, ranks=count
-        )
+        convert(source, target, to="mindspeed-mm", base=tied_folder, form=Form(vit, llm, count))
     report = convert(root / "b", root / "back", to="published", base=tied_folder)
     assert (str(list(report.stages.vit)), str(list(report.stages.llm))) == second
     assert tensors_of(root / "back") == tensors_of(tied_folder)
@@ -180,7 +177,7 @@ def test_wrong_stages_are_refused(vit, llm, reason):
 
 @pytest.fixture
 def written(tied_folder, tmp_path) -> Path:
-    convert(tied_folder, tmp_path / "mm", to="mindspeed-mm", vit_stages="[4,0]", llm_stages="[2,3]")
+    convert(tied_folder, tmp_path / "mm", to="mindspeed-mm", form=Form("[4,0]", "[2,3]"))
     return tmp_path / "mm"
 
 
@@ -251,6 +248,6 @@ def test_a_training_checkpoint_is_read_with_its_arguments_and_extra_states(writt
 
 def test_ranks_that_do_not_divide_the_heads_are_refused(tied_folder, tmp_path):
     with pytest.raises(BadInputError, match=r"tp_size is 4, which does not divide .* 2 groups of heads"):
-        convert(tied_folder, tmp_path / "mm", to="mindspeed-mm", ranks=4)
+        convert(tied_folder, tmp_path / "mm", to="mindspeed-mm", form=Form(ranks=4))
     with pytest.raises(BadInputError, match="belong to --to mindspeed-mm"):
-        convert(tied_folder, tmp_path / "mm", to="paddle", ranks=2)
+        convert(tied_folder, tmp_path / "mm", to="paddle", form=Form(ranks=2))

@@ -17,17 +17,16 @@ from safetensors.numpy import load_file, save_file
 
 from mix_core.cli.main import build_app, guarded
 from mix_core.convert.paddle_layout import is_paddle_folder
-from mix_core.convert.published import published_shapes, read_model_config
+from mix_core.convert.published import read_model
 from mix_core.convert.run import convert, layout_of
 from mix_core.errors import BadInputError, WeightsError
 from mix_core.models.common.tensor_files import read_folder
-from tests.unit.convert.conftest import tensors_of
+from tests.builders.convertible import tensors_of
 
 
 def test_the_names_and_shapes_are_those_of_the_model(published_folder):
-    family, config = read_model_config(published_folder)
     stored = {name: one.shape for name, one in read_folder(published_folder).items()}
-    assert published_shapes(family, config) == stored
+    assert read_model(published_folder).shapes == stored
 
 
 def test_published_to_pdparams_and_back_is_bit_exact(published_folder, tmp_path):

@@ -16,8 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mix_core.convert.pickled_arrays import BIG_SLICES, read_pickled_arrays
+from mix_core.convert import pickled_arrays
+from mix_core.convert.pickled_arrays import BIG_SLICES
 from mix_core.errors import WeightsError
+
+
+def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
+    return {name: one.read() for name, one in pickled_arrays.read_pickled_arrays(path).items()}
 
 
 class Reduced:
