@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,43 @@ class ModelFamily:
     with others; None: they stand one below the other, in the model's order."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function or class of a module that is imported when it is called, not before: it may need paddle."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **options)
+
+    return call
+
+
+def family_of_package(
+    package: str, *, model: str, model_types: tuple[str, ...], weights: str | None = None, **fields: Any
+) -> ModelFamily:
+    """The family in a package whose modules have the usual names and functions.
+
+    They are `config` (config_from_dict, config_to_dict), `model` (the class or function that `model` names),
+    `processor` (load_processor), `tiny` (tiny), and `weights` (load_weights, save_weights, slots) unless
+    another module is named. `fields`: more of `ModelFamily`, or others in place of these.
+    """
+    weights = weights or f"{package}.weights"
+
+    def write_config(config: Any, folder: Path, dtype: str = "float32") -> None:
+        written = import_module(f"{package}.config").config_to_dict(config, dtype)
+        (Path(folder) / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+    usual: dict[str, Any] = {
+        "name": package.rpartition(".")[2],
+        "init_weights": later("mix_core.models.common.weights", "init_weights"),
+        "config_from_dict": later(f"{package}.config", "config_from_dict"),
+        "build": later(f"{package}.model", model),
+        "load_processor": later(f"{package}.processor", "load_processor"),
+        "tiny": later(f"{package}.tiny", "tiny"),
+        "write_config": write_config,
+        **{name: later(weights, name) for name in ("load_weights", "save_weights", "slots")},
+    }
+    return ModelFamily(model_types=model_types, **(usual | fields))
 
 
 @dataclass(frozen=True)

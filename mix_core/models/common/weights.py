@@ -154,3 +154,8 @@ def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:
         if parameter.ndim >= 2:
             values = named_generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
             parameter.set_value(values * np.float32(deviation))
+
+
+def init_weights(model: nn.Layer, seed: int) -> None:
+    """`fill_random` as the configuration says, of the whole model or of its decoder."""
+    fill_random(model, seed, getattr(model.config, "text", model.config).initializer_range)

@@ -36,19 +36,9 @@ class InternVL2(CausalLM):
 
     def __init__(self, config: InternVL2Config) -> None:
         text = config.text
-        shape = DecoderShape(
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            layers=text.num_hidden_layers,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            eps=text.rms_norm_eps,
-            qkv_bias=QKV_BIAS[text.architecture],
-            attention_dropout=text.attention_dropout,
+        super().__init__(
+            DecoderShape.of(text, qkv_bias=QKV_BIAS[text.architecture]), tied=text.tie_word_embeddings
         )
-        super().__init__(shape, tied=text.tie_word_embeddings)
         self.config = config
         self.vision_model = VisionModel(config.vision)
         width = config.vision.hidden_size * config.shuffle**2

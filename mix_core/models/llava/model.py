@@ -28,19 +28,7 @@ from mix_core.ops.shapes import put_rows, take_rows
 class Llava(CausalLM):
     def __init__(self, config: LlavaConfig) -> None:
         text = config.text
-        shape = DecoderShape(
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            layers=text.num_hidden_layers,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            eps=text.rms_norm_eps,
-            qkv_bias=False,
-            attention_dropout=text.attention_dropout,
-        )
-        super().__init__(shape, tied=config.tie_word_embeddings)
+        super().__init__(DecoderShape.of(text, qkv_bias=False), tied=config.tie_word_embeddings)
         self.config = config
         self.vision_tower = VisionTower(config.vision, config.tower_layers)
         self.multi_modal_projector = Projector(config)
