@@ -96,20 +96,3 @@ def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)
-
-
-@lru_cache(maxsize=1)
-def _table() -> np.ndarray:
-    """(3, 256) float32: the value of each byte, with the float32 steps of torchvision's transforms."""
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean, std = (np.array(values, np.float32)[:, None] for values in (MEAN, STD))
-    return (levels - mean) / std
-
-
-def normalized(tiles_NSSC: np.ndarray) -> np.ndarray:
-    """Tiles (N, S, S, 3) uint8 -> pixel_values (N, 3, S, S) float32."""
-    N, S, _, _ = tiles_NSSC.shape
-    values = np.empty((N, 3, S, S), np.float32)
-    for colour, table in enumerate(_table()):
-        np.take(table, tiles_NSSC[..., colour], out=values[:, colour])
-    return values

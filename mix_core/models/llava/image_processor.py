@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.geometry import normalized
 from mix_core.models.llava.config import PINPOINTS, Size, pinpoints_of
 from mix_core.models.llava.geometry import best_pinpoint, fitted_size
 
@@ -133,10 +134,7 @@ class ImageProcessor:
 
     def normalize(self, tiles: np.ndarray) -> np.ndarray:
         """Bytes of `tiles` (I, side, side, 3) -> pixel_values (I, 3, side, side) float32."""
-        values = np.empty((len(tiles), 3, self.side, self.side), np.float32)
-        for colour in range(3):
-            values[:, colour] = self._values[colour][tiles[..., colour]]
-        return values
+        return normalized(tiles, self._values)
 
     @cached_property
     def _values(self) -> np.ndarray:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.geometry import sequence_lengths
 from mix_core.models.internvl2 import FAMILY
 from mix_core.models.internvl2.config import config_from_dict, config_to_dict
-from mix_core.models.internvl2.geometry import ntk_theta, sequence_lengths
+from mix_core.models.internvl2.geometry import ntk_theta
 from mix_core.models.registry import get_family
 from tests.builders.internvl2_checkpoints import config_of
 
