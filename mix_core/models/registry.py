@@ -6,8 +6,8 @@ Importing a family imports no paddle; building its model does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -67,8 +67,22 @@ class ModelFamily:
     part_rows: Callable[[Any, str], np.ndarray | None] = _all_rows
     """(model, parameter) -> which rows of the published matrix a parameter has that shares its published name
     with others; None: they stand one below the other, in the model's order."""
+    configured: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    """(configuration, keys of a run that change what config.json says) -> the changed configuration, where
+    the family has such keys. Raises ConfigError."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
+
+    def with_changes(self, keys: Mapping[str, Any]) -> ModelFamily:
+        """The family as it reads config.json under these keys of a run."""
+        configured = self.configured
+        if configured is None or not keys:
+            return self
+
+        def config_from_dict(source: dict[str, Any]) -> Any:
+            return configured(self.config_from_dict(source), keys)
+
+        return replace(self, config_from_dict=config_from_dict)
 
 
 def later(module: str, name: str) -> Callable[..., Any]:
@@ -180,14 +194,17 @@ def family_of_folder(folder: Path) -> ModelFamily:
     return get_family(read_config(folder)["model_type"])
 
 
-def load_model(folder: Path, *, random_init: bool = False, seed: int = 0) -> tuple[ModelFamily, Any, Any]:
+def load_model(
+    folder: Path, *, random_init: bool = False, seed: int = 0, keys: Mapping[str, Any] | None = None
+) -> tuple[ModelFamily, Any, Any]:
     """Build the folder's model and fill in its weights, or random values -> (family, config, model).
 
-    The model is in evaluation mode. Raises BadInputError and WeightsError.
+    The model is in evaluation mode. `keys`: those of a run for `ModelFamily.with_changes`. Raises
+    BadInputError and WeightsError.
     """
     folder = Path(folder)
     source = read_config(folder)
-    family = get_family(source["model_type"])
+    family = get_family(source["model_type"]).with_changes(keys or {})
     config = family.config_from_dict(source)
     model = family.build(config)
     if random_init:

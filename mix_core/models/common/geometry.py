@@ -1,4 +1,4 @@
-"""What several families work out on the host, with numpy: positions of text, tables to resize, patches.
+"""What several families work out on the host: positions of text, tables to resize, patches.
 
 Shapes: B batch, S sequence, N pictures or tiles, C colours, P patches of one of them.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image
 
 _SHARPNESS = -0.75
 """Of the cubic kernel; the value that torch's `interpolate` has, with which the models were trained."""
@@ -84,3 +85,13 @@ def normalized(pixels_NSSC: np.ndarray, values_C256: np.ndarray) -> np.ndarray:
     for colour, of_byte in enumerate(values_C256):
         np.take(of_byte, pixels_NSSC[..., colour], out=out[:, colour])
     return out
+
+
+def squared(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """An RGB picture in the middle of a square of its longer side, in the mean colour (0 to 1)."""
+    if image.width == image.height:
+        return image
+    longer = max(image.size)
+    square = Image.new("RGB", (longer, longer), tuple(int(value * 255) for value in mean))
+    square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
+    return square

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +28,8 @@ class TooLongError(DataError):
 class BaseProcessor:
     """Everything that stands between a user's data and a model's inputs, as far as families agree on it.
 
-    A family defines `apply_chat_template`, `find_visuals`, `__call__`, `with_options`, and what is missing
-    here: `visual_token_ids`, `sample_of` and `arrays`.
+    A family defines `apply_chat_template`, `find_visuals`, `__call__`, and what is missing here:
+    `visual_token_ids`, `sample_of`, `arrays` and `changed`.
     """
 
     tokenizer: Any
@@ -40,8 +40,13 @@ class BaseProcessor:
     skipped: int = field(default=0, kw_only=True)
     """Samples that `encode` left out because they were too long."""
 
+    templates: dict[str, ChatTemplate] = field(default_factory=dict, kw_only=True)
+    """Templates of single sets of rows, by the name that the configuration gives them."""
+
     shorten: ClassVar[str] = "raise max_length or skip such rows"
     """What to do about a sample that is too long."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Keys of a run that `changed` takes."""
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
@@ -62,6 +67,28 @@ class BaseProcessor:
     def arrays(self, samples: Sequence[Sample]) -> Batch:
         """What the model takes of the samples' pictures and videos; nothing where there are none."""
         raise TypeError(f"{type(self).__name__} must define arrays")
+
+    @property
+    def other_options(self) -> str:
+        """Why the model has no others than its `options`, and what to do, for error texts."""
+        return "leave them out"
+
+    def changed(self, **options: Any) -> BaseProcessor:
+        """A copy with some of `options`, none of them None. Raises ConfigError where they contradict."""
+        raise TypeError(f"{type(self).__name__} must define changed")
+
+    def with_options(self, **options: Any) -> BaseProcessor:
+        """A copy with the keys of a run that are not None. Raises BadInputError.
+
+        A key that the family does not have may ask for nothing (false, 0); `conv_style` may ask for anything,
+        because only InternVL2 has templates by that name.
+        """
+        refused = sorted(key for key, value in options.items() if value and key not in self.options)
+        refused = [key for key in refused if key != "conv_style"]
+        if refused:
+            raise ConfigError(f"the model has no {', '.join(refused)}: {self.other_options}")
+        taken = {key: value for key, value in given(**options).items() if key in self.options}
+        return replace(self.changed(**taken), skipped=0)
 
     @property
     def turn_ends(self) -> tuple[int, ...]:
@@ -90,6 +117,10 @@ class BaseProcessor:
                 "chat_template.json, processor_config.json or tokenizer_config.json"
             )
         return self.chat_template
+
+    def with_template(self, name: str) -> BaseProcessor:
+        """A copy with one of `templates` in place of the folder's or the run's."""
+        return replace(self, chat_template=self.templates[name])
 
     def encode(
         self,

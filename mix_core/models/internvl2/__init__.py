@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mix_core.models.internvl2.names import part_rows, published_name
-from mix_core.models.registry import family_of_package
+from mix_core.models.registry import family_of_package, later
 
 FAMILY = family_of_package(
     __name__,
@@ -11,4 +11,5 @@ FAMILY = family_of_package(
     model_types=("internvl_chat",),
     published_name=published_name,
     part_rows=part_rows,
+    configured=later(f"{__name__}.options", "configured"),
 )

@@ -128,6 +128,8 @@ class InternVL2Config:
     """Whether a picture is cut into tiles at all."""
     use_thumbnail: bool
     """Whether the whole picture follows its tiles, where there are several."""
+    pad2square: bool
+    """Whether a picture that is not cut into tiles gets bars, so that it keeps its ratio of sides."""
     min_dynamic_patch: int
     """Fewest tiles of a picture (1)."""
     max_dynamic_patch: int
@@ -222,8 +224,6 @@ def _vision(source: dict[str, Any]) -> VisionConfig:
 
 def config_from_dict(source: dict[str, Any]) -> InternVL2Config:
     """Build the configuration from a parsed config.json. Raises BadInputError."""
-    if source.get("pad2square"):
-        raise BadInputError("config.json has pad2square = true; the published InternVL2 files have false")
     return InternVL2Config(
         text=_text(take(source, "llm_config", "", dict), source.get("tie_word_embeddings")),
         vision=_vision(take(source, "vision_config", "", dict)),
@@ -234,6 +234,8 @@ def config_from_dict(source: dict[str, Any]) -> InternVL2Config:
         force_image_size=source.get("force_image_size"),
         dynamic_image_size=take(source, "dynamic_image_size", "", bool),
         use_thumbnail=take(source, "use_thumbnail", "", bool),
+        # not in every published file; those that have it have false
+        pad2square=take({"pad2square": False} | source, "pad2square", "", bool),
         min_dynamic_patch=take(source, "min_dynamic_patch", "", int),
         max_dynamic_patch=take(source, "max_dynamic_patch", "", int),
     )
@@ -258,7 +260,7 @@ def config_to_dict(config: InternVL2Config, dtype: str) -> dict[str, Any]:
         "use_thumbnail": config.use_thumbnail,
         "min_dynamic_patch": config.min_dynamic_patch,
         "max_dynamic_patch": config.max_dynamic_patch,
-        "pad2square": False,
+        "pad2square": config.pad2square,
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
         "torch_dtype": dtype,

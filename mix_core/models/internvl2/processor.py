@@ -8,9 +8,10 @@ Messages are Hugging Face chat dicts: {"role": "system" | "user" | "assistant", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from mix_core.models.common.collate import Batch, Sample
 from mix_core.models.common.processor import GENERATION_CONFIG, BaseProcessor, flattened, given
 from mix_core.models.common.supervision import labels_of, learned_spans
 from mix_core.models.common.tokenizer import read_json
-from mix_core.models.internvl2.chat_templates import TEMPLATES, as_text, template_of
-from mix_core.models.internvl2.config import config_from_dict
+from mix_core.models.internvl2.chat_templates import TEMPLATES, as_text, named_template, template_of
+from mix_core.models.internvl2.config import InternVL2Config, config_from_dict
+from mix_core.models.internvl2.options import KEYS, configured
 from mix_core.models.internvl2.tiling import Tiler
 from mix_core.models.internvl2.tokenizer import load_tokenizer
 from mix_core.models.internvl2.vision_inputs import Expanded, VisionInputs
@@ -38,6 +40,14 @@ KEPT_FILES = (GENERATION_CONFIG, "preprocessor_config.json")
 class Processor(BaseProcessor):
     vision: VisionInputs
 
+    options = KEYS | {
+        "image_min_pixels",
+        "image_max_pixels",
+        "video_fps",
+        "video_min_frames",
+        "video_max_frames",
+        "allow_private_urls",
+    }
     shorten = "raise max_length, allow fewer tiles or skip such rows"
 
     def __post_init__(self) -> None:
@@ -55,47 +65,39 @@ class Processor(BaseProcessor):
     def visual_token_ids(self) -> tuple[int, ...]:
         return (self.context_id,)
 
-    def with_options(
+    @property
+    def other_options(self) -> str:
+        side = self.images.side
+        return f"in InternVL2 each frame is one tile of {side} x {side}; leave them out, or limit the frames"
+
+    def changed(
         self,
         *,
         image_min_pixels: int | None = None,
         image_max_pixels: int | None = None,
-        video_min_pixels: int | None = None,
-        video_max_pixels: int | None = None,
         video_fps: float | None = None,
         video_min_frames: int | None = None,
         video_max_frames: int | None = None,
         allow_private_urls: bool | None = None,
-        min_dynamic_patch: int | None = None,
-        max_dynamic_patch: int | None = None,
-        use_thumbnail: bool | None = None,
+        **of_config: Any,
     ) -> Processor:
-        """A copy with other limits; None leaves one as it is. Raises BadInputError where they contradict.
-
-        A limit in pixels is one on the tiles of a picture, thumbnail aside: at most as many as fit in
-        image_max_pixels, and at least as many as image_min_pixels needs.
+        """A limit in pixels is one on the tiles of a picture, thumbnail aside: at most as many as fit in
+        image_max_pixels, and at least as many as image_min_pixels needs. `of_config`: as `configured`.
         """
-        if video_min_pixels is not None or video_max_pixels is not None:
-            raise ConfigError(
-                "video_min_pixels and video_max_pixels have no say over InternVL2, where each frame is one "
-                f"tile of {self.images.side} x {self.images.side}; take them away, or limit the frames"
-            )
-        area = self.images.side**2
-        if image_max_pixels is not None and max_dynamic_patch is None:
-            max_dynamic_patch = max(1, image_max_pixels // area)
-        if image_min_pixels is not None and min_dynamic_patch is None:
-            min_dynamic_patch = -(-image_min_pixels // area)
-        limits = given(min_tiles=min_dynamic_patch, max_tiles=max_dynamic_patch, thumbnail=use_thumbnail)
-        rules = given(fps=video_fps, min_frames=video_min_frames, max_frames=video_max_frames)
+        config = configured(self.config, of_config)
+        frames = given(fps=video_fps, min_frames=video_min_frames, max_frames=video_max_frames)
         if video_fps is not None:
-            rules |= {"num_frames": None, "middles": False}
+            frames |= {"num_frames": None, "middles": False}
         vision = replace(
             self.vision,
-            tiler=replace(self.images, **limits),
-            frames=replace(self.vision.frames, **rules),
+            tiler=_tiler(config, image_min_pixels, image_max_pixels, of_config),
+            frames=replace(self.vision.frames, **frames),
             **given(allow_private_urls=allow_private_urls),
         )
-        return replace(self, vision=vision, skipped=0)
+        template = self.chat_template
+        if "conv_style" in of_config:
+            template = named_template(config.template, self.tokenizer.special_tokens)
+        return replace(self, vision=vision, config=config, chat_template=template)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages by the model's template, with one placeholder a picture or video."""
@@ -186,16 +188,43 @@ def load_processor(folder: Path) -> Processor:
     folder = Path(folder)
     config = config_from_dict(read_config(folder))
     tokenizer = load_tokenizer(folder)
-    tiler = Tiler(
-        side=config.image_size,
-        min_tiles=config.min_dynamic_patch if config.dynamic_image_size else 1,
-        max_tiles=config.max_dynamic_patch if config.dynamic_image_size else 1,
-        thumbnail=config.use_thumbnail,
-    )
     return Processor(
         tokenizer=tokenizer,
         chat_template=template_of(folder, config.template, tokenizer.special_tokens),
-        vision=VisionInputs(tiler),
+        vision=VisionInputs(_tiler(config)),
         config=config,
         files={name: content for name in KEPT_FILES if (content := read_json(folder / name))},
+    )
+
+
+def _tiler(
+    config: InternVL2Config,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    keys: Mapping[str, Any] = MappingProxyType({}),
+) -> Tiler:
+    """How the configuration cuts pictures, within limits on their area; `keys`: those given of the run.
+
+    Raises ConfigError where a limit contradicts them, BadInputError where the limits contradict each other.
+    """
+    tiling = config.dynamic_image_size
+    limits = {}
+    for key, name, pixels in (
+        ("min_dynamic_patch", "image_min_pixels", min_pixels),
+        ("max_dynamic_patch", "image_max_pixels", max_pixels),
+    ):
+        if pixels is None:
+            limits[key] = getattr(config, key) if tiling else 1
+            continue
+        if key in keys or not tiling:
+            why = f"{key} too says how many" if tiling else "dynamic_image_size is false"
+            raise ConfigError(f"{name} limits the tiles of a picture, and {why}; leave one of the keys out")
+        area = config.image_size**2
+        limits[key] = -(-pixels // area) if key == "min_dynamic_patch" else max(1, pixels // area)
+    return Tiler(
+        side=config.image_size,
+        min_tiles=limits["min_dynamic_patch"],
+        max_tiles=limits["max_dynamic_patch"],
+        thumbnail=config.use_thumbnail,
+        pad_to_square=config.pad2square and not tiling,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mix_core.errors import BadInputError
-from mix_core.models.common.geometry import normalized
+from mix_core.models.common.geometry import normalized, squared
 from mix_core.models.llava.config import PINPOINTS, Size, pinpoints_of
 from mix_core.models.llava.geometry import best_pinpoint, fitted_size
 
@@ -147,11 +147,8 @@ class ImageProcessor:
         return (scaled - mean) / std
 
     def _one(self, image: Image.Image) -> np.ndarray:
-        if self.pad_to_square and image.width != image.height:
-            longer = max(image.size)
-            square = Image.new("RGB", (longer, longer), tuple(int(mean * 255) for mean in self.image_mean))
-            square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
-            image = square
+        if self.pad_to_square:
+            image = squared(image, self.image_mean)
         image = self._resized(image, self.target_size(image.height, image.width))
         left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from mix_core.data.images import load_image
-from mix_core.errors import BadInputError, DataError
+from mix_core.errors import BadInputError, ConfigError, DataError
 from mix_core.models.common.collate import Batch, Sample
-from mix_core.models.common.processor import BaseProcessor, flattened
+from mix_core.models.common.processor import BaseProcessor, flattened, given
 from mix_core.models.common.supervision import labels_of
 from mix_core.models.llava.folders import (
     IMAGE_CONFIG,
@@ -34,6 +34,8 @@ from mix_core.models.llava.messages import as_parts, find_images, supervised_tex
 class Processor(BaseProcessor):
     images: ImageProcessor
     allow_private_urls: bool = False
+
+    options = frozenset({"allow_private_urls", "pad2square"})
 
     def __post_init__(self) -> None:
         here = self.images.side, self.images.pinpoints
@@ -53,21 +55,20 @@ class Processor(BaseProcessor):
     def visual_token_ids(self) -> tuple[int, ...]:
         return (self.config.image_token_id,)
 
-    def with_options(self, *, allow_private_urls: bool | None = None, **limits: Any) -> Processor:
-        """A copy that may fetch private addresses; None leaves it as it is.
+    @property
+    def other_options(self) -> str:
+        side = self.images.side
+        return f"LLaVA's tiles have a side of {side} pixels, and it takes no video; leave them out"
 
-        Raises BadInputError for limits of pixels and frames: LLaVA's tiles have one size, and it takes no
-        video.
-        """
-        given = sorted(key for key, value in limits.items() if value is not None)
-        if given:
-            raise BadInputError(
-                f"LLaVA has no {', '.join(given)}: its tiles have a side of {self.images.side} pixels, and "
-                "it takes no video; take the key away"
+    def changed(self, *, allow_private_urls: bool | None = None, pad2square: bool | None = None) -> Processor:
+        """Raises ConfigError for pad2square where pictures are cut into tiles (LLaVA-1.6)."""
+        if pad2square and self.config.anyres:
+            raise ConfigError(
+                "pad2square is true, but this LLaVA fits every picture into tiles with bars of its own; "
+                "leave the key out"
             )
-        if allow_private_urls is None:
-            return replace(self, skipped=0)
-        return replace(self, allow_private_urls=allow_private_urls, skipped=0)
+        images = replace(self.images, **given(pad_to_square=pad2square))
+        return replace(self, images=images, **given(allow_private_urls=allow_private_urls))
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages in the folder's chat template; pictures as one pad token each."""

@@ -34,6 +34,8 @@ from mix_core.models.registry import read_config
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 
+PIXELS = ("image_min_pixels", "image_max_pixels", "video_min_pixels", "video_max_pixels")
+FRAMES = ("video_fps", "video_min_frames", "video_max_frames")
 IMAGE_CONFIG = "preprocessor_config.json"
 VIDEO_CONFIG = "video_preprocessor_config.json"
 
@@ -44,6 +46,7 @@ class Processor(BaseProcessor):
     published_class: str = "Qwen2_5_VLProcessor"
     """Its name in transformers, for the files."""
 
+    options = frozenset({*PIXELS, *FRAMES, "allow_private_urls"})
     shorten = "raise max_length, lower the pixel limits or skip such rows"
 
     def __post_init__(self) -> None:
@@ -70,7 +73,14 @@ class Processor(BaseProcessor):
     def visual_token_ids(self) -> tuple[int, ...]:
         return (self.vision.image_token_id, self.vision.video_token_id)
 
-    def with_options(
+    @property
+    def other_options(self) -> str:
+        return (
+            "Qwen2-VL and Qwen2.5-VL keep a picture's ratio of sides, within image_min_pixels and "
+            "image_max_pixels; leave them out"
+        )
+
+    def changed(
         self,
         *,
         image_min_pixels: int | None = None,
@@ -82,7 +92,6 @@ class Processor(BaseProcessor):
         video_max_frames: int | None = None,
         allow_private_urls: bool | None = None,
     ) -> Processor:
-        """A copy with other limits; None leaves one as it is. Raises BadInputError where they contradict."""
         image = given(min_pixels=image_min_pixels, max_pixels=image_max_pixels)
         frame = given(min_pixels=video_min_pixels, max_pixels=video_max_pixels)
         rules = given(fps=video_fps, min_frames=video_min_frames, max_frames=video_max_frames)
@@ -97,7 +106,7 @@ class Processor(BaseProcessor):
             videos=videos,
             **given(allow_private_urls=allow_private_urls),
         )
-        return replace(self, vision=vision, skipped=0)
+        return replace(self, vision=vision)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages in the folder's chat template; pictures and videos as one pad token each."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mix_core.data.images import load_image
-from mix_core.errors import BadInputError, ConfigError, DataError
+from mix_core.errors import BadInputError, DataError
 from mix_core.models.common.chat_template import ChatTemplate
 from mix_core.models.common.collate import Batch, Sample
 from mix_core.models.common.processor import GENERATION_CONFIG, BaseProcessor, flattened
@@ -45,6 +45,8 @@ class Processor(BaseProcessor):
     """`chatml` (Qwen-VL-Chat) or `raw` (Qwen-VL): how messages become text if the folder has no template."""
     allow_private_urls: bool = False
 
+    options = frozenset({"allow_private_urls"})
+
     @property
     def images(self) -> ImageProcessor:
         return ImageProcessor(self.config.vision.image_size)
@@ -63,19 +65,13 @@ class Processor(BaseProcessor):
         """A picture's places and the marks around them: the model looks for both."""
         return tuple(self.tokenizer.special_ids[token] for token in (IMAGE_START, IMAGE_PAD, IMAGE_END))
 
-    def with_options(self, *, allow_private_urls: bool | None = None, **limits: Any) -> Processor:
-        """A copy with other options; None leaves one as it is.
+    @property
+    def other_options(self) -> str:
+        side = self.images.side
+        return f"Qwen-VL brings every picture to {side} x {side} pixels and takes no videos; leave them out"
 
-        Raises ConfigError for limits of pictures and videos, which other families have: the size is fixed.
-        """
-        given = sorted(name for name, value in limits.items() if value is not None)
-        if given:
-            raise ConfigError(
-                f"{', '.join(given)} cannot be set: Qwen-VL brings every picture to {self.images.side} x "
-                f"{self.images.side} pixels and takes no videos; take it out of the configuration"
-            )
-        private = self.allow_private_urls if allow_private_urls is None else allow_private_urls
-        return replace(self, allow_private_urls=private, skipped=0)
+    def changed(self, *, allow_private_urls: bool = False) -> Processor:
+        return replace(self, allow_private_urls=allow_private_urls or self.allow_private_urls)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages; each picture is `<img>`, one pad token and `</img>`."""

@@ -75,7 +75,7 @@ def test_tokens_of_a_tile() -> None:
         ("select_layer", -4, "select_layer = -4, but the tower has 2 layers"),
         ("ps_version", "v3", "expected v1 or v2"),
         ("max_dynamic_patch", 0, "expected 1 <= min <= max"),
-        ("pad2square", True, "pad2square = true"),
+        ("pad2square", "no", "pad2square = 'no', expected bool"),
         ("vision_config.depth", 1, None),
     ],
 )
