@@ -29,7 +29,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     from mix_core.models.registry import get_family
 
     run = device.Workload(model="llava", mode="train", dtype=arguments.dtype)
-    activation = device.activate(arguments.device, workload=run, allow_reexec=True)
+    activation = device.activate(arguments.device, workload=run, kernels=arguments.kernels, allow_reexec=True)
     from mix_core.training.optimizer import AdamW
     from mix_core.training.precision import Precision
 
@@ -93,6 +93,7 @@ def main() -> None:
     )
     llava_workload.add_arguments(parser)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kernels", choices=("auto", "reference"), default="auto")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each program and kind, in turn")
     parser.add_argument(
         "--kind", choices=llava_workload.KINDS, help="measure mix-core in this very process (internal)"
@@ -104,10 +105,11 @@ def main() -> None:
         from mix_core.cli.main import guarded
 
         sys.exit(guarded(lambda: workload.print_line(measure_here(arguments)), []))
+    own = (f"--device={arguments.device}", f"--kernels={arguments.kernels}")
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _ in range(arguments.rounds):
         for kind in llava_workload.KINDS:
-            ours = run_program(Path(__file__), kind, arguments, f"--device={arguments.device}")
+            ours = run_program(Path(__file__), kind, arguments, *own)
             found.setdefault((kind, "ours"), []).append(ours)
             found.setdefault((kind, "peer"), []).append(run_program(PEER, kind, arguments))
     for kind in llava_workload.KINDS:
