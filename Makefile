@@ -100,6 +100,7 @@ bench: $(VENV)/.installed-tests
 	for run in '--size mini' '--size mini --dtype bfloat16' '--size tiny'; do \
 	  $(PY) benchmarks/train_step.py $$run --peer --rounds $(ROUNDS); done
 	$(PY) benchmarks/packed.py --peer
+	$(PY) benchmarks/llava_step.py --rounds $(ROUNDS)
 	$(PY) benchmarks/int8.py --rounds $(ROUNDS)
 	$(PY) benchmarks/run_settings.py --rounds $(ROUNDS)
 

@@ -36,16 +36,17 @@ from mix_core.config_fields import (
     OptimizerKeys,
     OutputKeys,
     RunKeys,
+    TileKeys,
 )
 from mix_core.config_text import kind_of, read_config_file
 from mix_core.config_types import expected_of, from_argument
 from mix_core.errors import ConfigError
 from mix_core.recipes import recipe_file
 
-GROUPS = (ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys)
+GROUPS = (ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys)
 
 
-class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys):
+class RunConfig(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys):
     """All keys of one run, under their own names, checked."""
 
     @model_validator(mode="after")
@@ -67,6 +68,10 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
             )
         if self.lora_path is not None and not self.lora:
             raise ValueError("lora_path names an adapter and lora is false; give lora: true, or take it away")
+        if self.unfreeze_vit_layers and not (self.freeze_vit or self.lora):
+            raise ValueError("unfreeze_vit_layers has a say with freeze_vit only; give both or neither")
+        if self.unfreeze_lm_head and not (self.freeze_llm or self.lora):
+            raise ValueError("unfreeze_lm_head has a say with freeze_llm only; give both or neither")
         one_pass = self.per_device_train_batch_size
         if self.global_batch_size is not None:
             accumulation, rest = divmod(self.global_batch_size, one_pass)
@@ -100,21 +105,19 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
 
     @model_validator(mode="after")
     def _one_chat_template(self) -> RunConfig:
-        """The template that data sets name is the run's: one processor prepares all rows."""
-        train, held_out = (
-            [entry.chat_template for entry in given] if isinstance(given, list) else []
-            for given in (self.dataset.train, self.dataset.eval)
-        )
-        named = {*train, *(name for name in held_out if name is not None)}
-        if named - {None}:
-            named |= {self.chat_template} - {None}
-            if len(named) > 1:
-                names = ", ".join(sorted(name or "the model folder's" for name in named))
-                raise ValueError(
-                    f"the data sets have different chat templates ({names}); give all of them one"
-                )
+        """A template that all sets to train on name is the run's, and saved with its checkpoints."""
+        given = self.dataset.train
+        named = {entry.chat_template for entry in given} if isinstance(given, list) else set()
+        if self.chat_template is None and len(named) == 1:
             self.chat_template = named.pop()
         return self
+
+    @property
+    def chat_templates_of_sets(self) -> list[str]:
+        """The templates that single sets of rows name."""
+        sets = (self.dataset.train, self.dataset.eval)
+        entries = [entry for given in sets if isinstance(given, list) for entry in given]
+        return sorted({entry.chat_template for entry in entries if entry.chat_template is not None})
 
     @property
     def samples_per_step(self) -> int:

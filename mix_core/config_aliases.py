@@ -200,9 +200,7 @@ _PARALLEL = {
 
 _MODEL = {
     **_later("special tokens split like text", split_special_tokens=(False,)),
-    **_later("stochastic depth", drop_path_rate=(0.0, 0)),
     **_later("a separate text model", text_model_name_or_path=()),
-    **_later("partly frozen towers", unfreeze_vit_layers=(0,), unfreeze_lm_head=(False,)),
     **_settled(
         "the device chooses the attention kernel",
         **dict.fromkeys(
@@ -211,17 +209,6 @@ _MODEL = {
     ),
     **_settled("gradients are summed in float32", amp_master_grad=ANYTHING),
     **_settled("training keeps no key-value cache", use_cache=ANYTHING),
-    **_later(
-        "InternVL2",
-        force_image_size=(),
-        max_dynamic_patch=(),
-        min_dynamic_patch=(),
-        down_sample_ratio=(),
-        dynamic_image_size=(False,),
-        use_thumbnail=(False,),
-        ps_version=(),
-        vision_select_layer=(),
-    ),
     **_later("AI Studio", from_aistudio=(False,), save_to_aistudio=(False,)),
     **_settled(
         "it only has a say with AI Studio",
@@ -233,12 +220,9 @@ _MODEL = {
 
 _DATA = {
     **_settled(
-        "the model folder brings its chat template, and chat_template names another",
-        conv_style=ANYTHING,
-        template=ANYTHING,
+        "the model folder brings its chat template, and chat_template names another", template=ANYTHING
     ),
-    **_later("padding images to a square", pad2square=(False,)),
-    **_settled("the model folder's preprocessor says how pixels are scaled", normalize_type=ANYTHING),
+    **_settled("the model folder says how pixels are scaled", normalize_type=("imagenet",)),
     **_later(
         "a limit on the longer side (image_max_pixels and video_max_pixels limit the area)",
         image_resolution=(),

@@ -52,7 +52,8 @@ class DatasetEntry(Keys):
     prompt: str | None = None
     """What a row with a caption alone answers. Default: Describe the image. (own key)"""
     chat_template: str | None = None
-    """Another chat template for these rows: a file or a name, as the key of the run (PaddleMIX)."""
+    """Another chat template for these rows: a file or a name, as the key of the run. One that all sets to
+    train on name is saved with the model, else the run's is (PaddleMIX)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +103,11 @@ class ModelKeys(Keys):
     """Keep the language model as it is (InternVL2, Qwen2.5-VL)."""
     freeze_mlp: bool = False
     """Keep the projector between tower and language model as it is (InternVL2)."""
+    unfreeze_vit_layers: int = 0
+    """The blocks of a frozen vision tower from this one on learn, counted from 0; -4: the last four; 0: none
+    (InternVL2)."""
+    unfreeze_lm_head: bool = False
+    """The output head of a frozen language model learns (InternVL2)."""
     freeze_include: list[str] | None = None
     """Patterns (shell style) of parameter names to freeze."""
     freeze_exclude: list[str] | None = None
@@ -203,6 +209,38 @@ class DataKeys(Keys):
     """Processes that prepare samples; 0: the training process does, unless the device asks for more."""
     cache_dir: str | None = None
     """Folder for bundled data and prepared samples. Default: MIX_CACHE, else ~/.cache/mix_core."""
+
+
+class TileKeys(Keys):
+    """Keys of InternVL2's trainer, which change what the model folder's config.json says and are written into
+    that of the checkpoints. Other families refuse those that they cannot follow."""
+
+    force_image_size: Count | None = None
+    """Side of a tile, in pixels; learned positions are resized. Default: the model folder's (InternVL2)."""
+    dynamic_image_size: bool | None = None
+    """Cut a picture into several tiles. Default: the model folder's (InternVL2: false)."""
+    min_dynamic_patch: Count | None = None
+    """Fewest tiles of a picture. Default: the model folder's (InternVL2: 1)."""
+    max_dynamic_patch: Count | None = None
+    """Most tiles of a picture, without the thumbnail. Default: the model folder's (InternVL2: 12)."""
+    use_thumbnail: bool | None = None
+    """Let the whole picture follow its tiles. Default: the model folder's (InternVL2: false)."""
+    pad2square: bool | None = None
+    """Put bars of the mean colour around a picture that is not cut into tiles, so that it keeps its ratio of
+    sides (InternVL2, LLaVA-1.5). Default: the model folder's."""
+    down_sample_ratio: Annotated[float, Gt(0.0), Le(1.0)] | None = None
+    """Tokens on a side of a tile over its patches. It must be the model folder's: the projector's width
+    follows from it (InternVL2)."""
+    ps_version: Literal["v1", "v2"] | None = None
+    """Order of a tile's tokens: by rows (v2) or columns (v1). Default: the model folder's (InternVL2: v2)."""
+    vision_select_layer: int | None = None
+    """Which layer of the tower is looked at: -1 the last. Default: the model folder's (InternVL2: -1)."""
+    drop_path_rate: Annotated[float, Ge(0.0), Lt(1.0)] | None = None
+    """Stochastic depth of the tower's last layer in training; it grows from 0 in the first. Default: the
+    model folder's (InternVL2: 0)."""
+    conv_style: str | None = None
+    """InternVL2's name of a conversation template. Other families have the model folder's; chat_template
+    names any other."""
 
 
 class BatchKeys(Keys):

@@ -44,6 +44,8 @@ class SetSpec:
     root: str | None = None
     """Folder in which relative paths of pictures start."""
     prompt: str = DEFAULT_PROMPT
+    chat_template: str | None = None
+    """Another template than the run's, for these rows."""
 
 
 def parse_spec(spec: str | Sequence[dict[str, Any]]) -> list[SetSpec]:
@@ -77,6 +79,7 @@ def _entry_sets(entry: dict[str, Any]) -> list[SetSpec]:
                 weight=entry.get("weight"),
                 root=entry.get("root"),
                 prompt=entry.get("prompt") or DEFAULT_PROMPT,
+                chat_template=entry.get("chat_template"),
             )
         )
     return sets
@@ -108,7 +111,7 @@ def read_dataset(
     for one in parse_spec(spec):
         caps = [cap for cap in (max_samples, one.max_samples) if cap is not None]
         root = Path(os.path.abspath(one.root or image_root or one.path.parent))
-        make_row = partial(_make_row, one.path, root, one.prompt)
+        make_row = partial(_make_row, one, root)
         cap = min(caps) if caps else None
         sets.append(_read_set(one.path, cap, make_row, index_folder, keep_bad))
     return RowTable(sets)
@@ -133,11 +136,11 @@ def _read_set(
     return MemorySet(rows, lambda number: f"{path} row {number + 1}")
 
 
-def _make_row(path: Path, root: Path, prompt: str, raw: Any, number: int, *, known: set[str] | None) -> Row:
+def _make_row(spec: SetSpec, root: Path, raw: Any, number: int, *, known: set[str] | None) -> Row:
     """A raw row as messages, its local files being there. `known`: files that have been seen to be."""
-    source = f"{path} row {number + 1}"
+    source = f"{spec.path} row {number + 1}"
     try:
-        messages = read_messages(raw, root, prompt=prompt)
+        messages = read_messages(raw, root, prompt=spec.prompt)
         for file in local_files(messages):
             if known is None or file not in known:
                 _check_file(file)
@@ -145,7 +148,8 @@ def _make_row(path: Path, root: Path, prompt: str, raw: Any, number: int, *, kno
                     known.add(file)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    return {"messages": messages, "task": raw.get("task"), "id": raw.get("id", number + 1), "source": source}
+    row = {"messages": messages, "task": raw.get("task"), "id": raw.get("id", number + 1), "source": source}
+    return row if spec.chat_template is None else {**row, "chat_template": spec.chat_template}
 
 
 def _check_file(file: str) -> None:

@@ -14,7 +14,8 @@ from mix_core.data.index import LineFile
 from mix_core.errors import DataError
 
 Row = dict[str, Any]
-"""{"messages": [...], "task": str | None, "id": ..., "source": "a.json row 3"}; rows count from 1."""
+"""{"messages": [...], "task": str | None, "id": ..., "source": "a.json row 3"}; rows count from 1.
+"chat_template": name, where the set brings its own."""
 
 
 class RowSet(Protocol):

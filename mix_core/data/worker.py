@@ -25,6 +25,8 @@ Sample = dict[str, np.ndarray]
 MakeProcessor = Callable[[], Any]
 """Makes a model family's processor; it is pickled, so a function of a module or a partial of one."""
 
+SENT = ("messages", "source", "chat_template")
+"""What a worker is told of a row."""
 _NARROW = ("input_ids", "labels", "position_ids")
 
 
@@ -45,6 +47,7 @@ def encode_row(processor: Any, row: dict[str, Any], options: dict[str, Any]) -> 
     """
     is_cut = options["on_too_long"] == "truncate"
     asked = {**options, "max_length": None, "on_too_long": "error"} if is_cut else options
+    processor = for_row(processor, row)
     try:
         sample = processor.encode(row["messages"], describe=row["source"], **asked)
         if sample is None:
@@ -56,6 +59,12 @@ def encode_row(processor: Any, row: dict[str, Any], options: dict[str, Any]) -> 
     except BadInputError as error:  # of a part that knows no rows, as the chat template
         raise DataError(f"{row['source']}: {error}") from error
     return {key: value.astype(np.int32) if key in _NARROW else value for key, value in sample.items()}
+
+
+def for_row(processor: Any, row: dict[str, Any]) -> Any:
+    """The processor with the chat template of the row's set, where that has its own."""
+    name = row.get("chat_template")
+    return processor if name is None else processor.with_template(name)
 
 
 def failure_of(error: Exception) -> Failure:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mix_core.errors
 from mix_core.data.shared_memory import Channel
-from mix_core.data.worker import Failure, MakeProcessor, Sample, receive_answer
+from mix_core.data.worker import SENT, Failure, MakeProcessor, Sample, receive_answer
 from mix_core.errors import MixError, RunFailedError
 
 CHUNK = 8
@@ -22,7 +22,7 @@ TASKS_AHEAD = 2
 """Tasks that a worker holds: one in hand, one waiting."""
 CLOSE_TIMEOUT_S = 5.0
 
-_START = "import sys; sys.path[:] = {path!r}; from mix_core.data.worker import main; main({descriptor})"
+_START = "import sys; sys.path[:] = {path!r}; from mix_core.data.worker import SENT, main; main({descriptor})"
 
 
 class WorkerTraceback(Exception):
@@ -82,7 +82,7 @@ class WorkerPool:
         worker = min(self._workers, key=lambda worker: len(worker.tasks))
         worker.tasks.append(numbers)
         try:
-            worker.channel.send([{"messages": row["messages"], "source": row["source"]} for row in rows])
+            worker.channel.send([{key: row[key] for key in SENT if key in row} for row in rows])
         except (BrokenPipeError, ConnectionResetError):
             if not worker.ready:
                 self._receive(worker)  # raises what kept it from starting

@@ -6,9 +6,10 @@ Importing a family imports no paddle; building its model does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,59 @@ class ModelFamily:
     part_rows: Callable[[Any, str], np.ndarray | None] = _all_rows
     """(model, parameter) -> which rows of the published matrix a parameter has that shares its published name
     with others; None: they stand one below the other, in the model's order."""
+    configured: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    """(configuration, keys of a run that change what config.json says) -> the changed configuration, where
+    the family has such keys. Raises ConfigError."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
+
+    def with_changes(self, keys: Mapping[str, Any]) -> ModelFamily:
+        """The family as it reads config.json under these keys of a run."""
+        configured = self.configured
+        if configured is None or not keys:
+            return self
+
+        def config_from_dict(source: dict[str, Any]) -> Any:
+            return configured(self.config_from_dict(source), keys)
+
+        return replace(self, config_from_dict=config_from_dict)
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function or class of a module that is imported when it is called, not before: it may need paddle."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **options)
+
+    return call
+
+
+def family_of_package(
+    package: str, *, model: str, model_types: tuple[str, ...], weights: str | None = None, **fields: Any
+) -> ModelFamily:
+    """The family in a package whose modules have the usual names and functions.
+
+    They are `config` (config_from_dict, config_to_dict), `model` (the class or function that `model` names),
+    `processor` (load_processor), `tiny` (tiny), and `weights` (load_weights, save_weights, slots) unless
+    another module is named. `fields`: more of `ModelFamily`, or others in place of these.
+    """
+    weights = weights or f"{package}.weights"
+
+    def write_config(config: Any, folder: Path, dtype: str = "float32") -> None:
+        written = import_module(f"{package}.config").config_to_dict(config, dtype)
+        (Path(folder) / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+    usual: dict[str, Any] = {
+        "name": package.rpartition(".")[2],
+        "init_weights": later("mix_core.models.common.weights", "init_weights"),
+        "config_from_dict": later(f"{package}.config", "config_from_dict"),
+        "build": later(f"{package}.model", model),
+        "load_processor": later(f"{package}.processor", "load_processor"),
+        "tiny": later(f"{package}.tiny", "tiny"),
+        "write_config": write_config,
+        **{name: later(weights, name) for name in ("load_weights", "save_weights", "slots")},
+    }
+    return ModelFamily(model_types=model_types, **(usual | fields))
 
 
 @dataclass(frozen=True)
@@ -142,14 +194,17 @@ def family_of_folder(folder: Path) -> ModelFamily:
     return get_family(read_config(folder)["model_type"])
 
 
-def load_model(folder: Path, *, random_init: bool = False, seed: int = 0) -> tuple[ModelFamily, Any, Any]:
+def load_model(
+    folder: Path, *, random_init: bool = False, seed: int = 0, keys: Mapping[str, Any] | None = None
+) -> tuple[ModelFamily, Any, Any]:
     """Build the folder's model and fill in its weights, or random values -> (family, config, model).
 
-    The model is in evaluation mode. Raises BadInputError and WeightsError.
+    The model is in evaluation mode. `keys`: those of a run for `ModelFamily.with_changes`. Raises
+    BadInputError and WeightsError.
     """
     folder = Path(folder)
     source = read_config(folder)
-    family = get_family(source["model_type"])
+    family = get_family(source["model_type"]).with_changes(keys or {})
     config = family.config_from_dict(source)
     model = family.build(config)
     if random_init:

@@ -16,6 +16,7 @@ from typing import Any
 
 import paddle
 
+from mix_core.data.worker import for_row
 from mix_core.errors import DataError
 from mix_core.inference.conversation import text_of
 from mix_core.inference.generation import generate
@@ -130,9 +131,10 @@ def _evaluate_window(
 ) -> tuple[list[Marked], float, int]:
     """Answers in the rows' order, the summed loss, and the number of label tokens."""
     questions = [question_of(row) for row in rows]
+    processors = [for_row(processor, row) for row in rows]
     samples = [
-        processor.encode(row["messages"], max_length=None, describe=row.get("source") or "a row")
-        for row in rows
+        one.encode(row["messages"], max_length=None, describe=row.get("source") or "a row")
+        for one, row in zip(processors, rows)
     ]
     answers: list[str] = [""] * len(rows)
     loss_sum, label_tokens = 0.0, 0
@@ -140,7 +142,13 @@ def _evaluate_window(
         batch_loss, count = model.loss(processor.collate([samples[i] for i in members]))
         loss_sum, label_tokens = loss_sum + float(batch_loss), label_tokens + count
         for i, text in zip(
-            members, _answers(model, processor, [questions[i] for i in members], max_new_tokens)
+            members,
+            _answers(
+                model,
+                [processors[i] for i in members],
+                [questions[i] for i in members],
+                max_new_tokens,
+            ),
         ):
             answers[i] = text
     return [mark(question, answer) for question, answer in zip(questions, answers)], loss_sum, label_tokens
@@ -152,9 +160,9 @@ def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def _answers(model: Any, processor: Any, questions: list[Question], max_new_tokens: int) -> list[str]:
+def _answers(model: Any, processors: list[Any], questions: list[Question], max_new_tokens: int) -> list[str]:
     texts, images, videos = [], [], []
-    for question in questions:
+    for processor, question in zip(processors, questions):
         texts.append(processor.apply_chat_template(question.prompt, add_generation_prompt=True))
         own_images, own_videos = processor.find_visuals(question.prompt)
         images += own_images

@@ -10,6 +10,7 @@ where `freeze_vit: false` or a rate of its own is given, the projector where `fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ LANGUAGE = (
     "transformer.ln_f.*",
 )
 """The parts of a model by the names that the published checkpoints of all families give them."""
+HEAD = ("lm_head.*", "*.lm_head.*", "language_model.output.*")
+BLOCK = re.compile(r"\.(\d+)\.")
+"""The number of a block in a parameter's name, such as `visual.blocks.7.norm1.weight`."""
 RESAMPLER = ("*visual.attn_pool.*",)
 """Of the tower by its name, yet left to learn by `freeze_vit`, as Qwen-VL's own fix_vit leaves it."""
 
@@ -60,6 +64,10 @@ def frozen_names(names: Sequence[str], config: RunConfig) -> set[str]:
     for key, patterns in wanted.items():
         found = _matches(names, patterns, key)
         frozen |= found - matching(names, RESAMPLER) if key == "freeze_vit" else found
+    if config.unfreeze_vit_layers:
+        frozen -= _blocks_from(names, config.unfreeze_vit_layers)
+    if config.unfreeze_lm_head:
+        frozen -= _matches(names, HEAD, "unfreeze_lm_head")
     for pattern in config.freeze_exclude or []:
         frozen -= _matches(names, (pattern,), f"freeze_exclude {pattern!r}")
     if len(frozen) == len(names) and not config.lora:
@@ -67,6 +75,18 @@ def frozen_names(names: Sequence[str], config: RunConfig) -> set[str]:
             "every parameter is frozen; take a freezing key away, or name what learns in freeze_exclude"
         )
     return frozen
+
+
+def _blocks_from(names: Sequence[str], first: int) -> set[str]:
+    """Parameters of the tower's blocks from this one on, counted from the last where it is negative."""
+    tower = matching(names, TOWER) - matching(names, PROJECTOR)
+    numbers = {name: int(found[1]) for name in tower if (found := BLOCK.search(name)) is not None}
+    blocks = max(numbers.values(), default=-1) + 1
+    start = first if first > 0 else blocks + first
+    learning = {name for name, number in numbers.items() if number >= start}
+    if not learning or -first > blocks:
+        raise ConfigError(f"unfreeze_vit_layers is {first}, and the vision tower has {blocks} blocks")
+    return learning
 
 
 def _frozen_beneath_adapters(names: Sequence[str], config: RunConfig) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import paddle
 
+from mix_core.data.worker import for_row
+
 
 @paddle.no_grad()
 def held_out_loss(
@@ -19,7 +21,7 @@ def held_out_loss(
     loss_sum, label_tokens = 0.0, 0
     for start in range(0, len(rows), batch_size):
         samples = [
-            processor.encode(row["messages"], max_length=None, describe=row["source"])
+            for_row(processor, row).encode(row["messages"], max_length=None, describe=row["source"])
             for row in rows[start : start + batch_size]
         ]
         batch_loss, count = model.loss(processor.collate(samples))

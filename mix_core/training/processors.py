@@ -16,7 +16,15 @@ from mix_core.models.registry import family_of_folder
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
 
-TOKENS, TEMPLATE = "new_special_tokens", "chat_template"
+TOKENS, TEMPLATE, OF_SETS = "new_special_tokens", "chat_template", "chat_templates_of_sets"
+
+
+def model_options(config: RunConfig) -> dict[str, Any]:
+    """The keys, of those given, that change what the model's config.json says."""
+    from mix_core.config_fields import TileKeys  # data workers import this module, and no pydantic
+
+    values = {name: getattr(config, name) for name in TileKeys.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def processor_options(config: RunConfig) -> dict[str, Any]:
@@ -31,6 +39,8 @@ def processor_options(config: RunConfig) -> dict[str, Any]:
         "allow_private_urls": config.allow_private_urls or None,
         TOKENS: config.new_special_tokens,
         TEMPLATE: config.chat_template,
+        OF_SETS: config.chat_templates_of_sets,
+        **model_options(config),
     }
 
 
@@ -40,13 +50,15 @@ def make_processor(folder: str | Path, options: dict[str, Any]) -> Any:
     Raises:
         BadInputError: the folder, an option or the chat template cannot be used.
     """
-    rest = {name: value for name, value in options.items() if name not in (TOKENS, TEMPLATE)}
+    rest = {name: value for name, value in options.items() if name not in (TOKENS, TEMPLATE, OF_SETS)}
     processor = family_of_folder(Path(folder)).load_processor(Path(folder)).with_options(**rest)
     if options.get(TOKENS):
         if not hasattr(processor.tokenizer, "add_special_tokens"):
             raise ConfigError(f"new_special_tokens: the tokenizer of {folder} takes no further tokens")
         processor.tokenizer.add_special_tokens(options[TOKENS])
+    own, variables = processor.chat_template, processor.tokenizer.special_tokens
+    if options.get(OF_SETS):
+        processor.templates = {name: load_template(name, own, variables) for name in options[OF_SETS]}
     if options.get(TEMPLATE):
-        variables = processor.tokenizer.special_tokens
-        processor.chat_template = load_template(options[TEMPLATE], processor.chat_template, variables)
+        processor.chat_template = load_template(options[TEMPLATE], own, variables)
     return processor

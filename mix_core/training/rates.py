@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mix_core.errors import ConfigError
-from mix_core.training.freeze import LANGUAGE, PROJECTOR, TOWER, matching
+from mix_core.training.freeze import BLOCK, LANGUAGE, PROJECTOR, TOWER, matching
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
-
-_BLOCK = re.compile(r"\.(\d+)\.")
-"""The number of a block in a parameter's name, such as `visual.blocks.7.norm1.weight`."""
 
 
 def rate_factors(learning: Iterable[str], config: RunConfig) -> dict[str, float]:
@@ -56,7 +52,7 @@ def layer_decay(tower: Sequence[str], decay: float) -> dict[str, float]:
     """
     numbers: list[int] = []
     for name in tower:
-        match = _BLOCK.search(name)
+        match = BLOCK.search(name)
         numbers.append(int(match[1]) if match else numbers[-1] if numbers else -1)
     top = max(numbers, default=0)
     return {name: decay ** (top - number) for name, number in zip(tower, numbers)}

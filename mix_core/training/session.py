@@ -30,7 +30,7 @@ from mix_core.training.lora import RunAdapter
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.optimizer import AdamW
 from mix_core.training.parallel import Ranks
-from mix_core.training.processors import make_processor, processor_options
+from mix_core.training.processors import make_processor, model_options, processor_options
 from mix_core.training.progress import Progress, clock
 from mix_core.training.rates import rate_factors
 from mix_core.training.report import write_report
@@ -145,8 +145,10 @@ class Session:
     def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
         """Set model and processor, as the keys about them say; family and configuration of the model."""
         config = self.config
-        family, model_config, self.model = load_model(source, random_init=random_init, seed=config.seed)
         self.processor = make_processor(source, processor_options(config))
+        family, model_config, self.model = load_model(
+            source, random_init=random_init, seed=config.seed, keys=model_options(config)
+        )
         if config.new_special_tokens or config.resize_vocab:
             tokenizer = self.processor.tokenizer
             resized = fit_vocabulary(family, read_config(source), self.model, tokenizer, config)

@@ -44,6 +44,24 @@ def test_a_training_step_beside_its_peer(tmp_path):
     assert ratios["ratio_decode_tok_s"] == pytest.approx(ours["decode_tok_s"] / peer["decode_tok_s"])
 
 
+def test_steps_of_llava_beside_their_peer(tmp_path):
+    printed = lines(
+        tmp_path, "llava_step.py", "--size", "tiny", "--seq", "352", "--steps", "1", "--rank", "2"
+    )
+    for kind, (ours, peer, share) in zip(("full", "lora"), (printed[:3], printed[3:]), strict=True):
+        assert ours["kind"] == peer["kind"] == share["kind"] == kind
+        assert ours["learning"] == peer["learning"] > 0
+        assert ours["loss"] == pytest.approx(peer["loss"], rel=0.05)
+        assert share["time"] == pytest.approx(ours["step_ms"] / peer["step_ms"])
+        assert share["memory"] == pytest.approx(ours["peak_mib"] / peer["peak_mib"])
+    assert printed[0]["learning"] > 20 * printed[3]["learning"]
+
+
+def test_a_row_too_short_for_the_picture_is_refused(tmp_path):
+    done = start(tmp_path, "llava_step.py", "--seq", "300")
+    assert done.returncode != 0 and done.stderr == "--seq is 300, expected 342 or more\n"
+
+
 def test_products_in_bfloat16(tmp_path):
     done = start(tmp_path, "train_step.py", *SHORT, "--dtype", "bfloat16")
     if cpu.narrow_products() and native.find_compiler()[0]:

@@ -20,8 +20,8 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLVisionModel
 
 from mix_core.models import load_model
-from mix_core.models.internvl2.names import published_name
 from tests.builders.internvl2_checkpoints import config_of, published_weights, write_folder
+from tests.parity.agreement import gradients_of
 
 CONTEXT = 440
 """Id of <IMG_CONTEXT> in batches made here."""
@@ -46,7 +46,7 @@ class Peers:
     def tokens(self) -> int:
         return (self.side() // self.config["vision_config"]["patch_size"] // 2) ** 2
 
-    def batch(self, rows: list[list[Any]], seed: int = 0, pad: str = "left") -> dict[str, np.ndarray]:
+    def batch(self, rows: list[list[Any]], seed: int = 0, side: str = "left") -> dict[str, np.ndarray]:
         """Rows of numbers (so many text tokens) and ("image", tiles)."""
         rng = np.random.default_rng(seed)
         texts, tiles = [], 0
@@ -65,7 +65,7 @@ class Peers:
             "attention_mask": np.zeros((len(texts), S), np.int64),
         }
         for b, ids in enumerate(texts):
-            place = slice(S - len(ids), None) if pad == "left" else slice(len(ids))
+            place = slice(S - len(ids), None) if side == "left" else slice(len(ids))
             batch["input_ids"][b, place], batch["attention_mask"][b, place] = ids, 1
         if tiles:
             pixels = rng.standard_normal((tiles, 3, self.side(), self.side()))
@@ -131,19 +131,16 @@ class Peers:
 
     def our_gradients(self) -> dict[str, np.ndarray]:
         """By published name and in published form."""
-        from mix_core.models.common.weights import Slot
-        from mix_core.models.internvl2.weights import FusedMatrix, slots
+        from mix_core.models.internvl2.weights import slots
 
-        parts: dict[str, list[Any]] = {}
-        for name, parameter in self.ours.named_parameters():
-            parts.setdefault(published_name(name), []).append(parameter.grad)
-        gradients = {}
-        for name, slot in slots(self.ours).items():
-            grads = parts[name]
-            kv_heads = self.config["llm_config"]["num_key_value_heads"]
-            holder = grads[0] if len(grads) == 1 else FusedMatrix(tuple(grads), kv_heads)
-            gradients[name] = Slot(holder, slot.shape, slot.linear).values()
-        return gradients
+        return gradients_of(slots(self.ours))
+
+    def their_gradients(self) -> dict[str, np.ndarray]:
+        return {name: weight.grad.numpy() for name, weight in self.published.items()}
+
+    def zero_grad(self) -> None:
+        for weight in self.published.values():
+            weight.grad = None
 
 
 def vision_map(published: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
@@ -247,8 +244,3 @@ def _decoder(text: dict[str, Any]) -> Any:
         eos_token_id=None,
     )
     return (Qwen2ForCausalLM if qwen2 else LlamaForCausalLM)(config).float().eval()
-
-
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """Relative, in norm."""
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

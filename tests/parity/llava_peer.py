@@ -14,6 +14,7 @@ from mix_core.models.llava.geometry import rows_of, tile_count
 from mix_core.models.llava.names import our_name
 from mix_core.models.llava.weights import slots
 from tests.builders.llava import llava_config, transformers_model
+from tests.parity.agreement import gradients_of
 
 IMAGE = 300
 """Of a vocabulary whose text tokens are 0 to 299; padding is 301."""
@@ -42,12 +43,7 @@ class Peers:
         return {our_name(name): p.grad.numpy() for name, p in named if p.grad is not None}
 
     def our_gradients(self) -> dict[str, np.ndarray]:
-        gradients = {}
-        for name, slot in slots(self.ours).items():
-            if slot.parameter.grad is not None:
-                values = slot.parameter.grad.numpy()
-                gradients[name] = (values.T if slot.linear else values).reshape(slot.shape)
-        return gradients
+        return gradients_of(slots(self.ours))
 
 
 def make_batch(

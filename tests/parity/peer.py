@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 import torch
 
 from mix_core.models import load_model
 from mix_core.models.qwen2_5_vl.weights import published_name, slots
 from tests.builders.checkpoints import flat_config, transformers_model
+from tests.parity.agreement import gradients_of
 from tests.parity.batches import IDS, Part, make_batch, positions
 
 
@@ -52,17 +52,10 @@ class Peers:
         return {published_name(name): p.grad.numpy() for name, p in named if p.grad is not None}
 
     def our_gradients(self) -> dict[str, np.ndarray]:
-        gradients = {}
-        for name, slot in slots(self.ours).items():
-            if slot.parameter.grad is not None:
-                values = slot.parameter.grad.numpy()
-                gradients[name] = (values.T if slot.linear else values).reshape(slot.shape)
-        return gradients
+        return gradients_of(slots(self.ours))
 
-
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-def as_numpy(tensor: paddle.Tensor | torch.Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
+    def for_generate(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """generate wants the plain positions before those of the three axes."""
+        given = self.for_theirs(batch)
+        plain = np.maximum(np.cumsum(batch["attention_mask"], axis=1) - 1, 0)
+        return given | {"position_ids": torch.cat([torch.tensor(plain)[None], given["position_ids"]])}

@@ -24,9 +24,9 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from mix_core.models import load_model
-from mix_core.models.common.weights import JoinedSlot
 from mix_core.models.qwen_vl.weights import slots
 from tests.builders.qwen_vl import tiny_config
+from tests.parity.agreement import gradients_of
 
 TEXT = 280
 """Ids of text are below; the three of a picture follow."""
@@ -174,13 +174,7 @@ class Peers:
 
     def our_gradients(self) -> dict[str, np.ndarray]:
         """By published name, and in the published shapes."""
-        gradients = {}
-        for name, slot in slots(self.ours).items():
-            parts = slot.parts if isinstance(slot, JoinedSlot) else (slot,)
-            if parts[0].parameter.grad is not None:
-                grads = [part.to_published(part.parameter.grad.numpy()) for part in parts]
-                gradients[name] = np.concatenate(grads) if len(grads) > 1 else grads[0]
-        return gradients
+        return gradients_of(slots(self.ours))
 
     def their_gradients(self) -> dict[str, np.ndarray]:
         return {name: w.grad.numpy() for name, w in self.weights.items() if w.grad is not None}
@@ -321,7 +315,3 @@ def long_logits(peers: Peers, ids: Sequence[int], prompt: int) -> torch.Tensor:
         )
         hidden = hidden + F.linear(gated, w[f"{at}.mlp.c_proj.weight"])
     return F.linear(norm(hidden, "transformer.ln_f"), w["lm_head.weight"])
-
-
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

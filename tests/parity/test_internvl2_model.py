@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="live parity needs transformers")
-torch = pytest.importorskip("torch", reason="live parity needs torch")
+pytest.importorskip("torch", reason="live parity needs torch")
 
-from tests.parity.internvl2_peer import Peers, distance  # noqa: E402
+from tests.parity.agreement import NEW, assert_agrees, assert_same_answer, distance, greedy
+from tests.parity.internvl2_peer import Peers
 
-LOGITS, GRADIENTS, NEW = 1e-5, 1e-4, 32
 MIXED: list[list[Any]] = [[4, ("image", 3), 5], [19], [2, ("image", 1), 1, ("image", 2), 3]]
 """Rows of several lengths: one picture, none, two."""
 SIX_B = {"norm_type": "rms_norm", "qk_normalization": True, "qkv_bias": False}
@@ -63,30 +63,9 @@ def rows_for(case: str) -> list[list[Any]]:
 )
 def test_logits_and_gradients(peers, case: str) -> None:
     pair: Peers = peers(case)
+    pair.zero_grad()
     batch = pair.batch(rows_for(case))
-    tokens = batch["attention_mask"].astype(bool)
-    labels = np.where(tokens & (batch["input_ids"] < 400), batch["input_ids"], -100)
-    labels[np.arange(len(labels)), tokens.argmax(axis=1)] = -100
-    for weight in pair.published.values():
-        weight.grad = None
-    pair.ours.clear_gradients(set_to_zero=False)
-
-    expected = pair.logits(batch)
-    targets = torch.tensor(labels[:, 1:]).reshape(-1)
-    their_loss = torch.nn.functional.cross_entropy(expected[:, :-1].flatten(0, 1), targets)
-    their_loss.backward()
-    logits = pair.ours(**batch).numpy()
-    loss, count = pair.ours.loss(batch | {"labels": labels})
-    (loss / count).backward()
-
-    assert distance(logits[tokens], expected.detach().numpy()[tokens]) < LOGITS
-    assert float(loss) / count == pytest.approx(their_loss.item(), rel=1e-6)
-    theirs, ours = {n: w.grad.numpy() for n, w in pair.published.items()}, pair.our_gradients()
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in theirs.values()))
-    assert set(ours) == set(theirs)
-    for name, gradient in theirs.items():
-        limit = GRADIENTS * max(np.linalg.norm(gradient), 1e-6 * whole)
-        assert np.linalg.norm(ours[name] - gradient) <= limit, name
+    assert_agrees(pair, batch, 400, pair.logits(batch))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +74,7 @@ def test_logits_and_gradients(peers, case: str) -> None:
 def test_the_same_greedy_tokens(peers, case: str) -> None:
     pair: Peers = peers(case)
     expected = pair.generate(pair.batch(rows_for(case), seed=1), NEW)
-    assert len(np.unique(expected)) > 4, "a constant answer would prove nothing"
-    for pad in ("left", "right"):
-        np.testing.assert_array_equal(greedy(pair, pair.batch(rows_for(case), seed=1, pad=pad)), expected)
+    assert_same_answer(pair, rows_for(case), expected)
 
 
 def test_answers_that_pass_the_trained_length(tmp_path) -> None:
@@ -119,15 +96,3 @@ def test_an_earlier_state_of_the_tower(tmp_path) -> None:
     pair = Peers(tmp_path, select_layer=-2, vision={"num_hidden_layers": 3})
     pixels = pair.batch([[("image", 2)]])["pixel_values"]
     assert distance(pair.ours.image_tokens(pixels).numpy(), pair.image_tokens(pixels).detach().numpy()) < 1e-6
-
-
-def greedy(pair: Peers, batch: dict[str, np.ndarray]) -> np.ndarray:
-    rows, length = batch["input_ids"].shape
-    cache = pair.ours.new_cache(rows, length + NEW)
-    logits = pair.ours.prefill(cache, batch)
-    tokens = []
-    for step in range(NEW):
-        tokens.append(logits.numpy().argmax(-1))
-        if step < NEW - 1:
-            logits = pair.ours.decode(cache, tokens[-1])
-    return np.stack(tokens, axis=1)

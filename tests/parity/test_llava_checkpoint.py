@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from mix_core.errors import WeightsError  # noqa: E402
 from mix_core.models import load_model  # noqa: E402
 from mix_core.models.llava.names import our_name  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
 from tests.parity.llava_peer import Peers  # noqa: E402
-from tests.parity.peer import distance  # noqa: E402
 
 ROWS = [[3, (30, 40), 5], [2, (5, 90), 3]]
 

@@ -10,11 +10,16 @@ import pytest
 pytest.importorskip("transformers", reason="live parity needs transformers")
 torch = pytest.importorskip("torch", reason="live parity needs torch")
 
-from tests.parity.llava_peer import Peers  # noqa: E402
-from tests.parity.peer import as_numpy, distance  # noqa: E402
+from tests.parity.agreement import (  # noqa: E402
+    LOGITS,
+    assert_agrees_with_transformers,
+    assert_padding_does_not_matter,
+    distance,
+    idle_parameters,
+    targets,
+)
+from tests.parity.llava_peer import IMAGE, Peers  # noqa: E402
 
-LOGITS, GRADIENTS = 1e-5, 1e-4
-"""Limits: relative in norm."""
 CANNOT_LEARN = "self_attn.k_proj.bias"
 """Of the tower, which turns no key: a key's bias adds the same to all scores of a query, which softmax takes
 out again. Its gradient is rounding."""
@@ -62,77 +67,42 @@ def peers(tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
+def of_the_tower(pair: Peers) -> set[str]:
+    """The parameters that CANNOT_LEARN means."""
+    names = (name for name, _ in pair.ours.named_parameters())
+    return {name for name in names if name.startswith("vision_tower") and name.endswith(CANNOT_LEARN)}
+
+
 def cases() -> list[tuple[str, str]]:
     return [(model, rows) for model in ("1.5", "1.6") for rows in ROWS] + [
         (model, "left-padded mixed batch") for model in MODELS if model not in ("1.5", "1.6")
     ]
 
 
-def targets(batch: dict[str, np.ndarray]) -> np.ndarray:
-    tokens = batch["attention_mask"].astype(bool)
-    labels = np.where(tokens & (batch["input_ids"] < 300), batch["input_ids"], -100)
-    # transformers lets the padding before a row predict its first token; we do not
-    labels[np.arange(len(labels)), tokens.argmax(axis=1)] = -100
-    return labels
-
-
 @pytest.mark.parametrize("model,rows", cases())
 def test_logits_and_gradients(peers, model: str, rows: str) -> None:
     pair: Peers = peers(model)
     batch = pair.batch(ROWS[rows])
-    tokens, labels = batch["attention_mask"].astype(bool), targets(batch)
-    pair.theirs.zero_grad()
-    pair.ours.clear_gradients(set_to_zero=False)
-
-    expected = pair.theirs(**pair.for_theirs(batch), labels=torch.tensor(labels))
-    expected.loss.backward()
-    logits = pair.ours(**batch).numpy()
-    loss, count = pair.ours.loss(batch | {"labels": labels})
-    (loss / count).backward()
-
-    assert distance(logits[tokens], as_numpy(expected.logits)[tokens]) < LOGITS
-    assert float(loss) / count == pytest.approx(expected.loss.item(), rel=1e-6)
-    theirs, ours = pair.their_gradients(), pair.our_gradients()
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in theirs.values()))
-    assert set(ours) == set(theirs)
-    for name, gradient in theirs.items():
-        if name.startswith("vision_tower") and name.endswith(CANNOT_LEARN):
-            assert max(np.linalg.norm(gradient), np.linalg.norm(ours[name])) < 1e-6 * whole
-            continue
-        limit = GRADIENTS * max(np.linalg.norm(gradient), 1e-6 * whole)
-        assert np.linalg.norm(ours[name] - gradient) <= limit, name
+    assert_agrees_with_transformers(pair, batch, IMAGE, lambda name: name in of_the_tower(pair))
 
 
 @pytest.mark.parametrize("model", ["1.5", "1.6"])
 def test_every_parameter_learns_but_those_named(peers, model: str) -> None:
     pair: Peers = peers(model)
     batch = pair.batch(ROWS["left-padded mixed batch"])
-    pair.ours.clear_gradients(set_to_zero=False)
-    loss, _ = pair.ours.loss(batch | {"labels": batch["input_ids"]})
-    loss.backward()
-    gradients = pair.our_gradients()
-    assert set(gradients) == {name for name, _ in pair.ours.named_parameters()}
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
-    still = {name for name, gradient in gradients.items() if np.linalg.norm(gradient) < 1e-6 * whole}
-    tower = "vision_tower.vision_model.encoder.layers"
-    assert still == {f"{tower}.{i}.{CANNOT_LEARN}" for i in range(2)}
+    assert idle_parameters(pair, batch, share=1e-6) == of_the_tower(pair)
 
 
 @pytest.mark.parametrize("model", ["1.5", "1.6"])
 def test_padding_on_the_right_gives_the_same_logits(peers, model: str) -> None:
-    pair: Peers = peers(model)
-    left, right = (pair.batch(ROWS["left-padded mixed batch"], side=side) for side in ("left", "right"))
-    of_left, of_right = (pair.ours(**batch).numpy() for batch in (left, right))
-    for b in range(len(of_left)):
-        of_row = (of_left[b][left["attention_mask"][b] == 1], of_right[b][right["attention_mask"][b] == 1])
-        assert distance(*of_row) < 1e-6
+    assert_padding_does_not_matter(peers(model), ROWS["left-padded mixed batch"])
 
 
 @pytest.mark.parametrize("model", ["1.5", "1.6"])
 def test_a_packed_row_is_its_samples_one_by_one(peers, model: str) -> None:
     pair: Peers = peers(model)
     batch = pair.batch(ROWS["left-padded mixed batch"], side="right")
-    labels, lengths = targets(batch), batch["attention_mask"].sum(axis=1)
+    labels, lengths = targets(batch, IMAGE), batch["attention_mask"].sum(axis=1)
     keep = batch["attention_mask"].astype(bool)
     packed = {
         **{key: batch[key] for key in ("pixel_values", "image_sizes") if key in batch},

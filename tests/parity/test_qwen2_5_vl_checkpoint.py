@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="live parity needs torch")
 
 from mix_core.models import load_model  # noqa: E402
 from tests.builders.checkpoints import write_checkpoint  # noqa: E402
-from tests.parity.peer import Peers, distance  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
+from tests.parity.peer import Peers  # noqa: E402
 
 
 @pytest.mark.parametrize("tied", [True, False])

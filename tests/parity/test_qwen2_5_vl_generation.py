@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="live parity needs transformers")
-torch = pytest.importorskip("torch", reason="live parity needs torch")
+pytest.importorskip("torch", reason="live parity needs torch")
 
-from tests.parity.peer import Peers, distance  # noqa: E402
+from tests.parity.agreement import (
+    assert_same_answer,
+    assert_the_cache_changes_nothing,
+    generated,
+)
+from tests.parity.peer import Peers
 
-NEW = 32
 ROWS = {
     "one image": [[3, ("image", (1, 8, 8)), 6]],
     "video with fps": [[4, ("video", (3, 4, 6), 2.0), 7]],
@@ -25,48 +28,14 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Peers:
-    made = Peers(tmp_path_factory.mktemp("peers"), tied=False)
-    made.theirs.generation_config.eos_token_id = None
-    return made
-
-
-def greedy(pair: Peers, batch: dict[str, np.ndarray]) -> np.ndarray:
-    rows, length = batch["input_ids"].shape
-    cache = pair.ours.new_cache(rows, length + NEW)
-    logits = pair.ours.prefill(cache, batch)
-    tokens = []
-    for step in range(NEW):
-        tokens.append(logits.numpy().argmax(-1))
-        if step < NEW - 1:
-            logits = pair.ours.decode(cache, tokens[-1])
-    return np.stack(tokens, axis=1)
+    return Peers(tmp_path_factory.mktemp("peers"), tied=False)
 
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_the_same_tokens(pair: Peers, rows: str) -> None:
     batch = pair.batch(ROWS[rows], seed=1)
-    given = pair.for_theirs(batch)
-    text_positions = np.maximum(np.cumsum(batch["attention_mask"], axis=1) - 1, 0)
-    # generate wants the plain positions before those of the three axes
-    given["position_ids"] = torch.cat([torch.tensor(text_positions)[None], given["position_ids"]])
-    theirs = pair.theirs.generate(**given, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
-    expected = theirs[:, batch["input_ids"].shape[1] :].numpy()
-    assert expected.shape[1] == NEW
-    assert len(np.unique(expected)) > 4, "a constant answer would prove nothing"
-    for side in ("left", "right"):
-        np.testing.assert_array_equal(greedy(pair, pair.batch(ROWS[rows], seed=1, side=side)), expected)
+    assert_same_answer(pair, ROWS[rows], generated(pair, batch, pair.for_generate(batch)))
 
 
 def test_cached_logits_are_those_of_the_whole_sequence(pair: Peers) -> None:
-    batch = pair.batch(ROWS["mixed lengths"], seed=2)
-    rows, length = batch["input_ids"].shape
-    cache = pair.ours.new_cache(rows, length + 4)
-    found = [pair.ours.prefill(cache, batch).numpy()]
-    answer = np.random.default_rng(0).integers(0, 300, (rows, 4))
-    found += [pair.ours.decode(cache, answer[:, i]).numpy() for i in range(4)]
-    whole = batch | {
-        "input_ids": np.concatenate([batch["input_ids"], answer], axis=1),
-        "attention_mask": np.concatenate([batch["attention_mask"], np.ones_like(answer)], axis=1),
-    }
-    expected = pair.ours(**whole).numpy()[:, length - 1 :]
-    assert distance(np.stack(found, axis=1), expected) < 1e-6
+    assert_the_cache_changes_nothing(pair, pair.batch(ROWS["mixed lengths"], seed=2))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="live parity needs transformers")
 torch = pytest.importorskip("torch", reason="live parity needs torch")
 
-from tests.parity.peer import Peers, as_numpy, distance  # noqa: E402
-
-LOGITS, GRADIENTS = 1e-5, 1e-4
-"""Limits: relative in norm."""
+from tests.parity.agreement import (  # noqa: E402
+    LOGITS,
+    assert_agrees_with_transformers,
+    assert_padding_does_not_matter,
+    distance,
+    idle_parameters,
+)
+from tests.parity.peer import Peers  # noqa: E402
 
 CANNOT_LEARN: set[str] = set()
 """Parameters that cannot affect the output. A key's bias could not, were it not for rotary: it adds the same
@@ -63,49 +66,16 @@ def cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("size,rows", cases())
 def test_logits_and_gradients(peers, size: str, rows: str) -> None:
     pair: Peers = peers(size)
-    batch = pair.batch(ROWS[rows])
-    tokens = batch["attention_mask"].astype(bool)
-    labels = np.where(tokens & (batch["input_ids"] < 300), batch["input_ids"], -100)
-    # transformers lets the padding before a row predict its first token; we do not
-    labels[np.arange(len(labels)), tokens.argmax(axis=1)] = -100
-    pair.theirs.zero_grad()
-    pair.ours.clear_gradients(set_to_zero=False)
-
-    expected = pair.theirs(**pair.for_theirs(batch), labels=torch.tensor(labels))
-    expected.loss.backward()
-    logits = pair.ours(**batch).numpy()
-    loss, count = pair.ours.loss(batch | {"labels": labels})
-    (loss / count).backward()
-
-    assert distance(logits[tokens], as_numpy(expected.logits)[tokens]) < LOGITS
-    assert float(loss) / count == pytest.approx(expected.loss.item(), rel=1e-6)
-    theirs, ours = pair.their_gradients(), pair.our_gradients()
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in theirs.values()))
-    assert set(ours) == set(theirs)
-    for name, gradient in theirs.items():
-        limit = GRADIENTS * max(np.linalg.norm(gradient), 1e-6 * whole)
-        assert np.linalg.norm(ours[name] - gradient) <= limit, name
+    assert_agrees_with_transformers(pair, pair.batch(ROWS[rows]))
 
 
 def test_every_parameter_learns_but_those_listed(peers) -> None:
     pair: Peers = peers("tied, heads 4 over 2")
-    batch = pair.batch(ROWS["left-padded mixed batch"])
-    pair.ours.clear_gradients(set_to_zero=False)
-    loss, _ = pair.ours.loss(batch | {"labels": batch["input_ids"]})
-    loss.backward()
-    gradients = pair.our_gradients()
-    assert set(gradients) == {name for name, _ in pair.ours.named_parameters()}
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
-    assert {n for n, g in gradients.items() if np.linalg.norm(g) < 1e-7 * whole} == CANNOT_LEARN
+    assert idle_parameters(pair, pair.batch(ROWS["left-padded mixed batch"])) == CANNOT_LEARN
 
 
 def test_padding_on_the_right_gives_the_same_logits(peers) -> None:
-    pair: Peers = peers("tied, heads 4 over 2")
-    left, right = (pair.batch(ROWS["left-padded mixed batch"], side=side) for side in ("left", "right"))
-    of_left, of_right = (pair.ours(**batch).numpy() for batch in (left, right))
-    for b in range(len(of_left)):
-        of_row = (of_left[b][left["attention_mask"][b] == 1], of_right[b][right["attention_mask"][b] == 1])
-        assert distance(*of_row) < 1e-6
+    assert_padding_does_not_matter(peers("tied, heads 4 over 2"), ROWS["left-padded mixed batch"])
 
 
 def test_a_long_context_stays_close(peers) -> None:

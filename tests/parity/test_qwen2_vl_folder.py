@@ -17,8 +17,9 @@ torch = pytest.importorskip("torch", reason="live parity needs torch")
 from mix_core.models import load_model  # noqa: E402
 from mix_core.models.qwen2_vl.processor import load_processor  # noqa: E402
 from tests.builders.qwen2_vl import flat_config, write_checkpoint  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
 from tests.parity.batches import IDS  # noqa: E402
-from tests.parity.peer import Peers, distance  # noqa: E402
+from tests.parity.peer import Peers  # noqa: E402
 from tests.parity.processors import compare, noise, their_processor  # noqa: E402
 
 PUBLISHED = {

@@ -11,11 +11,14 @@ pytest.importorskip("transformers", reason="live parity needs transformers")
 torch = pytest.importorskip("torch", reason="live parity needs torch")
 
 from tests.builders.qwen2_vl import flat_config  # noqa: E402
-from tests.parity.peer import Peers, as_numpy, distance  # noqa: E402
-
-LOGITS, GRADIENTS = 1e-5, 1e-4
-"""Limits: relative in norm."""
-NEW = 32
+from tests.parity.agreement import (  # noqa: E402
+    assert_agrees_with_transformers,
+    assert_same_answer,
+    distance,
+    generated,
+    idle_parameters,
+)
+from tests.parity.peer import Peers  # noqa: E402
 
 SIZES: dict[str, dict[str, Any]] = {
     "tied, heads 4 over 2": {},
@@ -59,40 +62,12 @@ def peers(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("size,rows", CASES)
 def test_logits_and_gradients(peers, size: str, rows: str) -> None:
     pair: Peers = peers(size)
-    batch = pair.batch(ROWS[rows])
-    tokens = batch["attention_mask"].astype(bool)
-    labels = np.where(tokens & (batch["input_ids"] < 300), batch["input_ids"], -100)
-    # transformers lets the padding before a row predict its first token; we do not
-    labels[np.arange(len(labels)), tokens.argmax(axis=1)] = -100
-    pair.theirs.zero_grad()
-    pair.ours.clear_gradients(set_to_zero=False)
-
-    expected = pair.theirs(**pair.for_theirs(batch), labels=torch.tensor(labels))
-    expected.loss.backward()
-    logits = pair.ours(**batch).numpy()
-    loss, count = pair.ours.loss(batch | {"labels": labels})
-    (loss / count).backward()
-
-    assert distance(logits[tokens], as_numpy(expected.logits)[tokens]) < LOGITS
-    assert float(loss) / count == pytest.approx(expected.loss.item(), rel=1e-6)
-    theirs, ours = pair.their_gradients(), pair.our_gradients()
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in theirs.values()))
-    assert set(ours) == set(theirs)
-    for name, gradient in theirs.items():
-        limit = GRADIENTS * max(np.linalg.norm(gradient), 1e-6 * whole)
-        assert np.linalg.norm(ours[name] - gradient) <= limit, name
+    assert_agrees_with_transformers(pair, pair.batch(ROWS[rows]))
 
 
 def test_every_parameter_learns(peers) -> None:
     pair: Peers = peers(FIRST)
-    batch = pair.batch(MIXED)
-    pair.ours.clear_gradients(set_to_zero=False)
-    loss, _ = pair.ours.loss(batch | {"labels": batch["input_ids"]})
-    loss.backward()
-    gradients = pair.our_gradients()
-    assert set(gradients) == {name for name, _ in pair.ours.named_parameters()}
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
-    assert [n for n, g in gradients.items() if np.linalg.norm(g) < 1e-7 * whole] == []
+    assert idle_parameters(pair, pair.batch(MIXED)) == set()
 
 
 def test_a_packed_row_and_recomputed_blocks_give_the_same(peers) -> None:
@@ -122,28 +97,8 @@ def test_a_packed_row_and_recomputed_blocks_give_the_same(peers) -> None:
 @pytest.mark.parametrize("rows", ["video and image", "left-padded mixed batch"])
 def test_the_same_greedy_tokens(peers, rows: str) -> None:
     pair: Peers = peers("untied, heads 7 over 1")
-    pair.theirs.generation_config.eos_token_id = None
     batch = pair.batch(ROWS[rows], seed=1)
-    given = pair.for_theirs(batch)
-    text_positions = np.maximum(np.cumsum(batch["attention_mask"], axis=1) - 1, 0)
-    # generate wants the plain positions before those of the three axes
-    given["position_ids"] = torch.cat([torch.tensor(text_positions)[None], given["position_ids"]])
-    theirs = pair.theirs.generate(**given, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
-    expected = theirs[:, batch["input_ids"].shape[1] :].numpy()
-    assert expected.shape[1] == NEW
-    assert len(np.unique(expected)) > 4, "a constant answer would prove nothing"
-    for side in ("left", "right"):
-        found = greedy(pair, pair.batch(ROWS[rows], seed=1, side=side))
-        np.testing.assert_array_equal(found, expected)
-
-
-def greedy(pair: Peers, batch: dict[str, np.ndarray]) -> np.ndarray:
-    rows, length = batch["input_ids"].shape
-    cache = pair.ours.new_cache(rows, length + NEW)
-    tokens = [pair.ours.prefill(cache, batch).numpy().argmax(-1)]
-    while len(tokens) < NEW:
-        tokens.append(pair.ours.decode(cache, tokens[-1]).numpy().argmax(-1))
-    return np.stack(tokens, axis=1)
+    assert_same_answer(pair, ROWS[rows], generated(pair, batch, pair.for_generate(batch)))
 
 
 def test_transformers_counts_pictures_alike(peers) -> None:

@@ -8,9 +8,8 @@ import pytest
 pytest.importorskip("transformers", reason="live parity needs transformers")
 torch = pytest.importorskip("torch", reason="live parity needs torch")
 
-from tests.parity.qwen_vl_peer import Peers, distance, long_logits  # noqa: E402
-
-NEW = 32
+from tests.parity.agreement import assert_the_cache_changes_nothing, greedy, with_answer  # noqa: E402
+from tests.parity.qwen_vl_peer import TEXT, Peers, long_logits  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +20,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Peers:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Peers:
     return Peers(tmp_path_factory.mktemp("long"), seq_length=24)
-
-
-def greedy(pair: Peers, batch: dict[str, np.ndarray]) -> np.ndarray:
-    rows, length = batch["input_ids"].shape
-    cache = pair.ours.new_cache(rows, length + NEW)
-    logits = pair.ours.prefill(cache, batch)
-    tokens = []
-    for step in range(NEW):
-        tokens.append(logits.numpy().argmax(-1))
-        if step < NEW - 1:
-            logits = pair.ours.decode(cache, tokens[-1])
-    return np.stack(tokens, axis=1)
-
-
-def with_answer(batch: dict[str, np.ndarray], answer: np.ndarray) -> dict[str, np.ndarray]:
-    return batch | {
-        "input_ids": np.concatenate([batch["input_ids"], answer], axis=1),
-        "attention_mask": np.concatenate([batch["attention_mask"], np.ones_like(answer)], axis=1),
-    }
 
 
 @pytest.mark.parametrize("rows", [[[4, 6]], [[4, 5], [19], [2, 1, 3]]], ids=["one picture", "mixed lengths"])
@@ -69,10 +49,4 @@ def test_the_same_tokens_beyond_the_trained_length(long: Peers) -> None:
 
 def test_cached_logits_are_those_of_the_whole_sequence(pair: Peers) -> None:
     batch = pair.batch([[4, 5], [19], [2, 1, 3]], seed=2)
-    rows, length = batch["input_ids"].shape
-    cache = pair.ours.new_cache(rows, length + 4)
-    found = [pair.ours.prefill(cache, batch).numpy()]
-    answer = np.random.default_rng(0).integers(0, 280, (rows, 4))
-    found += [pair.ours.decode(cache, answer[:, i]).numpy() for i in range(4)]
-    expected = pair.ours(**with_answer(batch, answer)).numpy()[:, length - 1 :]
-    assert distance(np.stack(found, axis=1), expected) < 1e-6
+    assert_the_cache_changes_nothing(pair, batch, TEXT)

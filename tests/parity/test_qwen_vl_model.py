@@ -11,10 +11,14 @@ pytest.importorskip("transformers", reason="live parity needs transformers")
 torch = pytest.importorskip("torch", reason="live parity needs torch")
 
 from mix_core.errors import DataError  # noqa: E402
-from tests.parity.qwen_vl_peer import TEXT, Peers, distance, long_logits, tower  # noqa: E402
-
-LOGITS, GRADIENTS = 1e-5, 1e-4
-"""Limits: relative in norm."""
+from tests.parity.agreement import (  # noqa: E402
+    LOGITS,
+    assert_agrees,
+    assert_padding_does_not_matter,
+    distance,
+    idle_parameters,
+)
+from tests.parity.qwen_vl_peer import TEXT, Peers, long_logits, tower  # noqa: E402
 
 CANNOT_LEARN = {"visual.attn_pool.attn.k_proj.bias"}
 """No rotary turns this key, so its bias adds the same to all scores of a query. (So does a third of each bias
@@ -59,37 +63,12 @@ def test_logits_and_gradients(peers, size: str, rows: str) -> None:
     pair: Peers = peers(size)
     pair.zero_grad()
     batch = pair.batch(ROWS[rows])
-    tokens = batch["attention_mask"].astype(bool)
-    labels = np.where(tokens & (batch["input_ids"] < TEXT), batch["input_ids"], -100)
-    labels[np.arange(len(labels)), tokens.argmax(axis=1)] = -100
-
-    expected = pair.theirs(batch)
-    flat = expected[:, :-1].flatten(0, 1)
-    their_loss = torch.nn.functional.cross_entropy(flat, torch.tensor(labels[:, 1:]).flatten())
-    their_loss.backward()
-    logits = pair.ours(**batch).numpy()
-    loss, count = pair.ours.loss(batch | {"labels": labels})
-    (loss / count).backward()
-
-    assert distance(logits[tokens], expected.detach().numpy()[tokens]) < LOGITS
-    assert float(loss) / count == pytest.approx(their_loss.item(), rel=1e-6)
-    theirs, ours = pair.their_gradients(), pair.our_gradients()
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in theirs.values()))
-    assert set(ours) == set(theirs)
-    for name, gradient in theirs.items():
-        limit = GRADIENTS * max(np.linalg.norm(gradient), 1e-6 * whole)
-        assert np.linalg.norm(ours[name] - gradient) <= limit, name
+    assert_agrees(pair, batch, TEXT, pair.theirs(batch))
 
 
 def test_every_parameter_learns_but_those_that_cannot(peers) -> None:
     pair: Peers = peers("tables of other sizes")
-    pair.zero_grad()
-    batch = pair.batch(ROWS["left-padded mixed batch"])
-    loss, _ = pair.ours.loss(batch | {"labels": batch["input_ids"]})
-    loss.backward()
-    whole = np.sqrt(sum((gradient**2).sum() for gradient in pair.our_gradients().values()))
-    idle = {n for n, p in pair.ours.named_parameters() if np.linalg.norm(p.grad.numpy()) < 1e-7 * whole}
-    assert idle == CANNOT_LEARN
+    assert idle_parameters(pair, pair.batch(ROWS["left-padded mixed batch"])) == CANNOT_LEARN
     assert "transformer.visual.attn_pool.pos_embed" not in pair.our_gradients(), "it is fixed"
 
 
@@ -106,12 +85,7 @@ def test_the_tower_alone(peers) -> None:
 
 
 def test_padding_on_the_right_gives_the_same_logits(peers) -> None:
-    pair: Peers = peers("tables of other sizes")
-    left, right = (pair.batch(ROWS["left-padded mixed batch"], side=side) for side in ("left", "right"))
-    of_left, of_right = (pair.ours(**batch).numpy() for batch in (left, right))
-    for b in range(len(of_left)):
-        of_row = (of_left[b][left["attention_mask"][b] == 1], of_right[b][right["attention_mask"][b] == 1])
-        assert distance(*of_row) < 1e-6
+    assert_padding_does_not_matter(peers("tables of other sizes"), ROWS["left-padded mixed batch"])
 
 
 def test_packed_rows_do_not_see_each_other(peers) -> None:

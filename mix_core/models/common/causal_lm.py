@@ -9,6 +9,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mix_core.errors import DataError
 from mix_core.models.common.cache import KVCache
 from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
 from mix_core.models.common.embedding_noise import EmbeddingNoise
+from mix_core.models.common.geometry import text_positions
 from mix_core.models.common.layers import Embedding
 from mix_core.models.common.random import SampleRandom
 from mix_core.ops.dtypes import widened
@@ -42,8 +44,13 @@ class CausalLM(nn.Layer):
         raise TypeError(f"{type(self).__name__} must define embed")
 
     def place(self, batch: Batch) -> np.ndarray:
-        """Positions of the batch's tokens (A, B, S), int64; what stands at padding does not matter."""
-        raise TypeError(f"{type(self).__name__} must define place")
+        """Positions of the batch's tokens (A, B, S), int64; what stands at padding does not matter.
+
+        Here one axis, on which every token advances by one, those of pictures too.
+        """
+        return text_positions(batch["input_ids"].shape, batch.get("attention_mask"), batch.get("cu_seqlens"))[
+            None
+        ]
 
     def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin of positions, (B, S, H) each."""
@@ -193,3 +200,15 @@ def _tokens_first(mask_BS: np.ndarray | None) -> np.ndarray | None:
     if mask_BS is None or not (np.diff(mask_BS.astype(np.int8), axis=1) > 0).any():
         return None
     return np.argsort(mask_BS == 0, axis=1, kind="stable")
+
+
+def tables_by_base(
+    positions_BS: np.ndarray, keys_BS: np.ndarray, base_of: Callable[[float], float], head_dim: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (B, S, H) where tokens differ in the rotary base, which follows from a key of each."""
+    cos = np.empty((*positions_BS.shape, head_dim), np.float32)
+    sin = np.empty_like(cos)
+    for key in np.unique(keys_BS):
+        here = keys_BS == key
+        cos[here], sin[here] = ops.rotary_tables_1d(positions_BS[here], head_dim, base_of(key))
+    return cos, sin

@@ -7,6 +7,7 @@ heads, H head dim.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -43,6 +44,19 @@ class DecoderShape:
     """Whether the maps to q, k and v have biases; no other map has."""
     attention_dropout: float
     """Share of attention weights dropped in training."""
+
+    @classmethod
+    def of(cls, text: Any, *, qkv_bias: bool) -> DecoderShape:
+        """The shape in a configuration whose fields bear transformers' names."""
+        same = ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "attention_dropout")
+        return cls(
+            **{name: getattr(text, name) for name in same},
+            layers=text.num_hidden_layers,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            eps=text.rms_norm_eps,
+            qkv_bias=qkv_bias,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

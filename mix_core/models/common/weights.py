@@ -6,7 +6,7 @@ Paddle computes with (in, out). A family adds the parameters that are stored in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class JoinedSlot:
-    """Several parameters that a file holds as one, below each other along the first axis."""
+    """Several parameters that a file holds as one matrix or vector, each of them some of its rows."""
 
     parts: tuple[Slot, ...]
+    rows: tuple[np.ndarray, ...]
+    """Of the published matrix, for each part in its own order."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,12 +70,19 @@ class JoinedSlot:
         return self.parts[0].dtype
 
     def fill(self, stored: StoredTensor) -> None:
-        ends = np.cumsum([part.shape[0] for part in self.parts])[:-1]
-        for part, rows in zip(self.parts, np.split(_read(stored, self.dtype), ends)):
-            _set(part.parameter, part.to_parameter(rows))
+        whole = _read(stored, self.dtype)
+        for part, rows in zip(self.parts, self.rows):
+            _set(part.parameter, part.to_parameter(whole[rows]))
 
     def values(self) -> np.ndarray:
-        return np.concatenate([part.values() for part in self.parts])
+        return self.joined([part.values() for part in self.parts])
+
+    def joined(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The whole of the parts' values in their published form."""
+        whole = np.empty(self.shape, values[0].dtype)
+        for rows, of_part in zip(self.rows, values):
+            whole[rows] = of_part
+        return whole
 
 
 AnySlot = Slot | JoinedSlot
@@ -89,6 +98,29 @@ def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) 
         shape = tuple(parameter.shape[::-1] if name in linear else parameter.shape)
         slots[name] = Slot(parameter, (shapes or {}).get(name, shape), name in linear)
     return slots
+
+
+def joined_slots(
+    slots: Mapping[str, Slot],
+    published_name: Callable[[str], str],
+    part_rows: Callable[[str], np.ndarray | None] = lambda name: None,
+) -> dict[str, AnySlot]:
+    """Slots by published name; parameters that share one become one slot.
+
+    `part_rows`: which rows of the published matrix a parameter has; None: they follow those of the parts
+    before it.
+    """
+    members: dict[str, list[str]] = {}
+    for name in slots:
+        members.setdefault(published_name(name), []).append(name)
+    found: dict[str, AnySlot] = {}
+    for published, names in members.items():
+        parts = tuple(slots[name] for name in names)
+        ends = np.cumsum([0, *(part.shape[0] for part in parts)])
+        given = [part_rows(name) for name in names]
+        rows = [np.arange(*ends[i : i + 2]) if one is None else one for i, one in enumerate(given)]
+        found[published] = parts[0] if len(parts) == 1 else JoinedSlot(parts, tuple(rows))
+    return found
 
 
 def load_folder(
@@ -154,3 +186,8 @@ def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:
         if parameter.ndim >= 2:
             values = named_generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
             parameter.set_value(values * np.float32(deviation))
+
+
+def init_weights(model: nn.Layer, seed: int) -> None:
+    """`fill_random` as the configuration says, of the whole model or of its decoder."""
+    fill_random(model, seed, getattr(model.config, "text", model.config).initializer_range)

@@ -2,69 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-from mix_core.models.internvl2.config import config_from_dict, config_to_dict
 from mix_core.models.internvl2.names import part_rows, published_name
-from mix_core.models.internvl2.tiny import tiny
-from mix_core.models.registry import ModelFamily
+from mix_core.models.registry import family_of_package, later
 
-
-def _build(config: Any) -> Any:
-    from mix_core.models.internvl2.model import build
-
-    return build(config)
-
-
-def _init_weights(model: Any, seed: int) -> None:
-    from mix_core.models.common.weights import fill_random
-
-    fill_random(model, seed, model.config.text.initializer_range)
-
-
-def _load_weights(model: Any, folder: Path) -> None:
-    from mix_core.models.internvl2.weights import load_weights
-
-    load_weights(model, folder)
-
-
-def _save_weights(model: Any, folder: Path, max_shard_bytes: int = 5 << 30) -> None:
-    from mix_core.models.internvl2.weights import save_weights
-
-    save_weights(model, folder, max_shard_bytes)
-
-
-def _write_config(config: Any, folder: Path, dtype: str = "float32") -> None:
-    text = json.dumps(config_to_dict(config, dtype), indent=2)
-    (Path(folder) / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _load_processor(folder: Path) -> Any:
-    from mix_core.models.internvl2.processor import load_processor
-
-    return load_processor(folder)
-
-
-def _slots(model: Any) -> dict[str, Any]:
-    from mix_core.models.internvl2.weights import slots
-
-    return slots(model)
-
-
-FAMILY = ModelFamily(
-    name="internvl2",
+FAMILY = family_of_package(
+    __name__,
+    model="build",
     model_types=("internvl_chat",),
-    config_from_dict=config_from_dict,
-    build=_build,
-    init_weights=_init_weights,
-    load_weights=_load_weights,
-    save_weights=_save_weights,
-    write_config=_write_config,
-    load_processor=_load_processor,
     published_name=published_name,
-    slots=_slots,
     part_rows=part_rows,
-    tiny=tiny,
+    configured=later(f"{__name__}.options", "configured"),
 )

@@ -55,6 +55,11 @@ def template_of(folder: Path, name: str, variables: dict[str, Any]) -> ChatTempl
             f"config.json has template = {name!r}; built are {', '.join(TEMPLATES)}. For another one write "
             f"{folder}/{TEMPLATE_FILE}"
         )
+    return named_template(name, variables)
+
+
+def named_template(name: str, variables: dict[str, Any]) -> ChatTemplate:
+    """OpenGVLab's template of this name, one of `TEMPLATES`."""
     return ChatTemplate(TEMPLATES[name], origin=f"the template {name}", variables=variables)
 
 

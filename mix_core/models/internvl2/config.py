@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.config_values import check_multiple, check_sizes, take
 
 INTERNLM2 = "InternLM2ForCausalLM"
 QKV_BIAS = {INTERNLM2: False, "Qwen2ForCausalLM": True, "LlamaForCausalLM": False}
@@ -127,6 +128,8 @@ class InternVL2Config:
     """Whether a picture is cut into tiles at all."""
     use_thumbnail: bool
     """Whether the whole picture follows its tiles, where there are several."""
+    pad2square: bool
+    """Whether a picture that is not cut into tiles gets bars, so that it keeps its ratio of sides."""
     min_dynamic_patch: int
     """Fewest tiles of a picture (1)."""
     max_dynamic_patch: int
@@ -161,22 +164,11 @@ _TEXT_SIZES = (*_SIZES, "vocab_size", "num_key_value_heads", "max_position_embed
 _VISION_SIZES = (*_SIZES, "image_size", "patch_size", "num_channels")
 
 
-def _take(source: dict[str, Any], key: str, where: str, kind: type) -> Any:
-    if source.get(key) is None:
-        raise BadInputError(f"config.json lacks {where}{key}; InternVL2 needs it, and no default is assumed")
-    value = source[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadInputError(f"config.json has {where}{key} = {value!r}, expected {kind.__name__}")
-    return value
-
-
 def _text(source: dict[str, Any], tied: bool | None) -> TextConfig:
     where = "llm_config."
     if source.get("tie_word_embeddings") is None:
         source = {**source, "tie_word_embeddings": tied}
-    names = _take(source, "architectures", where, list)
+    names = take(source, "architectures", where, list)
     architecture = names[0] if names else None
     if architecture not in QKV_BIAS:
         raise BadInputError(
@@ -189,14 +181,14 @@ def _text(source: dict[str, Any], tied: bool | None) -> TextConfig:
         raise BadInputError(f"config.json has {where}use_sliding_window = true; only full attention is built")
     return TextConfig(
         architecture=architecture,
-        **{key: _take(source, key, where, int) for key in _TEXT_SIZES},
-        rms_norm_eps=_take(source, "rms_norm_eps", where, float),
-        rope_theta=_take(source, "rope_theta", where, float),
+        **{key: take(source, key, where, int) for key in _TEXT_SIZES},
+        rms_norm_eps=take(source, "rms_norm_eps", where, float),
+        rope_theta=take(source, "rope_theta", where, float),
         ntk_factor=_ntk_factor(source.get("rope_scaling"), where),
-        tie_word_embeddings=_take(source, "tie_word_embeddings", where, bool),
+        tie_word_embeddings=take(source, "tie_word_embeddings", where, bool),
         attention_dropout=float(source.get("attention_dropout") or 0.0),
-        initializer_range=_take(source, "initializer_range", where, float),
-        hidden_act=_take(source, "hidden_act", where, str),
+        initializer_range=take(source, "initializer_range", where, float),
+        hidden_act=take(source, "hidden_act", where, str),
         **{key: source.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
 
@@ -209,7 +201,7 @@ def _ntk_factor(scaling: dict[str, Any] | None, where: str) -> float | None:
         raise BadInputError(
             f"config.json has {where}rope_scaling of type {kind!r}, expected 'dynamic' or none"
         )
-    return _take(scaling or {}, "factor", f"{where}rope_scaling.", float)
+    return take(scaling or {}, "factor", f"{where}rope_scaling.", float)
 
 
 def _vision(source: dict[str, Any]) -> VisionConfig:
@@ -218,34 +210,34 @@ def _vision(source: dict[str, Any]) -> VisionConfig:
         if source.get(key):
             raise BadInputError(f"config.json has {where}{key} = {source[key]}; published towers have 0")
     return VisionConfig(
-        **{key: _take(source, key, where, int) for key in _VISION_SIZES},
-        layer_norm_eps=_take(source, "layer_norm_eps", where, float),
+        **{key: take(source, key, where, int) for key in _VISION_SIZES},
+        layer_norm_eps=take(source, "layer_norm_eps", where, float),
         # files from before there were two kinds have no norm_type; all of these have RMS norms
         norm_type=source.get("norm_type") or "rms_norm",
-        qkv_bias=_take(source, "qkv_bias", where, bool),
-        qk_normalization=_take(source, "qk_normalization", where, bool),
-        drop_path_rate=_take(source, "drop_path_rate", where, float),
-        initializer_factor=_take(source, "initializer_factor", where, float),
-        hidden_act=_take(source, "hidden_act", where, str),
+        qkv_bias=take(source, "qkv_bias", where, bool),
+        qk_normalization=take(source, "qk_normalization", where, bool),
+        drop_path_rate=take(source, "drop_path_rate", where, float),
+        initializer_factor=take(source, "initializer_factor", where, float),
+        hidden_act=take(source, "hidden_act", where, str),
     )
 
 
 def config_from_dict(source: dict[str, Any]) -> InternVL2Config:
     """Build the configuration from a parsed config.json. Raises BadInputError."""
-    if source.get("pad2square"):
-        raise BadInputError("config.json has pad2square = true; the published InternVL2 files have false")
     return InternVL2Config(
-        text=_text(_take(source, "llm_config", "", dict), source.get("tie_word_embeddings")),
-        vision=_vision(_take(source, "vision_config", "", dict)),
-        template=_take(source, "template", "", str),
-        downsample_ratio=_take(source, "downsample_ratio", "", float),
-        ps_version=_take(source, "ps_version", "", str),
-        select_layer=_take(source, "select_layer", "", int),
+        text=_text(take(source, "llm_config", "", dict), source.get("tie_word_embeddings")),
+        vision=_vision(take(source, "vision_config", "", dict)),
+        template=take(source, "template", "", str),
+        downsample_ratio=take(source, "downsample_ratio", "", float),
+        ps_version=take(source, "ps_version", "", str),
+        select_layer=take(source, "select_layer", "", int),
         force_image_size=source.get("force_image_size"),
-        dynamic_image_size=_take(source, "dynamic_image_size", "", bool),
-        use_thumbnail=_take(source, "use_thumbnail", "", bool),
-        min_dynamic_patch=_take(source, "min_dynamic_patch", "", int),
-        max_dynamic_patch=_take(source, "max_dynamic_patch", "", int),
+        dynamic_image_size=take(source, "dynamic_image_size", "", bool),
+        use_thumbnail=take(source, "use_thumbnail", "", bool),
+        # not in every published file; those that have it have false
+        pad2square=take({"pad2square": False} | source, "pad2square", "", bool),
+        min_dynamic_patch=take(source, "min_dynamic_patch", "", int),
+        max_dynamic_patch=take(source, "max_dynamic_patch", "", int),
     )
 
 
@@ -268,7 +260,7 @@ def config_to_dict(config: InternVL2Config, dtype: str) -> dict[str, Any]:
         "use_thumbnail": config.use_thumbnail,
         "min_dynamic_patch": config.min_dynamic_patch,
         "max_dynamic_patch": config.max_dynamic_patch,
-        "pad2square": False,
+        "pad2square": config.pad2square,
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
         "torch_dtype": dtype,
@@ -302,10 +294,8 @@ def config_to_dict(config: InternVL2Config, dtype: str) -> dict[str, Any]:
 def _check(config: InternVL2Config) -> None:
     """Refuse sizes that do not fit each other, with the values."""
     text, vision = config.text, config.vision
-    for what, part, sizes in (("llm_config.", text, _TEXT_SIZES), ("vision_config.", vision, _VISION_SIZES)):
-        for key in sizes:
-            if getattr(part, key) < 1:
-                raise BadInputError(f"config.json has {what}{key} = {getattr(part, key)}, expected 1 or more")
+    check_sizes(text, _TEXT_SIZES, "llm_config.")
+    check_sizes(vision, _VISION_SIZES, "vision_config.")
     for what, size, parts in (
         ("llm_config.hidden_size", text.hidden_size, text.num_attention_heads),
         ("llm_config.num_attention_heads", text.num_attention_heads, text.num_key_value_heads),
@@ -313,8 +303,7 @@ def _check(config: InternVL2Config) -> None:
         ("vision_config.image_size", vision.image_size, vision.patch_size),
         ("the side of a tile", config.image_size, vision.patch_size),
     ):
-        if size % parts:
-            raise BadInputError(f"config.json has {what} = {size}, which must be a multiple of {parts}")
+        check_multiple(what, size, parts)
     if not 0 < config.downsample_ratio <= 1 or config.grid % config.shuffle:
         raise BadInputError(
             f"config.json has downsample_ratio = {config.downsample_ratio}; it must divide the "

@@ -14,12 +14,13 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.errors import DataError
-from mix_core.models.common.causal_lm import Batch, CausalLM
+from mix_core.models.common.causal_lm import Batch, CausalLM, tables_by_base
 from mix_core.models.common.decoder import DecoderShape
+from mix_core.models.common.geometry import sequence_lengths
 from mix_core.models.common.layers import LayerNorm, Linear
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.internvl2.config import INTERNLM2, QKV_BIAS, InternVL2Config
-from mix_core.models.internvl2.geometry import ntk_theta, sequence_lengths, text_positions
+from mix_core.models.internvl2.geometry import ntk_theta
 from mix_core.models.internvl2.vision import Draws, VisionModel, pixel_shuffle, stochastic_depth
 from mix_core.ops.dtypes import cast
 from mix_core.ops.shapes import put_rows
@@ -36,19 +37,9 @@ class InternVL2(CausalLM):
 
     def __init__(self, config: InternVL2Config) -> None:
         text = config.text
-        shape = DecoderShape(
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            layers=text.num_hidden_layers,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            eps=text.rms_norm_eps,
-            qkv_bias=QKV_BIAS[text.architecture],
-            attention_dropout=text.attention_dropout,
+        super().__init__(
+            DecoderShape.of(text, qkv_bias=QKV_BIAS[text.architecture]), tied=text.tie_word_embeddings
         )
-        super().__init__(shape, tied=text.tie_word_embeddings)
         self.config = config
         self.vision_model = VisionModel(config.vision)
         width = config.vision.hidden_size * config.shuffle**2
@@ -152,11 +143,6 @@ class InternVL2(CausalLM):
             sample_N = first_places // batch["input_ids"].shape[1]
         return stochastic_depth(self.random, self.vision_model.drop_rates, sample_N)
 
-    def place(self, batch: Batch) -> np.ndarray:
-        """Positions (1, B, S): every token advances by one, those of pictures too."""
-        shape = batch["input_ids"].shape
-        return text_positions(batch.get("attention_mask"), batch.get("cu_seqlens"), shape)[None]
-
     def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (B, S, H), with the base that each sequence's length asks for."""
         text, positions_BS = self.config.text, positions_ABS[0]
@@ -164,12 +150,11 @@ class InternVL2(CausalLM):
         if text.ntk_factor is None or positions_BS.max() < trained:
             return ops.rotary_tables_1d(positions_BS, text.head_dim, text.rope_theta)
         lengths_BS = np.maximum(sequence_lengths(positions_BS), trained)
-        cos, sin = (np.empty((*positions_BS.shape, text.head_dim), np.float32) for _ in range(2))
-        for length in np.unique(lengths_BS):
-            theta = ntk_theta(text.rope_theta, text.ntk_factor, int(length), trained, text.head_dim)
-            here = lengths_BS == length
-            cos[here], sin[here] = ops.rotary_tables_1d(positions_BS[here], text.head_dim, theta)
-        return cos, sin
+
+        def base_of(length: float) -> float:
+            return ntk_theta(text.rope_theta, text.ntk_factor, int(length), trained, text.head_dim)
+
+        return tables_by_base(positions_BS, lengths_BS, base_of, text.head_dim)
 
 
 class InternVL2OnInternLM2(InternVL2):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.geometry import squared
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -65,6 +66,9 @@ class Tiler:
     thumbnail: bool
     """Whether the whole picture follows its tiles, where there are several."""
 
+    pad_to_square: bool = False
+    """Whether bars of the mean colour make a picture square first; only where it is not cut."""
+
     def __post_init__(self) -> None:
         if not 1 <= self.min_tiles <= self.max_tiles:
             raise BadInputError(
@@ -83,6 +87,8 @@ class Tiler:
 
     def tiles(self, image: Image.Image) -> np.ndarray:
         """An RGB picture -> its tiles (N, S, S, 3) uint8, row by row, then the thumbnail if there is one."""
+        if self.pad_to_square:
+            image = squared(image, MEAN)
         height, width = self.target_size(image.height, image.width)
         S, rows, columns = self.side, height // self.side, width // self.side
         resized = _resized(image, width, height)
@@ -96,20 +102,3 @@ def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)
-
-
-@lru_cache(maxsize=1)
-def _table() -> np.ndarray:
-    """(3, 256) float32: the value of each byte, with the float32 steps of torchvision's transforms."""
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean, std = (np.array(values, np.float32)[:, None] for values in (MEAN, STD))
-    return (levels - mean) / std
-
-
-def normalized(tiles_NSSC: np.ndarray) -> np.ndarray:
-    """Tiles (N, S, S, 3) uint8 -> pixel_values (N, 3, S, S) float32."""
-    N, S, _, _ = tiles_NSSC.shape
-    values = np.empty((N, 3, S, S), np.float32)
-    for colour, table in enumerate(_table()):
-        np.take(table, tiles_NSSC[..., colour], out=values[:, colour])
-    return values

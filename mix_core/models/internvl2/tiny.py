@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mix_core.models.common.tiny import labelled
 from mix_core.models.registry import TinyModel
 
 CONTEXT, START, END, PAD = 300, 301, 302, 303
@@ -17,8 +18,6 @@ SIDE, TOKENS = 56, 4
 """Pixels on a side of a tile, and its tokens: learned positions are for 28 pixels and are resized."""
 TILES = (3, 1)
 """Of each row's picture."""
-ANSWER = 6
-"""Labels of each row."""
 
 
 def tiny() -> TinyModel:
@@ -28,17 +27,10 @@ def tiny() -> TinyModel:
         [*rng.integers(0, 256, 5), START, *[CONTEXT] * (TOKENS * tiles), END, *rng.integers(0, 256, 10)]
         for tiles in TILES
     ]
-    S = max(map(len, rows))
-    ids_BS = np.array([[*row, *[PAD] * (S - len(row))] for row in rows], np.int64)
-    lengths_B1 = np.array([[len(row)] for row in rows])
-    mask_BS = np.arange(S) < lengths_B1
-    labels_BS = np.where(mask_BS & (np.arange(S) >= lengths_B1 - ANSWER), ids_BS, -100)
     return TinyModel(
         _config(),
         {
-            "input_ids": ids_BS,
-            "attention_mask": mask_BS.astype(np.int64),
-            "labels": labels_BS,
+            **labelled(rows, PAD),
             "pixel_values": rng.standard_normal((sum(TILES), 3, SIDE, SIDE), dtype=np.float32),
             "img_context_token_id": np.array([CONTEXT], np.int64),
         },

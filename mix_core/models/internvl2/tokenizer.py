@@ -7,7 +7,6 @@ vocab.json and merges.txt; folders saved by fast tokenizers have tokenizer.json,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Backend
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.protobuf import fields
 from mix_core.models.common.tokenizer import Tokenizer, add_missing, read_json, special_tokens_of
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -136,8 +136,10 @@ class SentencePieceTokenizer(Tokenizer):
         begins = (encoded & 0xC0) != 0x80  # of a character
         character = start + np.concatenate([[0], np.cumsum(begins)])
         spans = []
-        for fields in _messages(self._pieces.encode(part, out_type="serialized_proto"), _PIECES):
-            values = dict(_varints(fields))
+        for number, piece in fields(self._pieces.encode(part, out_type="serialized_proto")):
+            if number != _PIECES:
+                continue
+            values = dict(fields(piece))
             ids.append(values.get(_ID, 0))
             ends = (values.get(_BEGIN, 0), values.get(_END, 0))
             spans.append((int(character[ends[0]]), int(character[ends[1]])))
@@ -175,43 +177,6 @@ class SentencePieceTokenizer(Tokenizer):
 # The library's own offsets come in forms that changed between its releases; this message never did
 # (sentencepiece.proto): pieces = 2 of the text; id = 2, begin = 4 and end = 5 of a piece, in bytes of UTF-8.
 _PIECES, _ID, _BEGIN, _END = 2, 2, 4, 5
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in protobuf's variable length -> (value, place after it)."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of each field of a protobuf message."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = _varint(data, at)
-        else:
-            length = 4 if kind == 5 else 8
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-def _messages(data: bytes, number: int) -> Iterator[bytes]:
-    return (value for found, value in _fields(data) if found == number and isinstance(value, bytes))
-
-
-def _varints(data: bytes) -> Iterator[tuple[int, int]]:
-    return ((number, value) for number, value in _fields(data) if isinstance(value, int))
 
 
 def _filled(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

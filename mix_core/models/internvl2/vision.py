@@ -15,11 +15,11 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from mix_core import ops
-from mix_core.models.common.layers import LayerNorm, Linear, RMSNorm, residual
+from mix_core.models.common.geometry import bicubic_matrix, patches_of
+from mix_core.models.common.layers import MLP, LayerNorm, Linear, RMSNorm, residual
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.common.recompute import recompute
 from mix_core.models.internvl2.config import VisionConfig
-from mix_core.models.internvl2.geometry import bicubic_matrix
 from mix_core.ops.dtypes import cast, widened
 from mix_core.ops.philox import philox4x32, uniform
 
@@ -28,14 +28,6 @@ _FIRST_DRAW = 1 << 16
 
 Draws = Sequence[np.ndarray | None]
 """For each layer the factors of its two branches in each tile (2, N), None where nothing is dropped."""
-
-
-def patches_of(pixels_NCSS: np.ndarray, side: int) -> np.ndarray:
-    """Tiles (N, C, S, S) cut to flattened patches (N, P, C * side * side), row by row."""
-    N, C, S, _ = pixels_NCSS.shape
-    G = S // side
-    split = pixels_NCSS.reshape(N, C, G, side, G, side).transpose(0, 2, 4, 1, 3, 5)
-    return np.ascontiguousarray(split).reshape(N, G * G, -1)
 
 
 def pixel_shuffle(x_NPD: Tensor, k: int, version: str) -> Tensor:
@@ -100,7 +92,7 @@ class Embeddings(nn.Layer):
         if grid == self.grid:
             return self.position_embedding
         learned, D = self.position_embedding, self.position_embedding.shape[2]
-        rows = paddle.to_tensor(bicubic_matrix(self.grid, grid))
+        rows = paddle.to_tensor(bicubic_matrix(self.grid, grid).astype(np.float32))
         table = widened(learned)[0, 1:]
         for _ in range(2):  # rows, then columns: each product brings the other axis to the front
             resized = paddle.matmul(rows, table.reshape([self.grid, -1]))
@@ -128,20 +120,10 @@ class Attention(nn.Layer):
         return self.proj(ops.attention(q_NTAH, k_NTAH, v_NTAH, causal=False).reshape([N, T, D]))
 
 
-class MLP(nn.Layer):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size, bias=True)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(ops.gelu(self.fc1(x)))
-
-
 class Block(nn.Layer):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.attn, self.mlp = Attention(config), MLP(config)
+        self.attn, self.mlp = Attention(config), MLP(config.hidden_size, config.intermediate_size)
         self.norm1, self.norm2 = _norm(config), _norm(config)
         scale = Constant(config.initializer_factor)
         self.ls1 = self.create_parameter([config.hidden_size], default_initializer=scale)

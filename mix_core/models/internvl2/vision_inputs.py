@@ -17,8 +17,9 @@ from mix_core.data.images import load_image
 from mix_core.data.video import FrameRules, load_video
 from mix_core.errors import DataError
 from mix_core.models.common.collate import Batch, Sample
+from mix_core.models.common.geometry import byte_values, normalized
 from mix_core.models.internvl2.chat_templates import IMAGE, VIDEO, frames_text
-from mix_core.models.internvl2.tiling import Tiler, normalized
+from mix_core.models.internvl2.tiling import MEAN, STD, Tiler
 
 _PLACEHOLDER = re.compile(f"{re.escape(IMAGE)}|{re.escape(VIDEO)}")
 FRAMES = FrameRules(num_frames=8, middles=True, min_frames=1, multiple=1)
@@ -89,7 +90,7 @@ class VisionInputs:
     def arrays(self, samples: Sequence[Sample]) -> Batch:
         """pixel_values (N, 3, S, S) float32 of all samples; nothing where none has a picture."""
         found = [sample["tiles"] for sample in samples if "tiles" in sample]
-        return {"pixel_values": normalized(np.concatenate(found))} if found else {}
+        return {"pixel_values": normalized(np.concatenate(found), byte_values(MEAN, STD))} if found else {}
 
     def _frames(self, video: Any, options: dict[str, Any]) -> np.ndarray:
         """Frames (T, S, S, 3) uint8: each is one tile, brought to its size whatever its ratio of sides."""

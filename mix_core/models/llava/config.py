@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.config_values import check_multiple, check_sizes, take
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -164,16 +165,6 @@ class LlavaConfig:
         return self.vision.grid**2 + self.keep_class_token
 
 
-def take(source: dict[str, Any], key: str, where: str, kind: type) -> Any:
-    """One value, checked. Raises BadInputError."""
-    value = source.get(key)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadInputError(f"config.json has {where}{key} = {value!r}, expected {kind.__name__}")
-    return value
-
-
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -308,21 +299,15 @@ def config_to_dict(config: LlavaConfig, dtype: str) -> dict[str, Any]:
 def _check(config: LlavaConfig) -> None:
     """Refuse sizes that do not fit each other, with the values."""
     text, vision = config.text, config.vision
-    for what, part, keys in (
-        ("text_config.", text, (*_SIZES, "vocab_size", "num_key_value_heads", "head_dim")),
-        ("vision_config.", vision, (*_SIZES, "num_channels", "image_size", "patch_size")),
-    ):
-        for key in keys:
-            if getattr(part, key) < 1:
-                raise BadInputError(f"config.json has {what}{key} = {getattr(part, key)}, expected 1 or more")
+    check_sizes(text, (*_SIZES, "vocab_size", "num_key_value_heads", "head_dim"), "text_config.")
+    check_sizes(vision, (*_SIZES, "num_channels", "image_size", "patch_size"), "vision_config.")
     for what, size, divisor in (
         ("num_attention_heads", text.num_attention_heads, text.num_key_value_heads),
         ("vision_config.hidden_size", vision.hidden_size, vision.num_attention_heads),
         ("vision_config.image_size", vision.image_size, vision.patch_size),
         *((f"image_grid_pinpoints side {side}", side, vision.image_size) for side in _sides(config)),
     ):
-        if size % divisor or size < 1:
-            raise BadInputError(f"config.json has {what} = {size}, which must be a multiple of {divisor}")
+        check_multiple(what, size, divisor)
     if text.hidden_act != "silu" or vision.hidden_act not in ("quick_gelu", "gelu"):
         raise BadInputError(
             f"config.json has hidden_act {text.hidden_act!r} in text_config and {vision.hidden_act!r} in "

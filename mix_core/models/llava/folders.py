@@ -9,6 +9,7 @@ from tokenizers import AddedToken
 
 from mix_core.errors import BadInputError
 from mix_core.models.common.chat_template import ChatTemplate
+from mix_core.models.common.processor import GENERATION_CONFIG
 from mix_core.models.common.tokenizer import Tokenizer, read_json
 from mix_core.models.llava.config import LlavaConfig, config_from_dict
 from mix_core.models.llava.image_processor import ImageProcessor
@@ -20,7 +21,6 @@ IMAGE_TOKEN = "<image>"
 PAD_TOKEN = "<pad>"
 IMAGE_CONFIG = "preprocessor_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
-GENERATION_CONFIG = "generation_config.json"
 
 
 def read_processor_parts(folder: Path) -> dict[str, Any]:
@@ -34,12 +34,13 @@ def read_processor_parts(folder: Path) -> dict[str, Any]:
         text = MISTRAL if config.text.model_type == "mistral" else VICUNA
         origin = f"the built-in template of {source['model_type']}"
         template = ChatTemplate(text, origin=origin, variables=tokenizer.special_tokens)
+    generation = read_json(folder / GENERATION_CONFIG)
     return {
         "tokenizer": tokenizer,
         "chat_template": template,
         "images": _images(folder, source, config),
         "config": config,
-        "generation": read_json(folder / GENERATION_CONFIG),
+        "files": {GENERATION_CONFIG: generation} if generation else {},
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.geometry import normalized, squared
 from mix_core.models.llava.config import PINPOINTS, Size, pinpoints_of
 from mix_core.models.llava.geometry import best_pinpoint, fitted_size
 
@@ -133,10 +134,7 @@ class ImageProcessor:
 
     def normalize(self, tiles: np.ndarray) -> np.ndarray:
         """Bytes of `tiles` (I, side, side, 3) -> pixel_values (I, 3, side, side) float32."""
-        values = np.empty((len(tiles), 3, self.side, self.side), np.float32)
-        for colour in range(3):
-            values[:, colour] = self._values[colour][tiles[..., colour]]
-        return values
+        return normalized(tiles, self._values)
 
     @cached_property
     def _values(self) -> np.ndarray:
@@ -149,11 +147,8 @@ class ImageProcessor:
         return (scaled - mean) / std
 
     def _one(self, image: Image.Image) -> np.ndarray:
-        if self.pad_to_square and image.width != image.height:
-            longer = max(image.size)
-            square = Image.new("RGB", (longer, longer), tuple(int(mean * 255) for mean in self.image_mean))
-            square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
-            image = square
+        if self.pad_to_square:
+            image = squared(image, self.image_mean)
         image = self._resized(image, self.target_size(image.height, image.width))
         left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)))

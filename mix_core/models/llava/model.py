@@ -18,6 +18,7 @@ from mix_core import ops
 from mix_core.errors import DataError
 from mix_core.models.common.causal_lm import Batch, CausalLM
 from mix_core.models.common.decoder import DecoderShape
+from mix_core.models.common.geometry import patches_of
 from mix_core.models.llava.config import LlavaConfig, Size
 from mix_core.models.llava.geometry import NEWLINE, batch_rows, tile_count
 from mix_core.models.llava.vision import Projector, VisionTower
@@ -28,19 +29,7 @@ from mix_core.ops.shapes import put_rows, take_rows
 class Llava(CausalLM):
     def __init__(self, config: LlavaConfig) -> None:
         text = config.text
-        shape = DecoderShape(
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            layers=text.num_hidden_layers,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            eps=text.rms_norm_eps,
-            qkv_bias=False,
-            attention_dropout=text.attention_dropout,
-        )
-        super().__init__(shape, tied=config.tie_word_embeddings)
+        super().__init__(DecoderShape.of(text, qkv_bias=False), tied=config.tie_word_embeddings)
         self.config = config
         self.vision_tower = VisionTower(config.vision, config.tower_layers)
         self.multi_modal_projector = Projector(config)
@@ -123,9 +112,7 @@ class Llava(CausalLM):
     def _features(self, tiles: np.ndarray, rows_R: np.ndarray) -> Tensor:
         """Rows for the decoder (R, D) of tiles (I, channels, side, side)."""
         vision = self.config.vision
-        P, p = vision.grid, vision.patch_size
-        patches = tiles.reshape(len(tiles), vision.num_channels, P, p, P, p).transpose(0, 2, 4, 1, 3, 5)
-        hidden_ISD = self.vision_tower(paddle.to_tensor(patches.reshape(len(tiles), P * P, -1)))
+        hidden_ISD = self.vision_tower(paddle.to_tensor(patches_of(tiles, vision.patch_size)))
         if not self.config.keep_class_token:
             hidden_ISD = hidden_ISD[:, 1:]
         features = self.multi_modal_projector(hidden_ISD.reshape([-1, vision.hidden_size]))
@@ -137,16 +124,6 @@ class Llava(CausalLM):
         newlines = newlines + cast(self.image_newline, features.dtype)
         rows_R = np.where(lines, features.shape[0] + np.cumsum(lines) - 1, rows_R)
         return take_rows(paddle.concat([features, newlines]), paddle.to_tensor(rows_R))
-
-    def place(self, batch: Batch) -> np.ndarray:
-        """Positions (1, B, S), counted in each row, or in each segment of a packed one."""
-        ids_BS = batch["input_ids"]
-        if batch.get("cu_seqlens") is not None:
-            lengths = np.diff(batch["cu_seqlens"])
-            return np.concatenate([np.arange(length) for length in lengths])[None, None]
-        mask_BS = batch.get("attention_mask")
-        mask_BS = np.ones_like(ids_BS) if mask_BS is None else mask_BS.astype(np.int64)
-        return np.maximum(np.cumsum(mask_BS, axis=1) - 1, 0)[None]
 
     def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin (B, S, H). Raises DataError for a row that a sliding window would cut."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.config_values import take
 from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.llava.config import (
     LlavaConfig,
     Size,
     VisionConfig,
     pinpoints_of,
-    take,
     text_config,
     vision_config,
 )

@@ -7,7 +7,6 @@ Messages are Hugging Face chat dicts: {"role": "system" | "user" | "assistant", 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +16,10 @@ import numpy as np
 
 from mix_core.data.images import load_image
 from mix_core.errors import BadInputError, ConfigError, DataError
-from mix_core.models.common.chat_template import TEMPLATE_FILE, ChatTemplate
-from mix_core.models.common.collate import Batch, Sample, collate_text
+from mix_core.models.common.collate import Batch, Sample
+from mix_core.models.common.processor import BaseProcessor, flattened, given
 from mix_core.models.common.supervision import labels_of
-from mix_core.models.common.tokenizer import Tokenizer
-from mix_core.models.llava.config import LlavaConfig
 from mix_core.models.llava.folders import (
-    GENERATION_CONFIG,
     IMAGE_CONFIG,
     IMAGE_TOKEN,
     PROCESSOR_CONFIG,
@@ -35,18 +31,11 @@ from mix_core.models.llava.messages import as_parts, find_images, supervised_tex
 
 
 @dataclass
-class Processor:
-    """Everything that stands between a user's data and the model's inputs."""
-
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
+class Processor(BaseProcessor):
     images: ImageProcessor
-    config: LlavaConfig
-    generation: dict[str, Any]
-    """Content of generation_config.json; {} if there is none."""
     allow_private_urls: bool = False
-    skipped: int = 0
-    """Samples that `encode` left out because they were too long."""
+
+    options = frozenset({"allow_private_urls", "pad2square"})
 
     def __post_init__(self) -> None:
         here = self.images.side, self.images.pinpoints
@@ -63,31 +52,27 @@ class Processor:
             )
 
     @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: generation_config.json's eos_token_id and the tokenizer's end token."""
-        listed = self.generation.get("eos_token_id")
-        ids = listed if isinstance(listed, list) else [listed]
-        return tuple(dict.fromkeys(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None))
+    def visual_token_ids(self) -> tuple[int, ...]:
+        return (self.config.image_token_id,)
 
-    def with_options(self, *, allow_private_urls: bool | None = None, **limits: Any) -> Processor:
-        """A copy that may fetch private addresses; None leaves it as it is.
+    @property
+    def other_options(self) -> str:
+        side = self.images.side
+        return f"LLaVA's tiles have a side of {side} pixels, and it takes no video; leave them out"
 
-        Raises BadInputError for limits of pixels and frames: LLaVA's tiles have one size, and it takes no
-        video.
-        """
-        given = sorted(key for key, value in limits.items() if value is not None)
-        if given:
-            raise BadInputError(
-                f"LLaVA has no {', '.join(given)}: its tiles have a side of {self.images.side} pixels, and "
-                "it takes no video; take the key away"
+    def changed(self, *, allow_private_urls: bool | None = None, pad2square: bool | None = None) -> Processor:
+        """Raises ConfigError for pad2square where pictures are cut into tiles (LLaVA-1.6)."""
+        if pad2square and self.config.anyres:
+            raise ConfigError(
+                "pad2square is true, but this LLaVA fits every picture into tiles with bars of its own; "
+                "leave the key out"
             )
-        if allow_private_urls is None:
-            return replace(self, skipped=0)
-        return replace(self, allow_private_urls=allow_private_urls, skipped=0)
+        images = replace(self.images, **given(pad_to_square=pad2square))
+        return replace(self, images=images, **given(allow_private_urls=allow_private_urls))
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages in the folder's chat template; pictures as one pad token each."""
-        return self._template().render(as_parts(messages), add_generation_prompt=add_generation_prompt)
+        return self.template.render(as_parts(messages), add_generation_prompt=add_generation_prompt)
 
     def find_visuals(self, messages: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
         """Pictures that the messages name, in order, for `__call__`; and no videos."""
@@ -111,90 +96,52 @@ class Processor:
         """
         if videos:
             raise DataError(f"{len(videos)} video(s) were given; LLaVA takes text and images")
-        flat = [one for item in images or () for one in (item if isinstance(item, (list, tuple)) else [item])]
+        flat = flattened(images)
         sample = self._cut(flat)
-        batch = self._arrays([sample])
+        batch = self.arrays([sample])
         if self.config.anyres and flat:
             batch["pixel_values"] = self._by_picture(batch["pixel_values"], batch["image_sizes"])
         if text is None:
             return batch
         rows = [self.tokenizer.encode(row) for row in ([text] if isinstance(text, str) else text)]
         repeats = self._repeats(rows, sample)
-        expanded = [{"input_ids": np.repeat(row, times)} for row, times in zip(rows, repeats)]
-        padded = collate_text(expanded, pad_token_id=self.tokenizer.pad_token_id, padding_side=padding_side)
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"], **batch}
+        expanded = [np.repeat(row, times) for row, times in zip(rows, repeats)]
+        return {**self.padded(expanded, padding_side), **batch}
 
-    def encode(
+    def sample_of(
         self,
         messages: list[dict[str, Any]],
         *,
         max_length: int | None,
-        train_on_prompt: bool = False,
-        mask_history: bool = False,
-        on_too_long: str = "error",
-        describe: str = "the sample",
-    ) -> Sample | None:
-        """One training sample for `collate`; None where it is too long and ``on_too_long`` is "skip".
-
-        Keys: input_ids (S,), labels (S,), position_ids (1, S), int64; with pictures image_tiles
-        (I, side, side, 3) uint8 and image_sizes (n, 2). Learned are the assistant's texts with the end token
-        after each; ``mask_history``: only the last one; ``train_on_prompt``: all but pictures' places. Raises
-        DataError that begins with ``describe``, the sample's place in its data set.
-        """
-        if on_too_long not in ("error", "skip"):
-            raise ConfigError(f"on_too_long is {on_too_long!r}, expected error or skip")
-        try:
-            messages = as_parts(messages)
-            text, spans = supervised_text(
-                self._template(),
-                messages,
-                end_token=self._end_token(),
-                stop_texts=self._stop_texts(),
-                train_on_prompt=train_on_prompt,
-                mask_history=mask_history,
-            )
-            ids, offsets = self.tokenizer.encode_with_offsets(text)
-            sample = self._cut(find_images(messages))
-            (repeats,) = self._repeats([ids], sample)
-            length = int(repeats.sum())
-            if max_length is not None and length > max_length:
-                if on_too_long == "skip":
-                    self.skipped += 1
-                    return None
-                raise DataError(
-                    f"it has {length} tokens ({length - len(ids)} of them added by pictures), max_length is "
-                    f"{max_length}; raise max_length or skip such rows"
-                )
-            labels = labels_of(np.array(ids), offsets, text, spans, (self.config.image_token_id,))
-            sample["input_ids"] = np.repeat(np.array(ids, np.int64), repeats)
-            sample["labels"] = np.repeat(labels, repeats)
-            sample["position_ids"] = np.arange(length)[None]
-        except DataError as error:
-            raise DataError(f"{describe}: {error}") from error
+        train_on_prompt: bool,
+        mask_history: bool,
+    ) -> Sample:
+        """Of its own: position_ids (1, S) int64; with pictures image_tiles (I, side, side, 3) uint8 and
+        image_sizes (n, 2)."""
+        messages = as_parts(messages)
+        text, spans = supervised_text(
+            self.template,
+            messages,
+            end_token=self._end_token(),
+            stop_texts=self.stop_texts,
+            train_on_prompt=train_on_prompt,
+            mask_history=mask_history,
+        )
+        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        sample = self._cut(find_images(messages))
+        (repeats,) = self._repeats([ids], sample)
+        length = int(repeats.sum())
+        self.check_length(length, len(ids), max_length)
+        labels = labels_of(np.array(ids), offsets, text, spans, self.visual_token_ids)
+        sample["input_ids"] = np.repeat(np.array(ids, np.int64), repeats)
+        sample["labels"] = np.repeat(labels, repeats)
+        sample["position_ids"] = np.arange(length)[None]
         return sample
 
-    def collate(
-        self, samples: Sequence[Sample], *, packing: bool = False, padding_side: str = "right"
-    ) -> Batch:
-        """Samples of `encode` -> a batch for the model's `loss`.
-
-        Text as in `collate_text`; pixel_values (I, 3, side, side) and, for LLaVA-1.6, image_sizes (n, 2),
-        only where a sample has pictures.
-        """
-        batch = collate_text(
-            samples, pad_token_id=self.tokenizer.pad_token_id, packing=packing, padding_side=padding_side
-        )
-        return {**batch, **self._arrays(samples)}
-
-    def save(self, folder: Path) -> None:
-        """Write the files that `load_processor` and transformers read; config.json belongs to the model."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(folder)
-        if self.chat_template is not None:
-            (folder / TEMPLATE_FILE).write_text(self.chat_template.source, encoding="utf-8")
+    def files_to_save(self) -> dict[str, dict[str, Any]]:
         name = "LlavaNextProcessor" if self.config.anyres else "LlavaProcessor"
-        written: dict[str, dict[str, Any]] = {
+        return {
+            **self.files,
             IMAGE_CONFIG: {"processor_class": name, **self.images.to_dict()},
             PROCESSOR_CONFIG: {
                 "processor_class": name,
@@ -204,27 +151,12 @@ class Processor:
                 "vision_feature_select_strategy": "full" if self.config.keep_class_token else "default",
             },
         }
-        if self.generation:
-            written[GENERATION_CONFIG] = self.generation
-        for file, content in written.items():
-            (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    def _template(self) -> ChatTemplate:
-        if self.chat_template is None:
-            raise BadInputError(
-                f"the model folder has no chat template; expected {TEMPLATE_FILE}, or chat_template in "
-                "chat_template.json, processor_config.json or tokenizer_config.json"
-            )
-        return self.chat_template
 
     def _end_token(self) -> str:
         end = self.tokenizer.special_tokens.get("eos_token")
         if end is None:
             raise BadInputError("tokenizer_config.json names no eos_token; training needs one to end answers")
         return end
-
-    def _stop_texts(self) -> tuple[str, ...]:
-        return tuple(self.tokenizer.decode([i], skip_special_tokens=False) for i in self.stop_token_ids)
 
     def _cut(self, images: Sequence[Any]) -> Sample:
         """Tiles as bytes, and sizes of the pictures; nothing where there are none."""
@@ -236,7 +168,7 @@ class Processor:
             "image_sizes": np.array([(image.height, image.width) for image in loaded], np.int64),
         }
 
-    def _arrays(self, samples: Sequence[Sample]) -> Batch:
+    def arrays(self, samples: Sequence[Sample]) -> Batch:
         found = [sample for sample in samples if "image_tiles" in sample]
         if not found:
             return {}

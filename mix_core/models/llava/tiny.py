@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mix_core.models.common.tiny import labelled
 from mix_core.models.llava.geometry import rows_of, tile_count
 from mix_core.models.registry import TinyModel
 
@@ -18,8 +19,6 @@ TILE, PATCH = 42, 14
 PINPOINTS = ((42, 84), (84, 42))
 SIZES = ((60, 160), (50, 40))
 """Pictures, height and width in pixels: one loses rows of patches to its bars, the other columns."""
-ANSWER = 6
-"""Labels of each row."""
 
 
 def tiny() -> TinyModel:
@@ -33,18 +32,11 @@ def tiny() -> TinyModel:
         ]
         for size in SIZES
     ]
-    S = max(map(len, rows))
-    ids_BS = np.array([[*row, *[PAD] * (S - len(row))] for row in rows], np.int64)
-    lengths_B1 = np.array([[len(row)] for row in rows])
-    mask_BS = np.arange(S) < lengths_B1
-    labels_BS = np.where(mask_BS & (np.arange(S) >= lengths_B1 - ANSWER), ids_BS, -100)
     tiles = sum(tile_count(size, PINPOINTS, TILE) for size in SIZES)
     return TinyModel(
         _config(),
         {
-            "input_ids": ids_BS,
-            "attention_mask": mask_BS.astype(np.int64),
-            "labels": labels_BS,
+            **labelled(rows, PAD),
             "pixel_values": rng.standard_normal((tiles, 3, TILE, TILE), dtype=np.float32),
             "image_sizes": np.array(SIZES, np.int64),
         },

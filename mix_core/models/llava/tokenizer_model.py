@@ -8,13 +8,13 @@ is turned into one; that takes neither the SentencePiece library nor protobuf's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.protobuf import fields
 
 FILE = "tokenizer.model"
 _PIECES, _TRAINER = 1, 2
@@ -83,41 +83,11 @@ def _merges(pieces: list[tuple[str, float, int]], ids: dict[str, int]) -> list[t
 def _read(data: bytes) -> tuple[list[tuple[str, float, int]], dict[int, Any]]:
     """(text, score, type) of each piece, and the fields of the trainer's settings."""
     pieces, trainer = [], {}
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _PIECES:
-            fields = dict(_fields(value))
-            score = struct.unpack("<f", fields.get(_SCORE, bytes(4)))[0]
-            pieces.append((fields[_PIECE].decode("utf-8"), score, fields.get(_TYPE, _NORMAL)))
+            piece = dict(fields(value))
+            score = struct.unpack("<f", piece.get(_SCORE, bytes(4)))[0]
+            pieces.append((piece[_PIECE].decode("utf-8"), score, piece.get(_TYPE, _NORMAL)))
         elif number == _TRAINER:
-            trainer = dict(_fields(value))
+            trainer = dict(fields(value))
     return pieces, trainer
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a protobuf message: whole numbers, and bytes of everything else."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        length = {1: 8, 5: 4}.get(kind)
-        if length is None:
-            length, at = _varint(data, at)
-        if kind not in (1, 2, 5) or at + length > len(data):
-            raise IndexError(f"field {key >> 3} of wire type {kind} ends after byte {len(data)}")
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in protobuf's variable length -> (value, place after it)."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at

@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from mix_core import ops
-from mix_core.models.common.layers import Embedding, LayerNorm, Linear, residual, weights_and_biases
+from mix_core.models.common.layers import MLP, Embedding, LayerNorm, Linear, residual, weights_and_biases
 from mix_core.models.common.recompute import recompute
 from mix_core.models.llava.config import LlavaConfig, VisionConfig
 from mix_core.ops.dtypes import cast
@@ -52,24 +52,14 @@ class Attention(nn.Layer):
         return self.out_proj(ops.attention(q, k, v, causal=False).reshape([tiles, S, D]))
 
 
-class MLP(nn.Layer):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.form = "quick" if config.hidden_act == "quick_gelu" else "erf"
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size, True)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size, True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(ops.gelu(self.fc1(x), self.form))
-
-
 class EncoderLayer(nn.Layer):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.self_attn = Attention(config)
         self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.mlp = MLP(config)
+        form = "quick" if config.hidden_act == "quick_gelu" else "erf"
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, form)
 
     def forward(self, x_ISD: Tensor) -> Tensor:
         x_ISD = residual(x_ISD, self.self_attn(self.layer_norm1(x_ISD)))

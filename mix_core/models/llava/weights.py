@@ -18,7 +18,7 @@ import numpy as np
 from mix_core.errors import WeightsError
 from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import read_folder
-from mix_core.models.common.weights import Slot, load_folder, save_folder, slots_of
+from mix_core.models.common.weights import Slot, fill_random, load_folder, save_folder, slots_of
 from mix_core.models.llava.model import Llava
 from mix_core.models.llava.names import our_name, published_name
 from mix_core.models.llava.original import tower_folder
@@ -96,9 +96,11 @@ def save_weights(model: Llava, folder: Path, max_shard_bytes: int = 5 << 30) -> 
     save_folder(named, folder, max_shard_bytes)
 
 
-def fill_vectors(model: Llava, seed: int) -> None:
-    """Draw the class token and the newline as embeddings are drawn: they are vectors, but no biases."""
+def init_weights(model: Llava, seed: int) -> None:
+    """Draw the class token and the newline as embeddings are drawn, too: they are vectors, but no biases."""
+    deviation = model.config.text.initializer_range
+    fill_random(model, seed, deviation)
     for name, parameter in model.named_parameters():
         if name.endswith(("class_embedding", "image_newline")):
             values = named_generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
-            parameter.set_value(values * np.float32(model.config.text.initializer_range))
+            parameter.set_value(values * np.float32(deviation))

@@ -2,73 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from mix_core.models.registry import family_of_package, later
 
-from mix_core.models.qwen2_5_vl.config import config_from_dict, config_to_dict
-from mix_core.models.qwen2_5_vl.tiny import tiny
-from mix_core.models.registry import ModelFamily
-
-
-def _build(config: Any) -> Any:
-    from mix_core.models.qwen2_5_vl.model import Qwen2_5_VL
-
-    return Qwen2_5_VL(config)
-
-
-def _init_weights(model: Any, seed: int) -> None:
-    from mix_core.models.common.weights import fill_random
-
-    fill_random(model, seed, model.config.text.initializer_range)
-
-
-def _load_weights(model: Any, folder: Path) -> None:
-    from mix_core.models.qwen2_5_vl.weights import load_weights
-
-    load_weights(model, folder)
-
-
-def _save_weights(model: Any, folder: Path, max_shard_bytes: int = 5 << 30) -> None:
-    from mix_core.models.qwen2_5_vl.weights import save_weights
-
-    save_weights(model, folder, max_shard_bytes)
-
-
-def _write_config(config: Any, folder: Path, dtype: str = "float32") -> None:
-    text = json.dumps(config_to_dict(config, dtype), indent=2)
-    (Path(folder) / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _load_processor(folder: Path) -> Any:
-    from mix_core.models.qwen2_5_vl.processor import load_processor
-
-    return load_processor(folder)
-
-
-def _slots(model: Any) -> dict[str, Any]:
-    from mix_core.models.qwen2_5_vl.weights import slots
-
-    return slots(model)
-
-
-def _stored_name(name: str) -> str:
-    from mix_core.models.qwen2_5_vl.weights import published_name
-
-    return published_name(name)
-
-
-FAMILY = ModelFamily(
-    name="qwen2_5_vl",
+FAMILY = family_of_package(
+    __name__,
+    model="Qwen2_5_VL",
     model_types=("qwen2_5_vl",),
-    config_from_dict=config_from_dict,
-    build=_build,
-    init_weights=_init_weights,
-    load_weights=_load_weights,
-    save_weights=_save_weights,
-    write_config=_write_config,
-    load_processor=_load_processor,
-    stored_name=_stored_name,
-    slots=_slots,
-    tiny=tiny,
+    stored_name=later(f"{__name__}.weights", "published_name"),
 )

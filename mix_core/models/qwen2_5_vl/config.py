@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.config_values import check_multiple, check_sizes, take, whole
 from mix_core.models.qwen2_5_vl.text_config import (
     QwenVLConfig,
     check_activation,
-    check_multiple,
-    check_sizes,
     check_text,
     check_vision_heads,
     read_shared,
-    take,
     vision_source,
-    whole,
     write_flat,
 )
 

@@ -27,20 +27,7 @@ from mix_core.ops.shapes import put_rows
 class Qwen2_5_VL(CausalLM):
     def __init__(self, config: QwenVLConfig, tower: Callable[[Any], nn.Layer] = VisionTower) -> None:
         """`tower`: makes the vision tower of `config.vision`; Qwen2-VL has another one."""
-        text = config.text
-        shape = DecoderShape(
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            layers=text.num_hidden_layers,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            eps=text.rms_norm_eps,
-            qkv_bias=True,
-            attention_dropout=text.attention_dropout,
-        )
-        super().__init__(shape, tied=config.tie_word_embeddings)
+        super().__init__(DecoderShape.of(config.text, qkv_bias=True), tied=config.tie_word_embeddings)
         self.config = config
         self.visual = tower(config.vision)
 

@@ -10,7 +10,6 @@ Messages are Hugging Face chat dicts: {"role": "system" | "user" | "assistant", 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from mix_core.errors import BadInputError, ConfigError, DataError
-from mix_core.models.common.chat_template import TEMPLATE_FILE, ChatTemplate
-from mix_core.models.common.collate import Batch, Sample, collate_text
+from mix_core.errors import BadInputError
+from mix_core.models.common.chat_template import ChatTemplate
+from mix_core.models.common.collate import Batch, Sample
+from mix_core.models.common.processor import GENERATION_CONFIG, BaseProcessor, flattened, given
 from mix_core.models.common.supervision import labels_of, learned_spans
 from mix_core.models.common.tokenizer import Tokenizer, read_json
 from mix_core.models.qwen2_5_vl.config import config_from_dict
@@ -34,25 +34,20 @@ from mix_core.models.registry import read_config
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 
+PIXELS = ("image_min_pixels", "image_max_pixels", "video_min_pixels", "video_max_pixels")
+FRAMES = ("video_fps", "video_min_frames", "video_max_frames")
 IMAGE_CONFIG = "preprocessor_config.json"
 VIDEO_CONFIG = "video_preprocessor_config.json"
-GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass
-class Processor:
-    """Everything that stands between a user's data and the model's inputs."""
-
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
+class Processor(BaseProcessor):
     vision: VisionInputs
-    config: QwenVLConfig
-    files: dict[str, dict[str, Any]]
-    """Content of the folder's JSON files, written again by `save`."""
     published_class: str = "Qwen2_5_VLProcessor"
     """Its name in transformers, for the files."""
-    skipped: int = 0
-    """Samples that `encode` left out because they were too long."""
+
+    options = frozenset({*PIXELS, *FRAMES, "allow_private_urls"})
+    shorten = "raise max_length, lower the pixel limits or skip such rows"
 
     def __post_init__(self) -> None:
         images, model = self.vision.images, self.config.vision
@@ -75,18 +70,17 @@ class Processor:
         return self.vision.videos
 
     @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: generation_config.json's eos_token_id and the tokenizer's end token."""
-        listed = self.files.get(GENERATION_CONFIG, {}).get("eos_token_id")
-        ids = listed if isinstance(listed, list) else [listed]
-        return tuple(dict.fromkeys(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None))
-
-    @property
     def visual_token_ids(self) -> tuple[int, ...]:
-        """Ids whose places hold pictures and videos: a sample is not cut among them."""
         return (self.vision.image_token_id, self.vision.video_token_id)
 
-    def with_options(
+    @property
+    def other_options(self) -> str:
+        return (
+            "Qwen2-VL and Qwen2.5-VL keep a picture's ratio of sides, within image_min_pixels and "
+            "image_max_pixels; leave them out"
+        )
+
+    def changed(
         self,
         *,
         image_min_pixels: int | None = None,
@@ -98,10 +92,9 @@ class Processor:
         video_max_frames: int | None = None,
         allow_private_urls: bool | None = None,
     ) -> Processor:
-        """A copy with other limits; None leaves one as it is. Raises BadInputError where they contradict."""
-        image = _given(min_pixels=image_min_pixels, max_pixels=image_max_pixels)
-        frame = _given(min_pixels=video_min_pixels, max_pixels=video_max_pixels)
-        rules = _given(fps=video_fps, min_frames=video_min_frames, max_frames=video_max_frames)
+        image = given(min_pixels=image_min_pixels, max_pixels=image_max_pixels)
+        frame = given(min_pixels=video_min_pixels, max_pixels=video_max_pixels)
+        rules = given(fps=video_fps, min_frames=video_min_frames, max_frames=video_max_frames)
         videos = replace(
             self.videos,
             frames=replace(self.videos.frames, **frame),
@@ -111,13 +104,13 @@ class Processor:
             self.vision,
             images=replace(self.images, **image),
             videos=videos,
-            **_given(allow_private_urls=allow_private_urls),
+            **given(allow_private_urls=allow_private_urls),
         )
-        return replace(self, vision=vision, skipped=0)
+        return replace(self, vision=vision)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages in the folder's chat template; pictures and videos as one pad token each."""
-        return self._template().render(messages, add_generation_prompt=add_generation_prompt)
+        return self.template.render(messages, add_generation_prompt=add_generation_prompt)
 
     def find_visuals(self, messages: list[dict[str, Any]]) -> tuple[list[Any], list[dict[str, Any]]]:
         """Pictures and videos that the messages name, in order, for `__call__`."""
@@ -141,84 +134,45 @@ class Processor:
         image_grid_thw (n, 3) int64, pixel_values_videos (P, D) float32, video_grid_thw (m, 3) int64 and
         second_per_grid_ts (m,) float32. Raises DataError where pad tokens and pictures differ in number.
         """
-        flat = [one for item in images or () for one in (item if isinstance(item, (list, tuple)) else [item])]
-        sample = self.vision.cut(flat, videos or (), fps=fps, num_frames=num_frames)
+        sample = self.vision.cut(flattened(images), videos or (), fps=fps, num_frames=num_frames)
         batch = self.vision.arrays([sample])
         if text is None:
             return batch
         rows = [self.tokenizer.encode(row) for row in ([text] if isinstance(text, str) else text)]
         repeats = self.vision.repeats(rows, sample)
-        expanded = [{"input_ids": np.repeat(row, times)} for row, times in zip(rows, repeats)]
-        padded = collate_text(expanded, pad_token_id=self.tokenizer.pad_token_id, padding_side=padding_side)
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"], **batch}
+        expanded = [np.repeat(row, times) for row, times in zip(rows, repeats)]
+        return {**self.padded(expanded, padding_side), **batch}
 
-    def encode(
+    def sample_of(
         self,
         messages: list[dict[str, Any]],
         *,
         max_length: int | None,
-        train_on_prompt: bool = False,
-        mask_history: bool = False,
-        on_too_long: str = "error",
-        describe: str = "the sample",
-    ) -> Sample | None:
-        """One training sample for `collate`; None where it is too long and ``on_too_long`` is "skip".
-
-        Keys: input_ids (S,), labels (S,), position_ids (3, S), int64; and those of `VisionInputs.cut`. The
-        ids are those that `__call__` gives for the same text. Learned are the assistant's texts with the end
-        token after each; ``mask_history``: only the last one; ``train_on_prompt``: all but pictures' places.
-        Raises DataError that begins with ``describe``, the sample's place in its data set.
-        """
-        if on_too_long not in ("error", "skip"):
-            raise ConfigError(f"on_too_long is {on_too_long!r}, expected error or skip")
-        try:
-            text, spans = learned_spans(
-                self._template(),
-                messages,
-                stop_texts=self._stop_texts(),
-                train_on_prompt=train_on_prompt,
-                mask_history=mask_history,
-            )
-            ids, offsets = self.tokenizer.encode_with_offsets(text)
-            sample = self.vision.cut(*find_visuals(messages))
-            (repeats,) = self.vision.repeats([ids], sample)
-            length = int(repeats.sum())
-            if max_length is not None and length > max_length:
-                if on_too_long == "skip":
-                    self.skipped += 1
-                    return None
-                raise DataError(
-                    f"it has {length} tokens ({length - len(ids)} of them added by pictures), max_length is "
-                    f"{max_length}; raise max_length, lower the pixel limits or skip such rows"
-                )
-            unlearned = (self.vision.image_token_id, self.vision.video_token_id)
-            labels = labels_of(np.array(ids), offsets, text, spans, unlearned)
-            sample["input_ids"] = np.repeat(np.array(ids, np.int64), repeats)
-            sample["labels"] = np.repeat(labels, repeats)
-            sample["position_ids"] = self._positions(sample)
-        except DataError as error:
-            raise DataError(f"{describe}: {error}") from error
+        train_on_prompt: bool,
+        mask_history: bool,
+    ) -> Sample:
+        """Of its own: position_ids (3, S) int64, and the keys of `VisionInputs.cut`."""
+        text, spans = learned_spans(
+            self.template,
+            messages,
+            stop_texts=self.stop_texts,
+            train_on_prompt=train_on_prompt,
+            mask_history=mask_history,
+        )
+        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        sample = self.vision.cut(*find_visuals(messages))
+        (repeats,) = self.vision.repeats([ids], sample)
+        self.check_length(int(repeats.sum()), len(ids), max_length)
+        labels = labels_of(np.array(ids), offsets, text, spans, self.visual_token_ids)
+        sample["input_ids"] = np.repeat(np.array(ids, np.int64), repeats)
+        sample["labels"] = np.repeat(labels, repeats)
+        sample["position_ids"] = self._positions(sample)
         return sample
 
-    def collate(
-        self, samples: Sequence[Sample], *, packing: bool = False, padding_side: str = "right"
-    ) -> Batch:
-        """Samples of `encode` -> a batch for the model's `loss`.
+    def arrays(self, samples: Sequence[Sample]) -> Batch:
+        return self.vision.arrays(samples)
 
-        Text as in `collate_text`; vision as in `__call__`, its keys only where a sample has any.
-        """
-        batch = collate_text(
-            samples, pad_token_id=self.tokenizer.pad_token_id, packing=packing, padding_side=padding_side
-        )
-        return {**batch, **self.vision.arrays(samples)}
-
-    def save(self, folder: Path) -> None:
-        """Write the files that `load_processor` and transformers read; config.json belongs to the model."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(folder)
-        if self.chat_template is not None:
-            (folder / TEMPLATE_FILE).write_text(self.chat_template.source, encoding="utf-8")
+    def files_to_save(self) -> dict[str, dict[str, Any]]:
         written = {
             IMAGE_CONFIG: {
                 "image_processor_type": "Qwen2VLImageProcessor",
@@ -233,21 +187,7 @@ class Processor:
                 **self.videos.to_dict(),
             },
         }
-        if GENERATION_CONFIG in self.files:
-            written[GENERATION_CONFIG] = self.files[GENERATION_CONFIG]
-        for name, content in written.items():
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    def _template(self) -> ChatTemplate:
-        if self.chat_template is None:
-            raise BadInputError(
-                f"the model folder has no chat template; expected {TEMPLATE_FILE}, or chat_template in "
-                "chat_template.json or tokenizer_config.json"
-            )
-        return self.chat_template
-
-    def _stop_texts(self) -> tuple[str, ...]:
-        return tuple(self.tokenizer.decode([i], skip_special_tokens=False) for i in self.stop_token_ids)
+        return {**self.files, **written}
 
     def _positions(self, sample: Sample) -> np.ndarray:
         return mrope_positions(
@@ -304,7 +244,3 @@ def _checked_id(tokenizer: Tokenizer, token: str, expected: int) -> int:
     if found != expected:
         raise BadInputError(f"the tokenizer gives {token} the id {found}, config.json says {expected}")
     return found
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.config_values import check_multiple, check_sizes, take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +85,6 @@ _TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def take(source: dict[str, Any], key: str, where: str, kind: type) -> Any:
-    """The value of a key, checked; an int serves as a float. Raises BadInputError."""
-    if source.get(key) is None:
-        raise BadInputError(f"config.json lacks {where}{key}; the model needs it, and no default is assumed")
-    value = source[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadInputError(f"config.json has {where}{key} = {value!r}, expected {kind.__name__}")
-    return value
-
-
 def read_shared(source: dict[str, Any]) -> dict[str, Any]:
     """The fields of `QwenVLConfig` from a parsed config.json of either form. Raises BadInputError."""
     nested = source.get("text_config") or {}
@@ -142,11 +131,6 @@ def write_flat(
     return {key: value for key, value in flat.items() if value is not None}
 
 
-def whole(value: float) -> float | int:
-    """A number as the file writes it: 2 for 2.0."""
-    return int(value) if value == int(value) else value
-
-
 def check_text(text: TextConfig) -> None:
     """Refuse a decoder whose sizes do not fit each other, with the values."""
     check_sizes(text, _TEXT_SIZES, "")
@@ -158,17 +142,6 @@ def check_text(text: TextConfig) -> None:
             f"up to half the head dim, {text.head_dim // 2}"
         )
     check_activation("hidden_act", text.hidden_act, "silu")
-
-
-def check_sizes(part: Any, keys: tuple[str, ...], where: str) -> None:
-    for key in keys:
-        if getattr(part, key) < 1:
-            raise BadInputError(f"config.json has {where}{key} = {getattr(part, key)}, expected 1 or more")
-
-
-def check_multiple(what: str, size: int, heads: int) -> None:
-    if size % heads:
-        raise BadInputError(f"config.json has {what} = {size}, which must be a multiple of {heads}")
 
 
 def check_vision_heads(head_dim: int) -> None:

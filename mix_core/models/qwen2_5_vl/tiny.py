@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from mix_core.models.common.tiny import labelled
 from mix_core.models.registry import TinyModel
 
 IMAGE, VIDEO, START, END, PAD = 300, 301, 302, 303, 304
 GRIDS = ((1, 8, 12), (1, 4, 6))
 """Pictures in patches: the first has six windows, the second is cut at their edges."""
-ANSWER = 6
-"""Labels of each row."""
 
 VISION: dict[str, Any] = {
     "depth": 2,
@@ -48,16 +47,9 @@ def two_pictures() -> dict[str, np.ndarray]:
         [*rng.integers(0, 256, 5), START, *[IMAGE] * (t * h * w // merged), END, *rng.integers(0, 256, 10)]
         for t, h, w in GRIDS
     ]
-    S = max(map(len, rows))
-    ids_BS = np.array([[*row, *[PAD] * (S - len(row))] for row in rows], np.int64)
-    lengths_B1 = np.array([[len(row)] for row in rows])
-    mask_BS = np.arange(S) < lengths_B1
-    labels_BS = np.where(mask_BS & (np.arange(S) >= lengths_B1 - ANSWER), ids_BS, -100)
     patches = sum(t * h * w for t, h, w in GRIDS)
     return {
-        "input_ids": ids_BS,
-        "attention_mask": mask_BS.astype(np.int64),
-        "labels": labels_BS,
+        **labelled(rows, PAD),
         "pixel_values": rng.standard_normal((patches, 3 * 2 * 14 * 14), dtype=np.float32),
         "image_grid_thw": np.array(GRIDS, np.int64),
     }

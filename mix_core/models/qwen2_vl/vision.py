@@ -13,24 +13,11 @@ from functools import lru_cache
 import numpy as np
 from paddle import Tensor, nn
 
-from mix_core import ops
-from mix_core.models.common.layers import LayerNorm, Linear, residual
+from mix_core.models.common.layers import MLP, LayerNorm, residual
 from mix_core.models.common.recompute import recompute
 from mix_core.models.qwen2_5_vl.geometry import Grid, frame_plan
 from mix_core.models.qwen2_5_vl.vision import EPS, PatchEmbed, PatchMerger, VisionAttention, rotary_tables
 from mix_core.models.qwen2_vl.config import VisionConfig
-
-
-class VisionMLP(nn.Layer):
-    """``fc2(quick_gelu(fc1(x)))``."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, inner, bias=True)
-        self.fc2 = Linear(inner, width, bias=True)
-
-    def forward(self, x_PD: Tensor) -> Tensor:
-        return self.fc2(ops.gelu(self.fc1(x_PD), "quick"))
 
 
 class VisionBlock(nn.Layer):
@@ -39,7 +26,7 @@ class VisionBlock(nn.Layer):
         self.norm1 = LayerNorm(config.embed_dim, EPS)
         self.attn = VisionAttention(config.embed_dim, config.num_heads)
         self.norm2 = LayerNorm(config.embed_dim, EPS)
-        self.mlp = VisionMLP(config.embed_dim, config.inner_dim)
+        self.mlp = MLP(config.embed_dim, config.inner_dim, "quick")
 
     def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
         x_PD = residual(x_PD, self.attn(self.norm1(x_PD), cu_seqlens, tables))

@@ -11,6 +11,7 @@ from math import isqrt
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.config_values import check_multiple, check_sizes, take, whole
 
 HEAD_WIDTH = 128
 """Width of the resampler's heads; fixed in the architecture."""
@@ -116,17 +117,6 @@ _FIXED = {"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True, "emb_d
 """Keys that the published code knows, and the only value of each that is built."""
 
 
-def _take(source: dict[str, Any], key: str, where: str, kind: type) -> Any:
-    if source.get(key) is None:
-        raise BadInputError(f"config.json lacks {where}{key}; Qwen-VL needs it, and no default is assumed")
-    value = source[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BadInputError(f"config.json has {where}{key} = {value!r}, expected {kind.__name__}")
-    return value
-
-
 def config_from_dict(source: dict[str, Any]) -> QwenVLConfig:
     """Build the configuration from a parsed config.json. Raises BadInputError."""
     if source.get("visual") is None:
@@ -142,19 +132,19 @@ def config_from_dict(source: dict[str, Any]) -> QwenVLConfig:
     for key, only in _FIXED.items():
         if source.get(key, only) != only:
             raise BadInputError(f"config.json has {key} = {source[key]!r}; only {only!r} is built")
-    visual = _take(source, "visual", "", dict)
+    visual = take(source, "visual", "", dict)
     config = QwenVLConfig(
-        **{key: _take(source, key, "", int) for key in _SIZES},
-        **{key: _take(source, key, "", bool) for key in ("use_dynamic_ntk", "use_logn_attn")},
-        layer_norm_epsilon=_take(source, "layer_norm_epsilon", "", float),
-        rotary_emb_base=_take(source, "rotary_emb_base", "", float),
-        attn_dropout_prob=_take(source, "attn_dropout_prob", "", float),
-        initializer_range=_take(source, "initializer_range", "", float),
-        tie_word_embeddings=_take(source, "tie_word_embeddings", "", bool),
-        image_start_id=_take(visual, "image_start_id", "visual.", int),
+        **{key: take(source, key, "", int) for key in _SIZES},
+        **{key: take(source, key, "", bool) for key in ("use_dynamic_ntk", "use_logn_attn")},
+        layer_norm_epsilon=take(source, "layer_norm_epsilon", "", float),
+        rotary_emb_base=take(source, "rotary_emb_base", "", float),
+        attn_dropout_prob=take(source, "attn_dropout_prob", "", float),
+        initializer_range=take(source, "initializer_range", "", float),
+        tie_word_embeddings=take(source, "tie_word_embeddings", "", bool),
+        image_start_id=take(visual, "image_start_id", "visual.", int),
         vision=_vision(visual),
     )
-    kv_channels = _take(source, "kv_channels", "", int)
+    kv_channels = take(source, "kv_channels", "", int)
     if kv_channels != config.head_dim:
         raise BadInputError(
             f"config.json has kv_channels = {kv_channels}, expected hidden_size / num_attention_heads = "
@@ -166,8 +156,8 @@ def config_from_dict(source: dict[str, Any]) -> QwenVLConfig:
 def _vision(source: dict[str, Any]) -> VisionConfig:
     source = {"n_queries": TABLE_SIDE**2, **source}
     return VisionConfig(
-        **{key: _take(source, key, "visual.", int) for key in _VISION_SIZES},
-        mlp_ratio=_take(source, "mlp_ratio", "visual.", float),
+        **{key: take(source, key, "visual.", int) for key in _VISION_SIZES},
+        mlp_ratio=take(source, "mlp_ratio", "visual.", float),
     )
 
 
@@ -192,7 +182,7 @@ def config_to_dict(config: QwenVLConfig, dtype: str) -> dict[str, Any]:
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "model_type": "qwen",
         "onnx_safe": None,
-        "rotary_emb_base": _whole(config.rotary_emb_base),
+        "rotary_emb_base": whole(config.rotary_emb_base),
         "tie_word_embeddings": config.tie_word_embeddings,
         "tokenizer_type": "QWenTokenizer",
         "torch_dtype": dtype,
@@ -206,17 +196,11 @@ def config_to_dict(config: QwenVLConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _whole(value: float) -> float | int:
-    return int(value) if value == int(value) else value
-
-
 def _check(config: QwenVLConfig) -> None:
     """Refuse sizes that do not fit each other, with the values."""
     vision = config.vision
-    for what, part, sizes in (("", config, _SIZES), ("visual.", vision, _VISION_SIZES)):
-        for key in sizes:
-            if getattr(part, key) < 1:
-                raise BadInputError(f"config.json has {what}{key} = {getattr(part, key)}, expected 1 or more")
+    check_sizes(config, _SIZES, "")
+    check_sizes(vision, _VISION_SIZES, "visual.")
     for what, size, divisor in (
         ("hidden_size", config.hidden_size, config.num_attention_heads),
         ("intermediate_size", config.intermediate_size, 2),
@@ -224,8 +208,7 @@ def _check(config: QwenVLConfig) -> None:
         ("visual.image_size", vision.image_size, vision.patch_size),
         ("visual.output_dim", vision.output_dim, HEAD_WIDTH),
     ):
-        if size % divisor:
-            raise BadInputError(f"config.json has {what} = {size}, which must be a multiple of {divisor}")
+        check_multiple(what, size, divisor)
     if config.head_dim % 2:
         raise BadInputError(f"the decoder's head dim is {config.head_dim}; rotary needs an even one")
     if vision.query_grid**2 != vision.n_queries:

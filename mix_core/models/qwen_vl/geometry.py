@@ -9,32 +9,15 @@ from functools import lru_cache
 
 import numpy as np
 
-_SHARPNESS = -0.75
-"""Keys' parameter of the cubic kernel, as in PyTorch's bicubic resizing."""
-
-
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    """Keys, "Cubic convolution interpolation for digital image processing", 1981."""
-    d, a = np.abs(distance), _SHARPNESS
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+from mix_core.models.common.geometry import bicubic_matrix
 
 
 @lru_cache(maxsize=8)
 def resizing(source: int, target: int) -> np.ndarray | None:
-    """The matrix (target^2, source^2) float32 that resizes a square grid bicubically; None where it stays.
-
-    As PyTorch's `interpolate(mode="bicubic", align_corners=False)`: no smoothing, edges repeated.
-    """
+    """The matrix (target^2, source^2) float32 that resizes a square grid bicubically; None where it stays."""
     if source == target:
         return None
-    at = (np.arange(target) + 0.5) * source / target - 0.5
-    taps = np.floor(at)[:, None] + np.arange(-1, 3)
-    weights = _cubic(at[:, None] - taps)
-    columns = np.clip(taps, 0, source - 1).astype(np.int64)
-    along = np.zeros((target, source))
-    np.add.at(along, (np.arange(target)[:, None], columns), weights)
+    along = bicubic_matrix(source, target)
     return np.kron(along, along).astype(np.float32)
 
 
@@ -49,27 +32,6 @@ def sincos_table(grid: int, width: int) -> np.ndarray:
     of_axis_GD = np.concatenate([np.sin(angles_GF), np.cos(angles_GF)], axis=1)
     column, row = np.tile(of_axis_GD, (grid, 1)), np.repeat(of_axis_GD, grid, axis=0)
     return np.concatenate([column, row], axis=1).astype(np.float32)
-
-
-def text_positions(shape: tuple[int, int], mask_BS: np.ndarray | None, ends: np.ndarray | None) -> np.ndarray:
-    """Positions (B, S) int64: from 0 in each row, or in each segment of a packed row; 0 at padding."""
-    if ends is not None:
-        lengths = np.diff(ends)
-        return (np.arange(shape[1]) - np.repeat(ends[:-1], lengths))[None].astype(np.int64)
-    if mask_BS is None:
-        return np.broadcast_to(np.arange(shape[1], dtype=np.int64), shape)
-    present = mask_BS.astype(bool)
-    return np.where(present, np.cumsum(present, axis=1) - 1, 0).astype(np.int64)
-
-
-def row_lengths(positions_BS: np.ndarray) -> np.ndarray:
-    """For each token the length (B, S) of the row or segment it stands in, which begins at a position 0."""
-    begins = positions_BS == 0
-    begins[:, 0] = True
-    firsts = np.flatnonzero(begins)
-    sizes = np.diff(np.append(firsts, positions_BS.size))
-    greatest = np.maximum.reduceat(positions_BS.reshape(-1), firsts) + 1
-    return np.repeat(greatest, sizes).reshape(positions_BS.shape)
 
 
 def ntk_alpha(lengths: np.ndarray, trained: int) -> np.ndarray:

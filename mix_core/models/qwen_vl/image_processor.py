@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from mix_core.models.common.geometry import byte_values, normalized
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's; fixed in the published code, which has no preprocessor_config.json."""
@@ -32,9 +34,4 @@ class ImageProcessor:
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """(n, S, S, 3) uint8 -> pixel_values (n, 3, S, S) float32."""
-        mean, std = (np.array(values, np.float32)[:, None] for values in (MEAN, STD))
-        table = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
-        out = np.empty((len(pixels), 3, self.side, self.side), np.float32)
-        for colour in range(3):
-            out[:, colour] = table[colour][pixels[..., colour]]
-        return out
+        return normalized(pixels, byte_values(MEAN, STD))

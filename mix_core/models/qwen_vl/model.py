@@ -14,17 +14,12 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from mix_core import ops
 from mix_core.errors import DataError
-from mix_core.models.common.causal_lm import Batch, CausalLM
+from mix_core.models.common.causal_lm import Batch, CausalLM, tables_by_base
 from mix_core.models.common.decoder import DecoderShape
+from mix_core.models.common.geometry import patches_of, sequence_lengths
 from mix_core.models.qwen_vl.config import QwenVLConfig
-from mix_core.models.qwen_vl.geometry import (
-    logn_scales,
-    ntk_alpha,
-    row_lengths,
-    text_positions,
-)
+from mix_core.models.qwen_vl.geometry import logn_scales, ntk_alpha
 from mix_core.models.qwen_vl.vision import VisionTower
 from mix_core.ops.dtypes import cast
 from mix_core.ops.shapes import put_rows
@@ -94,14 +89,8 @@ class QwenVL(CausalLM):
         expected = (3, vision.image_size, vision.image_size)
         if pixels.shape[1:] != expected:
             raise DataError(f"pixel_values has shape {pixels.shape}; expected (pictures, {expected})")
-        g, p = vision.grid, vision.patch_size
-        cut = pixels.astype(np.float32, copy=False).reshape(len(pixels), 3, g, p, g, p)
-        return np.ascontiguousarray(cut.transpose(0, 2, 4, 1, 3, 5)).reshape(-1, 3 * p * p)
-
-    def place(self, batch: Batch) -> np.ndarray:
-        """Positions (1, B, S)."""
-        ids_BS = batch["input_ids"]
-        return text_positions(ids_BS.shape, batch.get("attention_mask"), batch.get("cu_seqlens"))[None]
+        cut = patches_of(pixels.astype(np.float32, copy=False), vision.patch_size)
+        return cut.reshape(-1, 3 * vision.patch_size**2)
 
     def tables(self, positions_ABS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.tables_of_rows(positions_ABS, None)
@@ -116,9 +105,16 @@ class QwenVL(CausalLM):
         config, positions_BS = self.config, positions_ABS[0]
         lengths = np.ones((1, 1))
         if config.use_dynamic_ntk and not self.training:
-            lengths = row_lengths(positions_BS) if prompt_lengths_B is None else prompt_lengths_B[:, None]
+            lengths = (
+                sequence_lengths(positions_BS) if prompt_lengths_B is None else prompt_lengths_B[:, None]
+            )
         alphas_BS = np.broadcast_to(ntk_alpha(lengths, config.seq_length), positions_BS.shape)
-        return rotary_tables(positions_BS, alphas_BS, config.head_dim, config.rotary_emb_base)
+        H = config.head_dim
+
+        def base_of(alpha: float) -> float:
+            return config.rotary_emb_base * float(alpha) ** (H / (H - 2))
+
+        return tables_by_base(positions_BS, alphas_BS, base_of, H)
 
     def query_scales(self, positions_ABS: np.ndarray) -> np.ndarray | None:
         """Log-n attention beyond the trained length; not in training, as in the published code."""
@@ -143,16 +139,3 @@ def picture_places(ids_BS: np.ndarray, start: int, count: int) -> np.ndarray:
         )
     firsts = rows * ids_BS.shape[1] + columns + 1
     return (firsts[:, None] + np.arange(count)).reshape(-1)
-
-
-def rotary_tables(
-    positions_BS: np.ndarray, alphas_BS: np.ndarray, head_dim: int, base: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin (B, S, H), the base multiplied by ``alpha ** (H / (H - 2))``."""
-    cos = np.empty((*positions_BS.shape, head_dim), np.float32)
-    sin = np.empty_like(cos)
-    for alpha in np.unique(alphas_BS):
-        chosen = alphas_BS == alpha
-        raised = base * float(alpha) ** (head_dim / (head_dim - 2))
-        cos[chosen], sin[chosen] = ops.rotary_tables_1d(positions_BS[chosen], head_dim, raised)
-    return cos, sin

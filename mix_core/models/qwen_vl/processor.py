@@ -8,7 +8,6 @@ in a user's text is a picture too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from mix_core.data.images import load_image
-from mix_core.errors import BadInputError, ConfigError, DataError
-from mix_core.models.common.chat_template import TEMPLATE_FILE, ChatTemplate
-from mix_core.models.common.collate import Batch, Sample, collate_text
+from mix_core.errors import BadInputError, DataError
+from mix_core.models.common.chat_template import ChatTemplate
+from mix_core.models.common.collate import Batch, Sample
+from mix_core.models.common.processor import GENERATION_CONFIG, BaseProcessor, flattened
 from mix_core.models.common.supervision import labels_of, learned_spans
 from mix_core.models.common.tokenizer import read_json
-from mix_core.models.qwen_vl.config import QwenVLConfig, config_from_dict
+from mix_core.models.qwen_vl.config import config_from_dict
 from mix_core.models.qwen_vl.image_processor import ImageProcessor
 from mix_core.models.qwen_vl.list_format import PLACE, split_pictures
 from mix_core.models.qwen_vl.messages import check_grounding, written
@@ -38,57 +38,45 @@ from mix_core.models.qwen_vl.tokenizer import (
 )
 from mix_core.models.registry import read_config
 
-GENERATION_CONFIG = "generation_config.json"
-
 
 @dataclass
-class Processor:
-    """Everything that stands between a user's data and the model's inputs."""
-
-    tokenizer: QwenTokenizer
-    chat_template: ChatTemplate
-    config: QwenVLConfig
-    files: dict[str, dict[str, Any]]
-    """Content of the folder's JSON files, written again by `save`."""
+class Processor(BaseProcessor):
     chat_format: str
     """`chatml` (Qwen-VL-Chat) or `raw` (Qwen-VL): how messages become text if the folder has no template."""
-    own_template: bool
-    """Whether the folder has a template, which `save` writes again."""
     allow_private_urls: bool = False
-    skipped: int = 0
-    """Samples that `encode` left out because they were too long."""
+
+    options = frozenset({"allow_private_urls"})
 
     @property
     def images(self) -> ImageProcessor:
         return ImageProcessor(self.config.vision.image_size)
 
     @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: ChatML's end and begin of a turn, generation_config.json's, end of text."""
-        listed = self.files.get(GENERATION_CONFIG, {}).get("eos_token_id")
+    def turn_ends(self) -> tuple[int, ...]:
         turns = (IM_END, IM_START) if self.chat_format == "chatml" else ()
-        ids = [self.tokenizer.special_ids[token] for token in turns]
-        ids += listed if isinstance(listed, list) else [listed]
-        return tuple(dict.fromkeys(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None))
+        return tuple(self.tokenizer.special_ids[token] for token in turns)
 
-    def with_options(self, *, allow_private_urls: bool | None = None, **limits: Any) -> Processor:
-        """A copy with other options; None leaves one as it is.
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        return (IM_END, END_OF_TEXT) if self.chat_format == "chatml" else (END_OF_TEXT,)
 
-        Raises ConfigError for limits of pictures and videos, which other families have: the size is fixed.
-        """
-        given = sorted(name for name, value in limits.items() if value is not None)
-        if given:
-            raise ConfigError(
-                f"{', '.join(given)} cannot be set: Qwen-VL brings every picture to {self.images.side} x "
-                f"{self.images.side} pixels and takes no videos; take it out of the configuration"
-            )
-        private = self.allow_private_urls if allow_private_urls is None else allow_private_urls
-        return replace(self, allow_private_urls=private, skipped=0)
+    @property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """A picture's places and the marks around them: the model looks for both."""
+        return tuple(self.tokenizer.special_ids[token] for token in (IMAGE_START, IMAGE_PAD, IMAGE_END))
+
+    @property
+    def other_options(self) -> str:
+        side = self.images.side
+        return f"Qwen-VL brings every picture to {side} x {side} pixels and takes no videos; leave them out"
+
+    def changed(self, *, allow_private_urls: bool = False) -> Processor:
+        return replace(self, allow_private_urls=allow_private_urls or self.allow_private_urls)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages; each picture is `<img>`, one pad token and `</img>`."""
         texts, _ = self._written(messages)
-        return self.chat_template.render(texts, add_generation_prompt=add_generation_prompt)
+        return self.template.render(texts, add_generation_prompt=add_generation_prompt)
 
     def find_visuals(self, messages: list[dict[str, Any]]) -> tuple[list[Any], list[dict[str, Any]]]:
         """Pictures that the messages name, in order, for `__call__`; no videos."""
@@ -112,7 +100,7 @@ class Processor:
         """
         if videos:
             raise DataError(f"{len(videos)} video(s) given; Qwen-VL takes pictures only")
-        flat = [one for item in images or () for one in (item if isinstance(item, (list, tuple)) else [item])]
+        flat = flattened(images)
         rows, sources, taken = [], [], 0
         for row in [text] if isinstance(text, str) else text or []:
             pieces, found = split_pictures(row)
@@ -120,7 +108,7 @@ class Processor:
                 is_place = source in ("", IMAGE_PAD)
                 sources.append(flat[taken] if is_place and taken < len(flat) else source)
                 taken += is_place
-            rows.append({"input_ids": self._expanded(self.tokenizer.encode(PLACE.join(pieces)))})
+            rows.append(self._expanded(self.tokenizer.encode(PLACE.join(pieces))))
         if text is None:
             sources = flat
         elif taken != len(flat):
@@ -128,83 +116,51 @@ class Processor:
                 f"the text has {taken} image placeholder(s) and {len(flat)} image(s) were given; the numbers "
                 "must be equal"
             )
-        batch = self._pixels([self._cut(sources)])
+        batch = self.arrays([self._cut(sources)])
         if text is None:
             return batch
-        padded = collate_text(rows, pad_token_id=self.tokenizer.pad_token_id, padding_side=padding_side)
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"], **batch}
+        return {**self.padded(rows, padding_side), **batch}
 
-    def encode(
+    def sample_of(
         self,
         messages: list[dict[str, Any]],
         *,
         max_length: int | None,
-        train_on_prompt: bool = False,
-        mask_history: bool = False,
-        on_too_long: str = "error",
-        describe: str = "the sample",
-    ) -> Sample | None:
-        """One training sample for `collate`; None where it is too long and ``on_too_long`` is "skip".
+        train_on_prompt: bool,
+        mask_history: bool,
+    ) -> Sample:
+        """Of its own, with pictures: image_pixels (n, side, side, 3) uint8.
 
-        Keys: input_ids (S,), labels (S,) int64, and with pictures image_pixels (n, side, side, 3) uint8.
-        Learned are the assistant's texts with the end token after each and, as in the publisher's
-        fine-tuning, the tokens that begin and end every turn. ``mask_history``: the last answer only;
-        ``train_on_prompt``: all but pictures' places. Raises DataError that begins with ``describe``, the
-        sample's place in its data set.
+        As in the publisher's fine-tuning, the tokens that begin and end every turn are learned too, but not
+        with ``mask_history``.
         """
-        if on_too_long not in ("error", "skip"):
-            raise ConfigError(f"on_too_long is {on_too_long!r}, expected error or skip")
-        try:
-            check_grounding(messages)
-            texts, sources = self._written(messages)
-            text, spans = learned_spans(
-                self.chat_template,
-                texts,
-                stop_texts=self._stop_texts(),
-                train_on_prompt=train_on_prompt,
-                mask_history=mask_history,
-            )
-            ids, offsets = self.tokenizer.encode_with_offsets(text)
-            length = len(self._expanded(ids))
-            if max_length is not None and length > max_length:
-                if on_too_long == "skip":
-                    self.skipped += 1
-                    return None
-                raise DataError(
-                    f"it has {length} tokens ({length - len(ids)} of them added by pictures), max_length is "
-                    f"{max_length}; raise max_length or skip such rows"
-                )
-            pad = self.tokenizer.special_ids[IMAGE_PAD]
-            labels = labels_of(np.array(ids), offsets, text, spans, (pad,))
-            if not mask_history:
-                marks = self._turn_marks(np.array(ids))
-                labels[marks] = np.array(ids)[marks]
-            sample = self._cut(sources)
-            sample["input_ids"] = self._expanded(ids)
-            sample["labels"] = np.repeat(labels, self._repeats(ids))
-        except DataError as error:
-            raise DataError(f"{describe}: {error}") from error
+        check_grounding(messages)
+        texts, sources = self._written(messages)
+        text, spans = learned_spans(
+            self.template,
+            texts,
+            stop_texts=self.stop_texts,
+            train_on_prompt=train_on_prompt,
+            mask_history=mask_history,
+        )
+        ids, offsets = self.tokenizer.encode_with_offsets(text)
+        self.check_length(len(self._expanded(ids)), len(ids), max_length)
+        labels = labels_of(np.array(ids), offsets, text, spans, (self.tokenizer.special_ids[IMAGE_PAD],))
+        if not mask_history:
+            marks = self._turn_marks(np.array(ids))
+            labels[marks] = np.array(ids)[marks]
+        sample = self._cut(sources)
+        sample["input_ids"] = self._expanded(ids)
+        sample["labels"] = np.repeat(labels, self._repeats(ids))
         return sample
 
-    def collate(
-        self, samples: Sequence[Sample], *, packing: bool = False, padding_side: str = "right"
-    ) -> Batch:
-        """Samples of `encode` -> a batch for the model's `loss`; text as in `collate_text`."""
-        batch = collate_text(
-            samples, pad_token_id=self.tokenizer.pad_token_id, packing=packing, padding_side=padding_side
-        )
-        return {**batch, **self._pixels(samples)}
+    @property
+    def writes_template(self) -> bool:
+        return self.template.source != FORMATS[self.chat_format]
 
-    def save(self, folder: Path) -> None:
-        """Write the files that `load_processor` and the published code read, less the model's config.json."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(folder)
-        if self.own_template:
-            (folder / TEMPLATE_FILE).write_text(self.chat_template.source, encoding="utf-8")
+    def files_to_save(self) -> dict[str, dict[str, Any]]:
         generation = {**self.files.get(GENERATION_CONFIG, {}), "chat_format": self.chat_format}
-        text = json.dumps(generation, indent=2) + "\n"
-        (folder / GENERATION_CONFIG).write_text(text, encoding="utf-8")
+        return {**self.files, GENERATION_CONFIG: generation}
 
     def _written(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
         return written(messages, lists=self.chat_format == "chatml")
@@ -226,16 +182,13 @@ class Processor:
         after_end = np.concatenate([[False], end[:-1]]) & (ids == newline)
         return begin | end | after_end
 
-    def _stop_texts(self) -> tuple[str, ...]:
-        return (IM_END, END_OF_TEXT) if self.chat_format == "chatml" else (END_OF_TEXT,)
-
     def _cut(self, sources: Sequence[Any]) -> Sample:
         if not sources:
             return {}
         loaded = [load_image(source, allow_private_urls=self.allow_private_urls) for source in sources]
         return {"image_pixels": self.images.resized(loaded)}
 
-    def _pixels(self, samples: Sequence[Sample]) -> Batch:
+    def arrays(self, samples: Sequence[Sample]) -> Batch:
         found = [sample["image_pixels"] for sample in samples if "image_pixels" in sample]
         return {"pixel_values": self.images.normalize(np.concatenate(found))} if found else {}
 
@@ -266,5 +219,4 @@ def load_processor(folder: Path) -> Processor:
         config=config,
         files=files,
         chat_format=chat_format,
-        own_template=own is not None,
     )

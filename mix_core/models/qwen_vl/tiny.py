@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from mix_core.models.common.tiny import labelled
 from mix_core.models.registry import TinyModel
 
 START, END, IMAGE_PAD, PAD = 300, 301, 302, 303
 SIDE, PATCH = 84, 14
 QUERIES = 16
 """Tokens of a picture; its 36 patches are another grid than those and than the table of positions."""
-ANSWER = 6
-"""Labels of each row."""
 
 
 def tiny() -> TinyModel:
@@ -26,17 +25,10 @@ def tiny() -> TinyModel:
     rng = np.random.default_rng(0)
     picture = [START, *[IMAGE_PAD] * QUERIES, END]
     rows = [[*rng.integers(0, 256, 5), *picture, *rng.integers(0, 256, after)] for after in (10, 7)]
-    S = max(map(len, rows))
-    ids_BS = np.array([[*row, *[PAD] * (S - len(row))] for row in rows], np.int64)
-    lengths_B1 = np.array([[len(row)] for row in rows])
-    mask_BS = np.arange(S) < lengths_B1
-    labels_BS = np.where(mask_BS & (np.arange(S) >= lengths_B1 - ANSWER), ids_BS, -100)
     return TinyModel(
         config,
         {
-            "input_ids": ids_BS,
-            "attention_mask": mask_BS.astype(np.int64),
-            "labels": labels_BS,
+            **labelled(rows, PAD),
             "pixel_values": rng.standard_normal((len(rows), 3, SIDE, SIDE), dtype=np.float32),
         },
     )

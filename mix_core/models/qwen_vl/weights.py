@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mix_core.models.common.weights import (
     AnySlot,
-    JoinedSlot,
     Slot,
+    joined_slots,
     load_folder,
     save_folder,
     slots_of,
@@ -29,12 +29,9 @@ def slots(model: QwenVL) -> dict[str, AnySlot]:
     """The model's parameters by published name; those that the file joins, in one slot."""
     vision = model.config.vision
     kernel = (vision.width, 3, vision.patch_size, vision.patch_size)
-    parts: dict[str, list[Slot]] = {}
-    for name, slot in slots_of(model, {"visual.conv1.weight": kernel}).items():
-        parts.setdefault(published_name(name), []).append(slot)
     positions = model.visual.attn_pool.pos_embed
-    parts["transformer.visual.attn_pool.pos_embed"] = [Slot(positions, tuple(positions.shape), False)]
-    return {name: part[0] if len(part) == 1 else JoinedSlot(tuple(part)) for name, part in parts.items()}
+    fixed = {"transformer.visual.attn_pool.pos_embed": Slot(positions, tuple(positions.shape), linear=False)}
+    return joined_slots(slots_of(model, {"visual.conv1.weight": kernel}), published_name) | fixed
 
 
 def load_weights(model: QwenVL, folder: Path) -> None:

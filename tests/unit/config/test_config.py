@@ -223,14 +223,13 @@ def test_every_key_says_what_it_means():
         assert field.description and field.description.endswith((".", ")", "`.")), name
 
 
-def test_the_template_that_data_sets_name_is_the_runs():
+def test_the_template_that_all_data_sets_name_is_the_runs():
     entries = [{"data_files": "a.json", "chat_template": "t.json"}, {"data_files": "b.json"}]
     config = RunConfig(dataset={"train": entries[:1], "eval": entries[1:]})
     assert config.chat_template == "t.json"
-    with pytest.raises(ValueError, match=r"different chat templates \(t\.json, the model folder's\)"):
-        RunConfig(dataset={"train": entries})
-    with pytest.raises(ValueError, match=r"different chat templates \(chatml, t\.json\)"):
-        RunConfig(dataset={"train": entries[:1]}, chat_template="chatml")
+    assert RunConfig(dataset={"train": entries}).chat_template is None, "the sets differ"
+    own = RunConfig(dataset={"train": entries[:1], "eval": entries}, chat_template="chatml")
+    assert (own.chat_template, own.chat_templates_of_sets) == ("chatml", ["t.json"])
 
 
 def test_keys_that_contradict_each_other(tmp_path):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.geometry import sequence_lengths
 from mix_core.models.internvl2 import FAMILY
 from mix_core.models.internvl2.config import config_from_dict, config_to_dict
-from mix_core.models.internvl2.geometry import ntk_theta, sequence_lengths
+from mix_core.models.internvl2.geometry import ntk_theta
 from mix_core.models.registry import get_family
 from tests.builders.internvl2_checkpoints import config_of
 
@@ -74,7 +75,7 @@ def test_tokens_of_a_tile() -> None:
         ("select_layer", -4, "select_layer = -4, but the tower has 2 layers"),
         ("ps_version", "v3", "expected v1 or v2"),
         ("max_dynamic_patch", 0, "expected 1 <= min <= max"),
-        ("pad2square", True, "pad2square = true"),
+        ("pad2square", "no", "pad2square = 'no', expected bool"),
         ("vision_config.depth", 1, None),
     ],
 )

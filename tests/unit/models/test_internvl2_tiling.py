@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from mix_core.errors import BadInputError
-from mix_core.models.internvl2.tiling import MEAN, STD, Tiler, best_grid, normalized
+from mix_core.models.common.geometry import byte_values, normalized
+from mix_core.models.internvl2.tiling import MEAN, STD, Tiler, best_grid
 
 SIDE = 448
 BY_HAND = {
@@ -108,7 +109,7 @@ def test_pixels_are_those_of_transformers(size) -> None:
     )
     expected = np.asarray(theirs(picture(*size), return_tensors="np")["pixel_values"])
     tiler = Tiler(side=28, min_tiles=1, max_tiles=6, thumbnail=True)
-    found = normalized(tiler.tiles(picture(*size)))
+    found = normalized(tiler.tiles(picture(*size)), byte_values(MEAN, STD))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 

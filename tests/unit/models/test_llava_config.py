@@ -125,7 +125,7 @@ def test_a_square_authors_file_is_llava_1_5() -> None:
         ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type = 'flat'"),
         ({"image_grid_pinpoints": "(1x1),...,(6x6)"}, "image_grid_pinpoints"),
         ({"mm_vision_select_layer": -30}, "vision_feature_layer = -30"),
-        ({"vocab_size": None}, "vocab_size = None, expected int"),
+        ({"vocab_size": None}, "lacks vocab_size"),
     ],
 )
 def test_what_is_not_built_of_the_authors_is_refused(change, says) -> None:
@@ -147,7 +147,7 @@ def test_what_is_not_built_of_the_authors_is_refused(change, says) -> None:
         (None, {"vision_feature_layer": [-2, -5]}, "vision_feature_layer = [-2, -5], expected int"),
         (None, {"vision_feature_select_strategy": "cls"}, "expected 'default' or 'full'"),
         (None, {"projector_hidden_act": "relu"}, "expected 'gelu'"),
-        (None, {"text_config": None}, "text_config = None, expected dict"),
+        (None, {"text_config": None}, "lacks text_config"),
         (None, {"image_grid_pinpoints": [[28, 30]]}, "image_grid_pinpoints side 30"),
         (None, {"vision_feature_select_strategy": "full"}, "a class token has no place"),
     ],

@@ -122,7 +122,7 @@ def test_bad_messages_are_named(processor, messages, says) -> None:
 
 def test_limits_that_llava_has_not_are_refused(processor) -> None:
     assert processor.with_options(image_max_pixels=None, allow_private_urls=True).allow_private_urls
-    with pytest.raises(BadInputError, match=r"LLaVA has no image_max_pixels, video_fps"):
+    with pytest.raises(BadInputError, match=r"has no image_max_pixels, video_fps: LLaVA's tiles"):
         processor.with_options(image_max_pixels=100, video_fps=2.0)
 
 

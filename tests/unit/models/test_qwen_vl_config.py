@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.geometry import sequence_lengths, text_positions
 from mix_core.models.qwen_vl.config import config_from_dict, config_to_dict
-from mix_core.models.qwen_vl.geometry import logn_scales, ntk_alpha, resizing, row_lengths, text_positions
+from mix_core.models.qwen_vl.geometry import logn_scales, ntk_alpha, resizing
 from mix_core.models.qwen_vl.model import picture_places
 from tests.builders.qwen_vl import tiny_config
 
@@ -31,7 +32,7 @@ def test_the_published_file_comes_back():
             {"quantization_config": {"bits": 4}},
             "has quantization_config: packed integer weights are not read",
         ),
-        ({"seq_length": None}, "lacks seq_length; Qwen-VL needs it, and no default is assumed"),
+        ({"seq_length": None}, "lacks seq_length; the model needs it, and no default is assumed"),
         ({"use_logn_attn": 1}, "has use_logn_attn = 1, expected bool"),
         ({"no_bias": False}, "has no_bias = False; only True is built"),
         ({"rotary_pct": 0.5}, "has rotary_pct = 0.5; only 1.0 is built"),
@@ -76,10 +77,10 @@ def test_positions_and_the_lengths_of_rows():
     mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]])
     positions = text_positions((2, 5), mask, None)
     assert positions.tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 0]]
-    assert row_lengths(positions).tolist() == [[1, 1, 3, 3, 3], [4, 4, 4, 4, 1]]
+    assert sequence_lengths(positions).tolist() == [[1, 1, 3, 3, 3], [4, 4, 4, 4, 1]]
     packed = text_positions((1, 6), None, np.array([0, 4, 4, 6]))
     assert packed.tolist() == [[0, 1, 2, 3, 0, 1]]
-    assert row_lengths(packed).tolist() == [[4, 4, 4, 4, 2, 2]]
+    assert sequence_lengths(packed).tolist() == [[4, 4, 4, 4, 2, 2]]
 
 
 @pytest.mark.parametrize("source,target", [(16, 32), (16, 4), (3, 4), (4, 3)])

@@ -88,3 +88,35 @@ def test_patterns_are_matched_with_published_names_and_the_table_shows_them():
         ["out", "6", "6"],
         ["all", "16", "6"],
     ]
+
+
+BLOCKS = [f"vision_model.encoder.layers.{i}.attn.qkv.weight" for i in range(4)]
+PARTS = ["vision_model.embeddings.class_embedding", *BLOCKS, "mlp1.1.weight", "language_model.output.weight"]
+
+
+def learning(**keys: str) -> set[str]:
+    return set(PARTS) - frozen_names(PARTS, load_config(arguments=keys))
+
+
+def test_blocks_of_a_frozen_tower_and_the_head_of_a_frozen_decoder_learn():
+    rest = set(PARTS[5:])
+    assert learning(freeze_backbone="true", unfreeze_vit_layers="-2") == rest | set(BLOCKS[2:])
+    assert learning(freeze_backbone="true", unfreeze_vit_layers="1") == rest | set(BLOCKS[1:])
+    assert learning(freeze_vit="true", freeze_llm="true", unfreeze_lm_head="true") == rest
+    assert learning(lora="true", unfreeze_vit_layers="-1") == {BLOCKS[3]}
+
+
+HEAD = ("freeze_llm", "unfreeze_lm_head")
+
+
+def test_what_cannot_be_thawed_is_refused():
+    for layers in ("4", "-5"):
+        with pytest.raises(ConfigError, match=f"unfreeze_vit_layers is {layers}, and .* has 4 blocks"):
+            learning(freeze_vit="true", unfreeze_vit_layers=layers)
+    with pytest.raises(ConfigError, match="unfreeze_vit_layers has a say with freeze_vit only"):
+        learning(unfreeze_vit_layers="-2")
+    with pytest.raises(ConfigError, match="unfreeze_lm_head has a say with freeze_llm only"):
+        learning(freeze_vit="true", unfreeze_lm_head="true")
+    tied = [name for name in PARTS if "output" not in name]
+    with pytest.raises(ConfigError, match="unfreeze_lm_head matches no parameter"):
+        frozen_names([*tied, "model.norm.weight"], load_config(arguments=dict.fromkeys(HEAD, "true")))
