@@ -103,6 +103,19 @@ class Embedding(nn.Layer):
         return ops.head_logits(hidden_TD, self.weight)
 
 
+class MLP(nn.Layer):
+    """``fc2(gelu(fc1(x)))``; `form` is one of `ops.gelu`'s."""
+
+    def __init__(self, width: int, inner: int, form: str = "erf") -> None:
+        super().__init__()
+        self.form = form
+        self.fc1 = Linear(width, inner, bias=True)
+        self.fc2 = Linear(inner, width, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(ops.gelu(self.fc1(x), self.form))
+
+
 class GatedMLP(nn.Layer):
     """``down(silu(gate(x)) * up(x))``."""
 
