@@ -114,8 +114,8 @@ class ClipTextModel(nn.Layer):
             )
         if ids_BS.min() < 0 or ids_BS.max() >= config.vocab_size:
             raise DataError(
-                f"token ids go from {ids_BS.min()} to {ids_BS.max()}, expected less than {config.vocab_size}; "
-                "do tokenizer and text encoder belong together?"
+                f"token ids go from {ids_BS.min()} to {ids_BS.max()}, expected below {config.vocab_size}; do "
+                "tokenizer and text encoder belong together?"
             )
         if config.eos_token_id == LEGACY_EOS:
             return ids_BS.argmax(axis=1)
