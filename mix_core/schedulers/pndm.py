@@ -2,7 +2,8 @@
 
 Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022 (arXiv 2202.09778), equations 9
 and 12. The first step is taken twice: as far as the model's output says, then by the mean of the outputs at
-its two ends; the model is therefore asked once more often than there are steps.
+its two ends; the model is therefore asked once more often than there are steps. A walk that begins late goes
+its first step once.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ class _Walk(Trajectory):
         timestep = int(self.timesteps[i])
         if self.began is None:
             self.began = i
-        if i == self.began + 1:  # again from the start, by the mean of both ends
+        if self.began == 0 and i == 1:  # again from the start, by the mean of both ends
             mean = (output + self.outputs[0]) / 2
             return self._moved(self.start, mean, timestep + self.stride)
-        if i == self.began:
+        if i == 0:
             self.start = sample
         self.outputs = [output, *self.outputs[:3]]
         weights = _WEIGHTS[len(self.outputs) - 1]
@@ -62,6 +63,10 @@ class _Walk(Trajectory):
         amount = noise_of(output, sample, shares(left), self.config.prediction_type)
         divisor = left * np.sqrt(ONE - after) + np.sqrt(left * (ONE - left) * after)
         return float(np.sqrt(after / left)) * sample - float((after - left) / divisor) * amount
+
+    def first_step(self, strength: float) -> int:
+        level = max(self.steps - min(int(self.steps * strength), self.steps), 0)
+        return level and level + 1  # the second level stands twice: a late walk begins behind its first place
 
     def noised(self, sample: Array, noise: Array, i: int) -> Array:
         return self.schedule.add_noise(sample, noise, self.timesteps[[i]])

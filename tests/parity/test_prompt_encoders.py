@@ -1,4 +1,4 @@
-"""Conditioning of the three models beside diffusers' pipelines: `encode_prompt` with the same random weights."""
+"""Conditioning of the three models beside diffusers' `encode_prompt`, with the same random weights."""
 
 from __future__ import annotations
 

@@ -42,11 +42,13 @@ class PromptTokenizer:
         self.backend, self.folder = backend, Path(folder)
         self.pad_id, self.length, self.name = pad_id, length, name
         self.end_id: int = backend.encode("").ids[-1]
+        self._cut: set[str] = set()
+        """Prompts that a warning was given for: a caption comes again in every epoch."""
 
     def __call__(self, prompts: Sequence[str], length: int | None = None) -> np.ndarray:
         """Rows of ids (B, S) int64, each with its end token, filled up with the pad token.
 
-        S is `length`, or the tokenizer's. A prompt that is longer is cut, and a warning names the words lost.
+        S is `length`, or the tokenizer's. A prompt that is longer is cut; one warning names the words lost.
         """
         S = length or self.length
         ids_BS = np.full((len(prompts), S), self.pad_id, np.int64)
@@ -60,14 +62,16 @@ class PromptTokenizer:
         encoding = self.backend.encode(prompt)
         if len(encoding.ids) <= length:
             return encoding.ids
-        lost = _from_word(prompt, encoding.offsets[length - 1][0])
-        log.warning(
-            "%s reads %d tokens, and the prompt has %d: it is cut, and these words are lost: %s",
-            self.name,
-            length,
-            len(encoding.ids),
-            lost,
-        )
+        if prompt not in self._cut:
+            self._cut.add(prompt)
+            lost = _from_word(prompt, encoding.offsets[length - 1][0])
+            log.warning(
+                "%s reads %d tokens, and the prompt has %d: it is cut, and these words are lost: %s",
+                self.name,
+                length,
+                len(encoding.ids),
+                lost,
+            )
         return [*encoding.ids[: length - 1], encoding.ids[-1]]
 
     def save(self, folder: Path) -> None:

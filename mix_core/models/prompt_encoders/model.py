@@ -164,11 +164,8 @@ class Sd3Prompts(PromptEncoder):
         self.text_encoder, self.text_encoder_2 = encoders
         self.text_encoder_3 = text_encoder_3
         self.width, self.t5_length = width, t5_length
-
-    def tokens(self, prompts: Prompts, *others: Prompts | None) -> Tokens:
-        if self.text_encoder_3 is not None:
-            self.tokenizers[2].length = self.t5_length
-        return super().tokens(prompts, *others)
+        if text_encoder_3 is not None:
+            self.tokenizers[2].length = t5_length
 
     def forward(self, tokens: Tokens, clip_skip: int | None = None) -> Conditioning:
         first, second = self.text_encoder(tokens[0]), self.text_encoder_2(tokens[1])

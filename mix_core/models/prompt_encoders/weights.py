@@ -1,4 +1,4 @@
-"""Text encoders and tokenizers of a published text-to-image folder: `text_encoder`, `tokenizer`, `_2`, `_3`."""
+"""Text encoders and tokenizers of a published folder: `text_encoder`, `tokenizer`, `text_encoder_2`..."""
 
 from __future__ import annotations
 
