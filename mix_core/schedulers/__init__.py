@@ -14,12 +14,13 @@ from mix_core.schedulers.files import (
     save_scheduler,
     with_prediction,
 )
-from mix_core.schedulers.noise import latent_noise, noise_generator, perturbed, training_noise
+from mix_core.schedulers.noise import NoiseStream, latent_noise, perturbed, training_noise
 from mix_core.schedulers.schedule import Trajectory
 from mix_core.schedulers.weights import draw_levels, flow_weights, min_snr_weights
 
 __all__ = [
     "KINDS",
+    "NoiseStream",
     "Trajectory",
     "check_fits",
     "draw_levels",
@@ -28,7 +29,6 @@ __all__ = [
     "load_scheduler",
     "make_scheduler",
     "min_snr_weights",
-    "noise_generator",
     "perturbed",
     "save_scheduler",
     "training_noise",

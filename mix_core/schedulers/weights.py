@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from mix_core.errors import ConfigError
+from mix_core.schedulers.noise import NoiseStream
 
 SCHEMES = ("none", "sigma_sqrt", "logit_normal", "mode", "cosmap")
 """Values of the key `weighting_scheme`."""
@@ -44,7 +45,7 @@ def check_scheme(scheme: str) -> None:
 
 def draw_levels(
     scheme: str,
-    generator: np.random.Generator,
+    stream: NoiseStream,
     count: int,
     *,
     logit_mean: float = 0.0,
@@ -60,8 +61,8 @@ def draw_levels(
     """
     check_scheme(scheme)
     if scheme == "logit_normal":
-        return 1 / (1 + np.exp(-generator.normal(logit_mean, logit_std, count)))
-    u = generator.random(count)
+        return 1 / (1 + np.exp(-(logit_mean + logit_std * stream.normal([count]).astype(np.float64))))
+    u = stream.uniform(count)
     if scheme == "mode":
         u = 1 - u - mode_scale * (np.cos(math.pi * u / 2) ** 2 - 1 + u)
     return u

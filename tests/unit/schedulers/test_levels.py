@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mix_core.errors import BadInputError, ConfigError
-from mix_core.schedulers import draw_levels, flow_weights, make_scheduler, min_snr_weights
+from mix_core.schedulers import NoiseStream, draw_levels, flow_weights, make_scheduler, min_snr_weights
 from mix_core.schedulers.weights import SCHEMES
 
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -53,9 +53,7 @@ def test_min_snr_weighs_each_sample_by_its_own_level(prediction: str) -> None:
 
 
 def test_levels_of_a_flow_are_drawn_by_their_density() -> None:
-    drawn = {
-        scheme: draw_levels(scheme, np.random.Generator(np.random.Philox(1)), 20_000) for scheme in SCHEMES
-    }
+    drawn = {scheme: draw_levels(scheme, NoiseStream(1), 20_000) for scheme in SCHEMES}
     for scheme in ("none", "sigma_sqrt", "cosmap"):
         np.testing.assert_array_equal(drawn[scheme], drawn["none"])
         np.testing.assert_allclose(np.quantile(drawn[scheme], [0.25, 0.75]), [0.25, 0.75], atol=0.01)
@@ -65,7 +63,7 @@ def test_levels_of_a_flow_are_drawn_by_their_density() -> None:
     )
     middle = np.abs(drawn["mode"] - 0.5) < 0.25
     assert 0.55 < middle.mean() < 0.75 and drawn["mode"].min() >= 0 and drawn["mode"].max() <= 1
-    towards_clean = draw_levels("logit_normal", np.random.Generator(np.random.Philox(1)), 5000, logit_mean=-1)
+    towards_clean = draw_levels("logit_normal", NoiseStream(1), 5000, logit_mean=-1)
     flow = make_scheduler("flow", {"shift": 1.0})
     assert flow.sigmas[flow.levels(towards_clean)].mean() < 0.35
     assert flow.sigmas[flow.levels([0.0, 0.5, 1.0])].tolist() == pytest.approx([0.001, 0.501, 1.0])
