@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers", reason="live parity needs tra
 from safetensors.torch import save_file  # noqa: E402
 
 from mix_core.errors import WeightsError  # noqa: E402
-from mix_core.models.clip_text.config import config_to_dict  # noqa: E402
+from mix_core.models.clip_text.config import config_from_dict, config_to_dict  # noqa: E402
 from mix_core.models.clip_text.model import ClipTextModel  # noqa: E402
 from mix_core.models.clip_text.original import BIG_G, VIT_L, load_original  # noqa: E402
 from tests.parity.peer import distance  # noqa: E402
@@ -66,6 +66,7 @@ def test_big_g_under_open_clips_names(tmp_path: Path) -> None:
     assert distance(found.hidden_states[-2].numpy(), expected.hidden_states[-2].numpy()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["cond_stage_model.transformer.", "conditioner.embedders.0.transformer."])
 def test_vit_l_behind_a_prefix(tmp_path: Path, prefix: str) -> None:
     theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**SIZES)).eval()
@@ -79,13 +80,12 @@ def test_vit_l_behind_a_prefix(tmp_path: Path, prefix: str) -> None:
         load_original(tmp_path / "sd.safetensors", second=True, config={**BIG_G, **SIZES})
 
 
+@pytest.mark.slow
 def test_published_sizes_have_the_published_shapes() -> None:
     import paddle
 
     counts: dict[str, Any] = {"L": (VIT_L, 123_060_480), "bigG": (BIG_G, 694_659_840)}
     for name, (source, numbers) in counts.items():
-        from mix_core.models.clip_text.config import config_from_dict
-
         config = config_from_dict(source)
         assert config_from_dict(config_to_dict(config)) == config
         with paddle.LazyGuard():

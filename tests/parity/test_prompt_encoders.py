@@ -19,7 +19,7 @@ from tests.parity.peer import distance  # noqa: E402
 LIMIT = 1e-5
 """Relative in norm."""
 PROMPTS = ["a photo of an astronaut riding a horse on mars!", f"the old harbour, {LONG}"]
-KINDS = ("sd15", "sdxl", "sd3", "sd3 without t5")
+KINDS = ("sdxl", "sd3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sd15", "sd3 without t5")))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -38,7 +38,7 @@ def their_conditioning(theirs: Any, prompts: list[str], **options: Any) -> list[
     return theirs.encode_prompt(prompt=prompts, prompt_2=None, device="cpu", **more, **options)
 
 
-@pytest.mark.parametrize("clip_skip", [None, 1])
+@pytest.mark.parametrize("clip_skip", [None, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("negatives", [None, ["blurred, text", ""]], ids=["no negative", "negatives"])
 def test_encode_prompt(pair: tuple[Any, Any], negatives: list[str] | None, clip_skip: int | None) -> None:
     ours, theirs = pair
@@ -59,6 +59,7 @@ def test_encode_prompt(pair: tuple[Any, Any], negatives: list[str] | None, clip_
             assert distance(mine.numpy(), other.numpy()) < LIMIT, name
 
 
+@pytest.mark.slow
 def test_zeros_for_no_negative_prompt_can_be_turned_off(tmp_path: Path) -> None:
     theirs = make_pipeline("sdxl", tmp_path, force_zeros_for_empty_prompt=False)
     ours = load_prompt_encoder(tmp_path)
@@ -70,6 +71,7 @@ def test_zeros_for_no_negative_prompt_can_be_turned_off(tmp_path: Path) -> None:
     assert np.abs(negative.embeds.numpy()).max() > 0.1
 
 
+@pytest.mark.slow
 def test_what_we_write_gives_the_same_conditioning_in_diffusers(
     pair: tuple[Any, Any], tmp_path: Path
 ) -> None:

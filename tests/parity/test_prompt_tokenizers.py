@@ -15,6 +15,7 @@ from mix_core.models.clip_text.tokenizer import load_clip_tokenizer  # noqa: E40
 from mix_core.models.t5.tokenizer import load_t5_tokenizer  # noqa: E402
 from tests.builders.text_encoders import END, LONG, PROMPTS, write_clip_tokenizer, write_t5_tokenizer  # noqa: E402
 
+FAST = ("L", "bigG, old settings")
 CLIP_FORMS = {
     "L": {},
     "L, old settings": {"flags": False},
@@ -29,7 +30,9 @@ def their_rows(theirs, length: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["vocab and merges", "tokenizer.json"])
-@pytest.mark.parametrize("form", CLIP_FORMS)
+@pytest.mark.parametrize(
+    "form", [form if form in FAST else pytest.param(form, marks=pytest.mark.slow) for form in CLIP_FORMS]
+)
 def test_clip(tmp_path: Path, form: str, as_json: bool, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "published"
     write_clip_tokenizer(folder, **CLIP_FORMS[form])
@@ -51,6 +54,7 @@ def test_clip(tmp_path: Path, form: str, as_json: bool, caplog: pytest.LogCaptur
     np.testing.assert_array_equal(their_rows(again, 77), found)
 
 
+@pytest.mark.slow
 def test_an_older_folder_with_its_roles_in_a_file_of_their_own(tmp_path: Path) -> None:
     write_clip_tokenizer(tmp_path, flags=False)
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 77}')

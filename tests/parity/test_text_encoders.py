@@ -86,7 +86,13 @@ def loader(name: str) -> Callable[..., Any]:
     return load_t5 if name.startswith("T5") else load_clip_text
 
 
-@pytest.fixture(scope="module", params=MODELS)
+FAST = ("bigG", "T5 v1.1")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = tmp_path_factory.mktemp("encoder")
     theirs = their_model(request.param)
@@ -152,8 +158,8 @@ def test_recomputed_layers_give_the_same_gradients(pair: tuple[Any, Any]) -> Non
         np.testing.assert_allclose(found[1][name], gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max())
 
 
-@pytest.mark.parametrize("shard_bytes", [20_000, 1 << 30])
-@pytest.mark.parametrize("name", ["L", "bigG", "T5 v1.1"])
+@pytest.mark.parametrize("shard_bytes", [20_000, pytest.param(1 << 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("L", marks=pytest.mark.slow), "bigG", "T5 v1.1"])
 def test_folders_go_both_ways(tmp_path: Path, name: str, shard_bytes: int) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     theirs = their_model(name)
@@ -171,6 +177,7 @@ def test_folders_go_both_ways(tmp_path: Path, name: str, shard_bytes: int) -> No
         assert written[key] == read[key], key
 
 
+@pytest.mark.slow
 def test_a_whole_t5_serves_as_its_encoder(tmp_path: Path) -> None:
     torch.manual_seed(1)
     theirs = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)).eval()
