@@ -37,7 +37,7 @@ def test_sixteen_bits_stay_near_float32_where_t5_outgrows_float16(tmp_path: Path
     done = run_simulated([PROGRAM, tmp_path], tmp_path)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen["peak"] > 2 * 65504
+    assert seen["peak"] > 1.5 * 65504
     assert seen["fallbacks"] == {}
     for name, found in seen["found"].items():
         dtype = name.split()[1]

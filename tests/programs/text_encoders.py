@@ -25,14 +25,15 @@ from mix_core.models.t5.weights import load_t5  # noqa: E402
 IDS = np.random.default_rng(0).integers(3, 90, (2, 12))
 
 
+FACTORS = {"shared.weight": 1e5, "wi_0.weight": 30.0, "wi_1.weight": 2e4}
+
+
 def grown(model: Any) -> Any:
-    """T5 with weights whose products overflow float16."""
+    """T5 whose parameters and single maps fit into float16, but not its stream nor what `wo` multiplies."""
     for name, parameter in model.named_parameters():
-        factor = {"shared.weight": 1e5, "wi_1.weight": 1e5, "wo.weight": 30.0}.get(
-            next((end for end in ("shared.weight", "wi_1.weight", "wo.weight") if name.endswith(end)), ""),
-            1.0,
-        )
-        parameter.set_value(parameter * factor)
+        for end, factor in FACTORS.items():
+            if name.endswith(end):
+                parameter.set_value(parameter * factor)
     return model
 
 

@@ -96,7 +96,7 @@ class ClipTextModel(nn.Layer):
         last_BSD = self.normed(x_BSD)
         B, S, D = last_BSD.shape
         places_B = paddle.to_tensor(np.arange(B) * S + ends_B)
-        pooled = paddle.gather(last_BSD.reshape([B * S, D]), places_B)
+        pooled = nn.functional.embedding(places_B, last_BSD.reshape([B * S, D]))  # chips have it in bfloat16
         if self.text_projection is not None:
             pooled = self.text_projection(pooled)
         return Encoded(tuple(states), last_BSD, pooled)
