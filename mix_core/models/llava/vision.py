@@ -1,6 +1,6 @@
 """CLIP's vision transformer, as far as LLaVA uses it, and the projector to the decoder's width.
 
-Shapes: I tiles, S tokens of a tile (the class token and P * P patches), D tower width, N heads, H head dim.
+Shapes: I tiles, S tokens of a tile (the class token and P * P patches), D tower width.
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
 """
 
@@ -11,7 +11,8 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from mix_core import ops
-from mix_core.models.common.layers import MLP, Embedding, LayerNorm, Linear, residual, weights_and_biases
+from mix_core.models.common.clip import ClipLayer
+from mix_core.models.common.layers import Embedding, LayerNorm, Linear
 from mix_core.models.common.recompute import recompute
 from mix_core.models.llava.config import LlavaConfig, VisionConfig
 from mix_core.ops.dtypes import cast
@@ -34,42 +35,21 @@ class Embeddings(nn.Layer):
         return paddle.concat([class_I1D, x_IPD], axis=1) + self.position_embedding.weight
 
 
-class Attention(nn.Layer):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
-        D = config.hidden_size
-        self.q_proj, self.k_proj = Linear(D, D, True), Linear(D, D, True)
-        self.v_proj, self.out_proj = Linear(D, D, True), Linear(D, D, True)
-
-    def forward(self, x_ISD: Tensor) -> Tensor:
-        tiles, S, D = x_ISD.shape
-        maps = weights_and_biases((self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (
-            part.reshape([tiles, S, self.heads, self.head_dim])
-            for part in ops.qkv(x_ISD.reshape([-1, D]), *maps)
-        )
-        return self.out_proj(ops.attention(q, k, v, causal=False).reshape([tiles, S, D]))
-
-
-class EncoderLayer(nn.Layer):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.self_attn = Attention(config)
-        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        form = "quick" if config.hidden_act == "quick_gelu" else "erf"
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, form)
-
-    def forward(self, x_ISD: Tensor) -> Tensor:
-        x_ISD = residual(x_ISD, self.self_attn(self.layer_norm1(x_ISD)))
-        return residual(x_ISD, self.mlp(self.layer_norm2(x_ISD)))
+def _layer(config: VisionConfig) -> ClipLayer:
+    return ClipLayer(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        act=config.hidden_act,
+        eps=config.layer_norm_eps,
+        causal=False,
+    )
 
 
 class Encoder(nn.Layer):
     def __init__(self, config: VisionConfig, layers: int) -> None:
         super().__init__()
-        self.layers = nn.LayerList([EncoderLayer(config) for _ in range(layers)])
+        self.layers = nn.LayerList([_layer(config) for _ in range(layers)])
 
 
 class VisionTransformer(nn.Layer):
@@ -80,7 +60,7 @@ class VisionTransformer(nn.Layer):
         self.embeddings = Embeddings(config)
         self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt as published
         self.encoder = Encoder(config, layers)
-        rest = nn.LayerList([EncoderLayer(config) for _ in range(config.num_hidden_layers - layers)])
+        rest = nn.LayerList([_layer(config) for _ in range(config.num_hidden_layers - layers)])
         self.unused = (rest, LayerNorm(config.hidden_size, config.layer_norm_eps))
         """Layers after that one, and post_layernorm. Nothing depends on them, so they never learn and are no
         parameters of the model (a tuple is no sublayer); published folders hold them."""

@@ -1,0 +1,76 @@
+"""Text encoders and tokenizers of a published folder: `text_encoder`, `tokenizer`, `text_encoder_2`..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mix_core.errors import BadInputError
+from mix_core.models.clip_text.tokenizer import load_clip_tokenizer
+from mix_core.models.clip_text.weights import load_clip_text, save_clip_text
+from mix_core.models.common.tokenizer import read_json
+from mix_core.models.prompt_encoders.model import PromptEncoder, Sd3Prompts, Sd15Prompts, SdxlPrompts
+from mix_core.models.t5.tokenizer import load_t5_tokenizer
+from mix_core.models.t5.weights import load_t5, save_t5
+
+INDEX = "model_index.json"
+SD15, SDXL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
+_SUFFIXES = ("", "_2", "_3")
+
+
+def load_prompt_encoder(folder: Path, *, t5_length: int = 256) -> PromptEncoder:
+    """What the folder's model_index.json names. Raises BadInputError and WeightsError.
+
+    A T5 that model_index.json leaves out, or whose folder is not there, is done without.
+    """
+    folder = Path(folder)
+    index = _read_index(folder)
+    kind = index["_class_name"]
+    if kind not in (SD15, SDXL, SD3):
+        raise BadInputError(f"{folder / INDEX} is of {kind}; built are {SD15}, {SDXL} and {SD3}")
+    first = load_clip_text(folder / "text_encoder")
+    own = load_clip_tokenizer(folder / "tokenizer", "the first text encoder (CLIP)")
+    if kind == SD15:
+        return Sd15Prompts(first, own)
+    second = load_clip_text(folder / "text_encoder_2")
+    if not second.config.projected or (kind == SD3 and not first.config.projected):
+        raise BadInputError(
+            f"{folder} has a text encoder without projection where {kind} takes its pooled vector; expected "
+            "architectures CLIPTextModelWithProjection in its config.json"
+        )
+    tokenizers = [own, load_clip_tokenizer(folder / "tokenizer_2", "the second text encoder (CLIP)")]
+    if kind == SDXL:
+        return SdxlPrompts((first, second), tokenizers, index.get("force_zeros_for_empty_prompt", True))
+    third = None
+    if (index.get("text_encoder_3") or [None])[0] is not None and (folder / "text_encoder_3").is_dir():
+        third = load_t5(folder / "text_encoder_3")
+        tokenizers.append(load_t5_tokenizer(folder / "tokenizer_3", "the third text encoder (T5)"))
+    return Sd3Prompts((first, second), third, tokenizers, _joint_width(folder), t5_length)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    if not (folder / INDEX).is_file():
+        raise BadInputError(f"{folder} has no {INDEX}; expected the folder of a text-to-image model")
+    index = read_json(folder / INDEX)
+    if not isinstance(index.get("_class_name"), str):
+        raise BadInputError(f"{folder / INDEX} has no _class_name; expected a pipeline's")
+    return index
+
+
+def _joint_width(folder: Path) -> int:
+    width = read_json(folder / "transformer" / "config.json").get("joint_attention_dim")
+    if not isinstance(width, int):
+        raise BadInputError(f"{folder}/transformer/config.json gives no joint_attention_dim")
+    return width
+
+
+def save_prompt_encoder(model: PromptEncoder, folder: Path) -> None:
+    """Write each encoder and tokenizer into its sub-folder, as the published pipelines read them."""
+    folder = Path(folder)
+    tokenizers = dict(zip(_SUFFIXES, model.tokenizers))
+    for suffix, tokenizer in tokenizers.items():
+        part = folder / f"text_encoder{suffix}"
+        part.mkdir(parents=True, exist_ok=True)
+        encoder = getattr(model, f"text_encoder{suffix}")
+        (save_t5 if suffix == "_3" else save_clip_text)(encoder, part)
+        tokenizer.save(folder / f"tokenizer{suffix}")
