@@ -72,7 +72,10 @@ class FileNames:
         return f".{self.variant}" if self.variant else ""
 
 
-def read_folder(folder: Path, names: FileNames = FileNames()) -> dict[str, StoredTensor]:
+MODEL = FileNames()
+
+
+def read_folder(folder: Path, names: FileNames = MODEL) -> dict[str, StoredTensor]:
     """All tensors of a model folder by name. Raises WeightsError."""
     folder = Path(folder)
     index = folder / names.index
@@ -185,7 +188,7 @@ def write_folder(
     tensors: Sequence[Outgoing],
     max_shard_bytes: int,
     metadata: Mapping[str, str] | None = None,
-    names: FileNames = FileNames(),
+    names: FileNames = MODEL,
 ) -> None:
     """Write tensors as one file, or as shards and an index, which is written last."""
     folder = Path(folder)

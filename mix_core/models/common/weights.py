@@ -20,6 +20,7 @@ from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import (
+    MODEL,
     FileNames,
     Outgoing,
     StoredTensor,
@@ -158,7 +159,7 @@ def _set(parameter: Tensor, values: np.ndarray) -> None:
 
 
 def save_folder(
-    slots: Mapping[str, AnySlot], folder: Path, max_shard_bytes: int, names: FileNames = FileNames()
+    slots: Mapping[str, AnySlot], folder: Path, max_shard_bytes: int, names: FileNames = MODEL
 ) -> None:
     """Write every slot in its published form and the parameter's dtype."""
     outgoing = [

@@ -22,7 +22,9 @@ from mix_core.ops.dtypes import cast, for_product
 class Conv2D(nn.Layer):
     """Paddle's convolution with zeros as first values; weight (out, in, k, k), as the files have it."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int = 1
+    ) -> None:
         super().__init__()
         self.stride, self.padding = stride, padding
         self.weight = self.create_parameter(

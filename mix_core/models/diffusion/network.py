@@ -1,4 +1,4 @@
-"""What diffusion networks have alike, and how one is read from its folder; importing this imports no paddle."""
+"""What diffusion networks have alike, and how one is read from its folder. Imports no paddle."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def load_network(folder: Path, *, variant: str | None = None, seed: int | None =
     `seed`: draw random weights instead. The model is in evaluation mode, float32. Raises BadInputError and
     WeightsError.
     """
-    from mix_core.models.common.weights import fill_random, fill_slots
-    from mix_core.models.diffusion.weights import found_weights
+    from mix_core.models.common.weights import fill_slots
+    from mix_core.models.diffusion.weights import draw_weights, found_weights
 
     folder = Path(folder)
     source = read_json(folder)
@@ -65,7 +65,7 @@ def load_network(folder: Path, *, variant: str | None = None, seed: int | None =
         slots = kind.slots(model)
         fill_slots(slots, found_weights(folder, variant, kind.rename, slots), folder)
     else:
-        fill_random(model, seed, 0.02)
+        draw_weights(model, seed)
     model.eval()
     return model
 

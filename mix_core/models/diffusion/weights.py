@@ -7,7 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from paddle import nn
+
 from mix_core.errors import WeightsError
+from mix_core.models.common.layers import Linear
+from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import FileNames, StoredTensor, read_folder
 from mix_core.models.diffusion.network import STEM
 
@@ -44,3 +49,23 @@ def by_published_name(
             tensor = replace(tensor, shape=slot.shape)
         found[ours] = tensor
     return found
+
+
+def draw_weights(model: nn.Layer, seed: int) -> None:
+    """Random first values: matrices and kernels normal with variance 1 / (3 * inputs), biases 0, norms 1.
+
+    Those whose names end as the model's `zero_at_first` are 0, so that every block begins as the identity:
+    Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023 (AdaLN-Zero); Dhariwal and Nichol,
+    "Diffusion Models Beat GANs on Image Synthesis", 2021 (the U-Net).
+    """
+    linear = {f"{path}.weight" for path, layer in model.named_sublayers() if isinstance(layer, Linear)}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        if name.endswith(model.zero_at_first):
+            values = np.zeros(parameter.shape, np.float32)
+        else:
+            inputs = parameter.shape[0] if name in linear else int(np.prod(parameter.shape[1:]))
+            values = named_generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
+            values *= np.float32((3 * inputs) ** -0.5)
+        parameter.set_value(values)

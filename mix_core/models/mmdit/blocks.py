@@ -73,7 +73,9 @@ class JointBlock(nn.Layer):
         self.ff = FeedForward(width, GELU)
         self.ff_context = None if last else FeedForward(width, GELU)
 
-    def forward(self, x_BSD: Tensor, text_BMD: Tensor, activated_BD: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+    def forward(
+        self, x_BSD: Tensor, text_BMD: Tensor, activated_BD: Tensor
+    ) -> tuple[Tensor, Tensor] | Tensor:
         """`activated_BD`: silu of the embedding of time and pooled text, which is the same for all blocks.
 
         Returns both streams, and in the last block the picture's.

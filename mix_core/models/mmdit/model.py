@@ -67,6 +67,12 @@ class TimeTextEmbed(nn.Layer):
 
 class SD3Transformer2DModel(nn.Layer):
     network = NETWORK
+    zero_at_first = (
+        "norm1.linear.weight",
+        "norm1_context.linear.weight",
+        "norm_out.linear.weight",
+        "proj_out.weight",
+    )
 
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()

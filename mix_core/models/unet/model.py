@@ -111,6 +111,7 @@ class UpLevel(Level):
 
 class UNet2DConditionModel(nn.Layer):
     network = NETWORK
+    zero_at_first = (".conv2.weight", ".proj_out.weight", "conv_out.weight")
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion: a picture to the distribution of its latents, and latents to a picture.
+"""The autoencoder of latent diffusion: pictures to distributions of latents, and latents to pictures.
 
 Shapes: B batch, H and W rows and columns of the picture, h and w those of the latents, L latent channels,
 C channels. Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Rombach et al., "High-Resolution
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import paddle
 import paddle.nn.functional as F
@@ -37,7 +38,7 @@ class Gaussian:
     log_variance: Tensor
 
     def sample(self, noise_BLhw: Tensor) -> Tensor:
-        """``mean + deviation * noise``; the caller draws the noise, so that it is the same on every device."""
+        """``mean + deviation * noise``; the caller draws the noise, so that all devices have the same."""
         return self.mean + paddle.exp(0.5 * self.log_variance) * cast(noise_BLhw, self.mean.dtype)
 
     def mode(self) -> Tensor:
@@ -100,7 +101,7 @@ class UpBlock(nn.Layer):
 
 def _resnets(widths: list[int], groups: int) -> nn.LayerList:
     """Residual blocks one after the other; `widths` are the channels before, between and after them."""
-    return nn.LayerList([ResNetBlock(i, o, groups, EPS, None) for i, o in zip(widths, widths[1:])])
+    return nn.LayerList([ResNetBlock(i, o, groups, EPS, None) for i, o in pairwise(widths)])
 
 
 class Encoder(nn.Layer):
@@ -149,6 +150,7 @@ class Decoder(nn.Layer):
 
 class AutoencoderKL(nn.Layer):
     network = NETWORK
+    zero_at_first: tuple[str, ...] = ()
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

@@ -59,8 +59,7 @@ def blended(before: Tensor, tile: Tensor, ramp: int, *, axis: int) -> Tensor:
     shape = [1, 1, ramp, 1] if axis == 2 else [1, 1, 1, ramp]
     share = paddle.to_tensor((np.arange(ramp, dtype=np.float32) / ramp).reshape(shape)).astype(tile.dtype)
     old = paddle.slice(before, [axis], [before.shape[axis] - ramp], [before.shape[axis]])
-    new, rest = paddle.split(tile, [ramp, tile.shape[axis] - ramp], axis=axis) if (
-        tile.shape[axis] > ramp
-    ) else (tile, None)
-    mixed = old * (1.0 - share) + new * share
-    return mixed if rest is None else paddle.concat([mixed, rest], axis=axis)
+    mixed = old * (1.0 - share) + paddle.slice(tile, [axis], [0], [ramp]) * share
+    if ramp == tile.shape[axis]:
+        return mixed
+    return paddle.concat([mixed, paddle.slice(tile, [axis], [ramp], [tile.shape[axis]])], axis=axis)
