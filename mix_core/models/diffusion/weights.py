@@ -51,18 +51,18 @@ def by_published_name(
     return found
 
 
-def draw_weights(model: nn.Layer, seed: int) -> None:
+def draw_weights(model: nn.Layer, seed: int, *, zeros: bool = True) -> None:
     """Random first values: matrices and kernels normal with variance 1 / (3 * inputs), biases 0, norms 1.
 
-    Those whose names end as the model's `zero_at_first` are 0, so that every block begins as the identity:
-    Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023 (AdaLN-Zero); Dhariwal and Nichol,
-    "Diffusion Models Beat GANs on Image Synthesis", 2021 (the U-Net).
+    With `zeros`, those whose names end as the model's `zero_at_first` are 0, so that every block begins as the
+    identity: Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023 (AdaLN-Zero); Dhariwal and
+    Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021 (the U-Net).
     """
     linear = {f"{path}.weight" for path, layer in model.named_sublayers() if isinstance(layer, Linear)}
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             continue
-        if name.endswith(model.zero_at_first):
+        if zeros and name.endswith(model.zero_at_first):
             values = np.zeros(parameter.shape, np.float32)
         else:
             inputs = parameter.shape[0] if name in linear else int(np.prod(parameter.shape[1:]))

@@ -13,6 +13,7 @@ from mix_core import ops
 from mix_core.models.common.layers import Linear, RMSNorm, weights_and_biases
 from mix_core.models.diffusion.attention import GELU, FeedForward, split_heads
 from mix_core.models.mmdit.modulation import Modulation, gated, modulated
+from mix_core.ops.dtypes import cast
 
 EPS = 1e-6
 """Of all norms; fixed in the architecture."""
@@ -56,7 +57,9 @@ class JointAttention(nn.Layer):
         self, x_BSD: Tensor, maps: tuple[Linear, ...], norm_q: RMSNorm | None, norm_k: RMSNorm | None
     ) -> tuple[Tensor, ...]:
         q, k, v = (split_heads(one, self.heads) for one in ops.qkv(x_BSD, *weights_and_biases(maps)))
-        return q if norm_q is None else norm_q(q), k if norm_k is None else norm_k(k), v
+        # norms give the dtype of their weights, which products may be narrower than
+        q = q if norm_q is None else cast(norm_q(q), v.dtype)
+        return q, k if norm_k is None else cast(norm_k(k), v.dtype), v
 
 
 class JointBlock(nn.Layer):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -232,9 +233,15 @@ class AutoencoderKL(nn.Layer):
         return self._picture(z_BLhw)
 
     def _moments(self, x_BCHW: Tensor) -> Tensor:
-        moments = self.encoder(x_BCHW, self.recompute and self.training)
-        return moments if self.quant_conv is None else self.quant_conv(moments)
+        moments = self.encoder(cast(x_BCHW, self._dtype), self.recompute and self.training)
+        return cast(moments if self.quant_conv is None else self.quant_conv(moments), self._dtype)
 
     def _picture(self, z_BLhw: Tensor) -> Tensor:
+        z_BLhw = cast(z_BLhw, self._dtype)
         z_BLhw = z_BLhw if self.post_quant_conv is None else self.post_quant_conv(z_BLhw)
-        return self.decoder(z_BLhw, self.recompute and self.training)
+        return cast(self.decoder(z_BLhw, self.recompute and self.training), self._dtype)
+
+    @property
+    def _dtype(self) -> Any:
+        """Of the parameters, and of what comes out: products may be narrower."""
+        return self.encoder.conv_norm_out.weight.dtype

@@ -116,3 +116,14 @@ def test_first_values_are_drawn_by_name_and_blocks_begin_as_the_identity(models)
     np.testing.assert_array_equal(found.numpy(), 0.0)
     weight = models["vae"].decoder.conv_in.weight.numpy()
     assert weight.std() == pytest.approx((3 * 4 * 9) ** -0.5, rel=0.15)
+
+
+def test_a_convolution_in_strips_is_the_convolution(models, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mix_core.models.diffusion import layers
+
+    vae = models["vae"]
+    z = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 4, 7, 6), dtype=np.float32))
+    with paddle.no_grad():
+        whole = vae.decode(z).numpy()
+        monkeypatch.setattr(layers, "MAX_COLUMNS", 8 * 9 * 12 * 3)
+        np.testing.assert_allclose(vae.decode(z).numpy(), whole, rtol=1e-5, atol=1e-5)
