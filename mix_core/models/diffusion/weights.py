@@ -54,7 +54,7 @@ def by_published_name(
 def draw_weights(model: nn.Layer, seed: int, *, zeros: bool = True) -> None:
     """Random first values: matrices and kernels normal with variance 1 / (3 * inputs), biases 0, norms 1.
 
-    With `zeros`, those whose names end as the model's `zero_at_first` are 0, so that every block begins as the
+    With `zeros`, those whose names end as the model's `zero_at_first` are 0: every block begins as the
     identity: Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023 (AdaLN-Zero); Dhariwal and
     Nichol, "Diffusion Models Beat GANs on Image Synthesis", 2021 (the U-Net).
     """

@@ -233,15 +233,15 @@ class AutoencoderKL(nn.Layer):
         return self._picture(z_BLhw)
 
     def _moments(self, x_BCHW: Tensor) -> Tensor:
-        moments = self.encoder(cast(x_BCHW, self._dtype), self.recompute and self.training)
-        return cast(moments if self.quant_conv is None else self.quant_conv(moments), self._dtype)
+        moments = self.encoder(cast(x_BCHW, self._own_dtype), self.recompute and self.training)
+        return cast(moments if self.quant_conv is None else self.quant_conv(moments), self._own_dtype)
 
     def _picture(self, z_BLhw: Tensor) -> Tensor:
-        z_BLhw = cast(z_BLhw, self._dtype)
+        z_BLhw = cast(z_BLhw, self._own_dtype)
         z_BLhw = z_BLhw if self.post_quant_conv is None else self.post_quant_conv(z_BLhw)
-        return cast(self.decoder(z_BLhw, self.recompute and self.training), self._dtype)
+        return cast(self.decoder(z_BLhw, self.recompute and self.training), self._own_dtype)
 
     @property
-    def _dtype(self) -> Any:
+    def _own_dtype(self) -> Any:
         """Of the parameters, and of what comes out: products may be narrower."""
         return self.encoder.conv_norm_out.weight.dtype
