@@ -56,7 +56,10 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, Any], **limit:
         np.testing.assert_allclose(found[name], np.asarray(values, np.float32), err_msg=name, **limit)
 
 
-@pytest.mark.parametrize("kind", CLASSES)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("SD 1.5", "VAE of 4 channels")]
+
+
+@pytest.mark.parametrize("kind", ["SDXL", "SD3.5", *SLOW])
 def test_what_we_write_diffusers_reads(folders, kind: str, tmp_path: Path) -> None:
     model = load_network(folders[kind])
     stored = load_file(folders[kind] / SINGLE)
@@ -71,6 +74,7 @@ def test_what_we_write_diffusers_reads(folders, kind: str, tmp_path: Path) -> No
     assert_same(state(load_network(tmp_path)), stored, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_variants(folders, tmp_path: Path) -> None:
     random_peer("SDXL").half().save_pretrained(tmp_path, variant="fp16", max_shard_size="60KB")
     assert (tmp_path / "diffusion_pytorch_model.safetensors.index.fp16.json").is_file()
@@ -117,7 +121,7 @@ def single_file(folders: dict[str, Path], unet: str, path: Path) -> None:
     save_file(stored, path)
 
 
-@pytest.mark.parametrize("unet", ["SD 1.5", "SDXL"])
+@pytest.mark.parametrize("unet", ["SDXL", pytest.param("SD 1.5", marks=pytest.mark.slow)])
 def test_a_single_file_gives_what_diffusers_converts(folders, unet: str, tmp_path: Path) -> None:
     path = tmp_path / "whole.safetensors"
     single_file(folders, unet, path)

@@ -48,6 +48,7 @@ def ours() -> dict[str, dict[str, list[int]]]:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_names_and_shapes(ours, name: str) -> None:
     import diffusers
