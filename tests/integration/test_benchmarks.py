@@ -125,3 +125,12 @@ def test_a_profile_of_a_step_and_its_picture(tmp_path):
     words = {element.text for element in root.iter() if element.tag.endswith("text")}
     assert {"reference", "auto", "products", "attention"} <= words
     assert {path.name for path in tmp_path.iterdir()} == {"reference.json", "auto.json", "step.svg"}
+
+
+@pytest.mark.slow
+def test_a_diffusion_step_beside_its_peer(tmp_path):
+    ours, peer, ratios = lines(tmp_path, "diffusion_step.py", "--model", "sdxl", "--steps", "1", "--peer")
+    assert ours["params"] == peer["params"]
+    assert math.isfinite(ours["loss"]) and math.isfinite(peer["loss"])
+    assert ratios["ratio_step_ms"] == pytest.approx(ours["step_ms"] / peer["step_ms"])
+    assert ratios["ratio_rss_mib"] == pytest.approx(ours["rss_mib"] / peer["rss_mib"])

@@ -48,19 +48,49 @@ class StoredTensor:
         return values.astype(np.float32)
 
 
-def read_folder(folder: Path) -> dict[str, StoredTensor]:
+@dataclass(frozen=True)
+class FileNames:
+    """What a folder calls its weights."""
+
+    stem: str = "model"
+    variant: str | None = None
+    """Such as fp16: a second set of the same weights, told apart by this in the names."""
+
+    @property
+    def single(self) -> str:
+        return f"{self.stem}{self._variant}.safetensors"
+
+    @property
+    def index(self) -> str:
+        return f"{self.stem}.safetensors.index{self._variant}.json"
+
+    def shard(self, number: int, count: int) -> str:
+        return f"{self.stem}{self._variant}-{number:05d}-of-{count:05d}.safetensors"
+
+    @property
+    def _variant(self) -> str:
+        return f".{self.variant}" if self.variant else ""
+
+
+MODEL = FileNames()
+
+
+def read_folder(folder: Path, names: FileNames = MODEL) -> dict[str, StoredTensor]:
     """All tensors of a model folder by name. Raises WeightsError."""
     folder = Path(folder)
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
-            raise WeightsError(f"{folder} has neither {SINGLE} nor {INDEX}; expected a folder with weights")
-        return read_header(folder / SINGLE)
-    weight_map = _read_index(folder / INDEX)
-    headers = {name: read_header(_inside(folder, name)) for name in sorted(set(weight_map.values()))}
+    index = folder / names.index
+    if not index.is_file():
+        if not (folder / names.single).is_file():
+            raise WeightsError(
+                f"{folder} has neither {names.single} nor {names.index}; expected a folder with weights"
+            )
+        return read_header(folder / names.single)
+    weight_map = _read_index(index)
+    headers = {name: read_header(_inside(index, name)) for name in sorted(set(weight_map.values()))}
     tensors: dict[str, StoredTensor] = {}
     for name, shard in weight_map.items():
         if name not in headers[shard]:
-            raise WeightsError(f"{folder / INDEX} says that {name} is in {shard}, but it is not")
+            raise WeightsError(f"{index} says that {name} is in {shard}, but it is not")
         tensors[name] = headers[shard][name]
     return tensors
 
@@ -77,15 +107,13 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(index: Path, name: str) -> Path:
     """The shard's path; an index may name files of its own folder only."""
     if name in ("", ".", "..") or "/" in name or "\\" in name:
-        raise WeightsError(
-            f"{folder / INDEX} names the file {name!r}; a shard must lie in the index's own folder"
-        )
-    path = folder / name
+        raise WeightsError(f"{index} names the file {name!r}; a shard must lie in the index's own folder")
+    path = index.parent / name
     if not path.is_file():
-        raise WeightsError(f"{path} is missing; {INDEX} names it")
+        raise WeightsError(f"{path} is missing; {index.name} names it")
     return path
 
 
@@ -160,25 +188,26 @@ def write_folder(
     tensors: Sequence[Outgoing],
     max_shard_bytes: int,
     metadata: Mapping[str, str] | None = None,
+    names: FileNames = MODEL,
 ) -> None:
     """Write tensors as one file, or as shards and an index, which is written last."""
     folder = Path(folder)
     shards = list(split_into_shards(tensors, max_shard_bytes))
-    (folder / INDEX).unlink(missing_ok=True)
+    (folder / names.index).unlink(missing_ok=True)
     if len(shards) == 1:
-        write_file(folder / SINGLE, shards[0], metadata)
+        write_file(folder / names.single, shards[0], metadata)
         return
-    (folder / SINGLE).unlink(missing_ok=True)
+    (folder / names.single).unlink(missing_ok=True)
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
-        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        name = names.shard(i, len(shards))
         write_file(folder / name, shard, metadata)
         weight_map |= {tensor.name: name for tensor in shard}
     index = {
         "metadata": {"total_size": sum(tensor.size_bytes for tensor in tensors)},
         "weight_map": weight_map,
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / names.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def split_into_shards(tensors: Sequence[Outgoing], limit_bytes: int) -> Iterator[list[Outgoing]]:

@@ -19,7 +19,14 @@ from mix_core.errors import WeightsError
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import named_generator
-from mix_core.models.common.tensor_files import Outgoing, StoredTensor, read_folder, write_folder
+from mix_core.models.common.tensor_files import (
+    MODEL,
+    FileNames,
+    Outgoing,
+    StoredTensor,
+    read_folder,
+    write_folder,
+)
 
 STORED_AS = {paddle.float32: "F32", paddle.bfloat16: "BF16", paddle.float16: "F16", paddle.float64: "F64"}
 
@@ -134,8 +141,19 @@ def load_folder(
     `rename` turns a file's name into the slot's; names that `ignore` accepts are passed over. Raises
     WeightsError where a weight is missing, of another shape, there twice or not expected.
     """
+    fill_slots(slots, read_folder(folder), folder, rename, ignore)
+
+
+def fill_slots(
+    slots: Mapping[str, AnySlot],
+    found: Mapping[str, StoredTensor],
+    folder: Path,
+    rename: Callable[[str], str] = lambda name: name,
+    ignore: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """As `load_folder`, from tensors that were found already; `folder` is named in errors."""
     stored: dict[str, StoredTensor] = {}
-    for name, tensor in read_folder(folder).items():
+    for name, tensor in found.items():
         ours = rename(name)
         if ours in stored:
             raise WeightsError(f"{folder} holds {ours} twice, under two of its names ({name} and another)")
@@ -172,12 +190,14 @@ def _set(parameter: Tensor, values: np.ndarray) -> None:
         parameter.set_value(values)
 
 
-def save_folder(slots: Mapping[str, AnySlot], folder: Path, max_shard_bytes: int) -> None:
+def save_folder(
+    slots: Mapping[str, AnySlot], folder: Path, max_shard_bytes: int, names: FileNames = MODEL
+) -> None:
     """Write every slot in its published form and the parameter's dtype."""
     outgoing = [
         Outgoing(name, STORED_AS[slot.dtype], slot.shape, slot.values) for name, slot in slots.items()
     ]
-    write_folder(folder, outgoing, max_shard_bytes)
+    write_folder(folder, outgoing, max_shard_bytes, names=names)
 
 
 def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:

@@ -1,0 +1,102 @@
+"""One training step of a small SD3 or SDXL network, beside diffusers on PyTorch.
+
+Prints one JSON line. With --peer: the peer's line second, and third the ratios (mix-core / peer: below 1,
+mix-core is better). Each program runs in a process of its own; with --rounds they take turns, and the lines
+hold medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusion_workload as workload
+
+PEER = Path(__file__).resolve().parent / "peers" / "diffusers_step.py"
+
+
+def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the workload on mix-core in this process."""
+    import mix_core.device as device
+
+    run = device.Workload(model=arguments.model, mode="train")
+    activation = device.activate(arguments.device, workload=run, allow_reexec=True)
+    import paddle
+
+    from mix_core.models.diffusion.network import network
+    from mix_core.models.diffusion.weights import draw_weights
+    from mix_core.training.optimizer import AdamW
+
+    source = workload.CONFIGS[arguments.model]
+    kind = network(source["_class_name"])
+    model = kind.build(kind.config_from_dict(source))
+    draw_weights(model, 0, zeros=False)
+    model.train()
+    optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
+    given = {name: paddle.to_tensor(array) for name, array in workload.inputs(arguments.model).items()}
+
+    def train_step() -> float:
+        loss = paddle.mean(paddle.square(model(**given)))
+        loss.backward()
+        optimizer.step(workload.LEARNING_RATE)
+        optimizer.clear_grad()
+        activation.runtime.synchronize()
+        return float(loss)
+
+    params = sum(int(parameter.size) for parameter in model.parameters())
+    return workload.measure(arguments, program="mix-core", params=params, train_step=train_step)
+
+
+def run_program(path: Path, arguments: argparse.Namespace, *extra: str) -> dict[str, Any]:
+    """Run one program in a new process and return the JSON line that it printed last."""
+    command = [sys.executable, str(path), f"--model={arguments.model}", f"--steps={arguments.steps}", *extra]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def medians(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        key: statistics.median(line[key] for line in lines) if isinstance(value, float) else value
+        for key, value in lines[0].items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    workload.add_arguments(parser)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peer", action="store_true", help="measure diffusers on PyTorch too")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each program, in turn")
+    parser.add_argument(
+        "--here", action="store_true", help="measure mix-core in this very process (internal)"
+    )
+    arguments = parser.parse_args()
+    if arguments.here:
+        from mix_core.cli.main import guarded
+
+        sys.exit(guarded(lambda: workload.print_line(measure_here(arguments)), []))
+
+    our_lines, peer_lines = [], []
+    for _ in range(arguments.rounds):
+        our_lines.append(run_program(Path(__file__), arguments, "--here", f"--device={arguments.device}"))
+        if arguments.peer:
+            peer_lines.append(run_program(PEER, arguments))
+    ours = medians(our_lines)
+    workload.print_line(ours)
+    if arguments.peer:
+        peer = medians(peer_lines)
+        workload.print_line(peer)
+        workload.print_line({f"ratio_{key}": ours[key] / peer[key] for key in ("step_ms", "rss_mib")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the networks of text to image share: layers, attention, residual blocks, folders and single files."""

@@ -1,0 +1,61 @@
+"""The residual block of U-Net and autoencoder, and what halves or doubles a feature map.
+
+Shapes: B batch, C channels, H and W rows and columns, E width of the time step's embedding.
+"""
+
+from __future__ import annotations
+
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from mix_core.models.common.layers import Linear, residual
+from mix_core.models.diffusion.layers import Conv2D, GroupNorm, pointwise
+from mix_core.ops.dtypes import cast
+
+
+class ResNetBlock(nn.Layer):
+    """Two convolutions, each after group norm and silu; the time step's embedding is added between them."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int, eps: float, embedding: int | None) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = GroupNorm(groups, inputs, eps), Conv2D(inputs, outputs)
+        self.time_emb_proj = None if embedding is None else Linear(embedding, outputs, True)
+        self.norm2, self.conv2 = GroupNorm(groups, outputs, eps), Conv2D(outputs, outputs)
+        self.conv_shortcut = None if inputs == outputs else pointwise(inputs, outputs)
+
+    def forward(self, x_BCHW: Tensor, activated_BE: Tensor | None = None) -> Tensor:
+        """`activated_BE`: silu of the embedding, which is the same for all blocks."""
+        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        if self.time_emb_proj is not None:
+            h_BCHW = h_BCHW + cast(self.time_emb_proj(activated_BE), h_BCHW.dtype).unsqueeze([2, 3])
+        h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
+        if self.conv_shortcut is not None:
+            x_BCHW = cast(self.conv_shortcut(x_BCHW), x_BCHW.dtype)
+        return residual(x_BCHW, h_BCHW)
+
+
+class Downsample(nn.Layer):
+    """A convolution of stride 2. The autoencoder pads on the right and below only, the U-Net on all sides."""
+
+    def __init__(self, channels: int, *, one_sided: bool) -> None:
+        super().__init__()
+        self.one_sided = one_sided
+        self.conv = Conv2D(channels, channels, stride=2, padding=0 if one_sided else 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        padded = F.pad(x_BCHW, [0, 1, 0, 1]) if self.one_sided else x_BCHW
+        return cast(self.conv(padded), x_BCHW.dtype)
+
+
+class Upsample(nn.Layer):
+    """Each place repeated, and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2D(channels, channels)
+
+    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """`size`: rows and columns of the result, where they are not twice those of x."""
+        rows, columns = size or (2 * x_BCHW.shape[2], 2 * x_BCHW.shape[3])
+        larger = F.interpolate(x_BCHW, size=[rows, columns], mode="nearest")
+        return cast(self.conv(larger), x_BCHW.dtype)
