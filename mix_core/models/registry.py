@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mix_core.errors import BadInputError
+from mix_core.models.outline import Outline, PublishedSize
 
 GROUP = "mix_core.models"
 
@@ -68,6 +69,10 @@ class ModelFamily:
     with others; None: they stand one below the other, in the model's order."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
+    outline: Callable[[Any], Outline] | None = None
+    """Configuration -> the model in figures, for `mix-core plan` and for reports of speed; imports no paddle."""
+    sizes: tuple[PublishedSize, ...] = ()
+    """Published members, for plans without a model folder."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mix_core.models.internvl2.config import config_from_dict, config_to_dict
 from mix_core.models.internvl2.names import part_rows, published_name
+from mix_core.models.internvl2.outline import SIZES, outline
 from mix_core.models.internvl2.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
@@ -67,4 +68,6 @@ FAMILY = ModelFamily(
     slots=_slots,
     part_rows=part_rows,
     tiny=tiny,
+    outline=outline,
+    sizes=SIZES,
 )

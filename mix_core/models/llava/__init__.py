@@ -8,6 +8,7 @@ from typing import Any
 
 from mix_core.models.llava.config import config_from_dict, config_to_dict
 from mix_core.models.llava.names import published_name, stored_name
+from mix_core.models.llava.outline import SIZES, outline
 from mix_core.models.llava.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
@@ -69,4 +70,6 @@ FAMILY = ModelFamily(
     slots=_slots,
     stored_name=stored_name,
     tiny=tiny,
+    outline=outline,
+    sizes=SIZES,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mix_core.models.qwen2_5_vl.config import config_from_dict, config_to_dict
+from mix_core.models.qwen2_5_vl.outline import SIZES, outline
 from mix_core.models.qwen2_5_vl.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
@@ -71,4 +72,6 @@ FAMILY = ModelFamily(
     stored_name=_stored_name,
     slots=_slots,
     tiny=tiny,
+    outline=outline,
+    sizes=SIZES,
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from mix_core.models.qwen2_5_vl import FAMILY as QWEN2_5_VL
 from mix_core.models.qwen2_vl.config import config_from_dict, config_to_dict
+from mix_core.models.qwen2_vl.outline import SIZES, outline
 from mix_core.models.qwen2_vl.tiny import tiny
 
 
@@ -39,4 +40,6 @@ FAMILY = replace(
     write_config=_write_config,
     load_processor=_load_processor,
     tiny=tiny,
+    outline=outline,
+    sizes=SIZES,
 )

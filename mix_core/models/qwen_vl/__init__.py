@@ -8,6 +8,7 @@ from typing import Any
 
 from mix_core.models.qwen_vl.config import config_from_dict, config_to_dict
 from mix_core.models.qwen_vl.names import published_name
+from mix_core.models.qwen_vl.outline import SIZES, outline
 from mix_core.models.qwen_vl.tiny import tiny
 from mix_core.models.registry import ModelFamily
 
@@ -66,4 +67,6 @@ FAMILY = ModelFamily(
     published_name=published_name,
     slots=_slots,
     tiny=tiny,
+    outline=outline,
+    sizes=SIZES,
 )
