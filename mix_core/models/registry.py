@@ -70,7 +70,7 @@ class ModelFamily:
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
     outline: Callable[[Any], Outline] | None = None
-    """Configuration -> the model in figures, for `mix-core plan` and for reports of speed; imports no paddle."""
+    """Configuration -> the model in figures, for plans and reports of speed; imports no paddle."""
     sizes: tuple[PublishedSize, ...] = ()
     """Published members, for plans without a model folder."""
 

@@ -1,7 +1,7 @@
 """What the forward pass of a block keeps for the backward one, and what going back needs for a moment.
 
-Every line names tensors that the operators of `mix_core/ops` (a reference) or a one-pass kernel save; they were
-checked against a device's own count (docs/planning.md). Bytes.
+Every line names tensors that the operators of `mix_core/ops` (a reference) or a one-pass kernel save; they
+were checked against a device's own count (docs/planning.md). Bytes.
 
 Shapes: T tokens, D width, N and K heads of queries and of keys, H head dim, F feed-forward width.
 """
@@ -70,7 +70,7 @@ def block_parts(
 ) -> tuple[Part, Part]:
     """Attention and feed-forward of one block, whose input has a gradient.
 
-    `learns`: whether its own weights do. `mlp_tokens`: rows that leave the attention, where fewer are asked for.
+    `learns`: whether its own weights do. `mlp_tokens`: rows that leave the attention, where that is fewer.
     """
     packed = tuple(spans)
     attention = _attention(stack, tokens, packed, numbers, kernels, causal, share)

@@ -9,7 +9,7 @@ Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Mode
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mix_core.models.outline import PARTS, Outline
 from mix_core.planning.kept import WHOLE, Part, Share, block_parts
@@ -27,7 +27,7 @@ MAX_LOGITS = 1 << 24
 class Setting:
     """What of a run, besides its layout, decides on memory."""
 
-    numbers: Numbers = Numbers()
+    numbers: Numbers = field(default_factory=Numbers)
     kernels: Kernels = CHIP
     recompute: str = "none"
     learns: Mapping[str, bool] | None = None
@@ -50,7 +50,9 @@ class Stage:
     tower_layers: int
     decoder_layers: int
     first: bool = True
-    """Whether it embeds: patches, tokens."""
+    """Whether it embeds patches."""
+    joins: bool = True
+    """Whether the tower ends on it: then projector and embedding of tokens are here too."""
     last: bool = True
     """Whether it has the last norm and the head."""
 
@@ -70,14 +72,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return (
-            self.weights
-            + self.optimizer
-            + self.masters
-            + self.gradients
-            + self.activations
-            + self.buffers
-        )
+        return self.weights + self.optimizer + self.masters + self.gradients + self.activations + self.buffers
 
 
 def whole(outline: Outline) -> Stage:
@@ -97,17 +92,16 @@ def stage_parameters(
         split = tower_share(outline, share).tensor if part == "tower" else t
         matrices = stack.attention_matrices + stack.mlp_matrices + stack.split_vectors
         counts[part] += layers * (-(-matrices // split) + stack.whole_vectors)
-    if stage.tower_layers or stage.first:
-        for one in outline.maps:
-            counts[one.part] += one.parameters
-        for part in ("tower", "projector"):
+    for part, here in (("tower", stage.first), ("projector", stage.joins)):
+        if here:
+            counts[part] += sum(one.parameters for one in outline.maps if one.part == part)
             counts[part] += outline.loose.get(part, 0)
     words = -(-outline.vocabulary // t) * outline.decoder.width
-    if stage.first:
+    if stage.joins:
         counts["decoder"] += words
     if stage.last:
         counts["decoder"] += outline.loose.get("decoder", 0)
-        if not (outline.tied and stage.first):
+        if not (outline.tied and stage.joins):
             counts["decoder"] += words
     for part in PARTS:
         held += counts[part]
@@ -119,7 +113,12 @@ def stage_parameters(
 def adapter_parameters(outline: Outline, stage: Stage, rank: int, tensor: int = 1) -> int:
     """Numbers of adapters on the seven maps of each decoder block."""
     stack = outline.decoder
-    D, F, heads, keys = stack.width, stack.inner, stack.heads * stack.head_dim, stack.kv_heads * stack.head_dim
+    D, F, heads, keys = (
+        stack.width,
+        stack.inner,
+        stack.heads * stack.head_dim,
+        stack.kv_heads * stack.head_dim,
+    )
     sides = (D + heads) + 2 * (D + keys) + (heads + D) + (3 * (D + F) if stack.gated else 2 * (D + F))
     return stage.decoder_layers * rank * sides // tensor
 
@@ -137,10 +136,10 @@ def stage_parts(
     """In the order of the forward pass."""
     parts: list[Part] = []
     flows = False
-    if work.patches and (stage.first or stage.tower_layers):
+    if work.patches and (stage.first or stage.joins or stage.tower_layers):
         parts += _tower_parts(outline, stage, work, setting, share)
         flows = setting.learns_part("tower") or setting.learns_part("projector")
-    if stage.first:
+    if stage.joins:
         parts.append(_embedding(outline, work, setting, share))
     flows = flows or setting.learns_part("decoder") or setting.adapter_rank > 0 or not stage.first
     parts += _decoder_parts(outline, stage, work, setting, share, flows)
@@ -149,9 +148,7 @@ def stage_parts(
     return parts
 
 
-def _tower_parts(
-    outline: Outline, stage: Stage, work: Work, setting: Setting, share: Share
-) -> list[Part]:
+def _tower_parts(outline: Outline, stage: Stage, work: Work, setting: Setting, share: Share) -> list[Part]:
     tower, numbers = outline.tower, setting.numbers
     learns = setting.learns_part("tower")
     share = tower_share(outline, share)
@@ -174,10 +171,8 @@ def _tower_parts(
             temporary = int(tiles * numbers.stream * one.rows * one.outputs)
             copies = numbers.product * one.parameters if numbers.casts else 0
             stays = int(tiles * kept) + copies if learning or flows else 0
-            ends[part].append(
-                Part(stays, temporary, 2 * temporary, 4 * one.parameters if learning else 0)
-            )
-    return ends["tower"] + blocks + ends["projector"]
+            ends[part].append(Part(stays, temporary, 2 * temporary, 4 * one.parameters if learning else 0))
+    return ends["tower"] * stage.first + blocks + ends["projector"] * stage.joins
 
 
 def _tower_blocks(

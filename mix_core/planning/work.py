@@ -86,20 +86,29 @@ class Kernels:
         return op in self.fused
 
     @classmethod
-    def seen(cls, chosen: Mapping[str, str], dtype: str) -> Kernels:
-        """From a run's record: `op dtype` -> the kernel's name or `reference`."""
-        return cls(
-            frozenset(
-                key.partition(" ")[0]
-                for key, kernel in chosen.items()
-                if key.endswith(f" {dtype}") and kernel != "reference"
-            )
-        )
+    def seen(cls, chosen: Mapping[str, str], dtype: str, level: str = "O1") -> Kernels:
+        """From a run's record: `op dtype` -> the kernel's name or `reference`. At O1 norms are float32."""
+        of_norms = "float32" if level == "O1" else dtype
+        fused = set()
+        for key, kernel in chosen.items():
+            op, _, of = key.partition(" ")
+            if kernel != "reference" and of == (of_norms if op.endswith("norm") else dtype):
+                fused.add(op)
+        return cls(frozenset(fused))
 
 
 CHIP = Kernels(
     frozenset(
-        {"attention", "attention_packed", "rms_norm", "add_rms_norm", "layer_norm", "rotary", "swiglu", "gelu"}
+        {
+            "attention",
+            "attention_packed",
+            "rms_norm",
+            "add_rms_norm",
+            "layer_norm",
+            "rotary",
+            "swiglu",
+            "gelu",
+        }
     )
 )
-"""What the device plugins bring on a chip: one-pass attention that keeps no scores, norms, rotary and gates."""
+"""What the plugins bring on a chip: attention that keeps no scores, norms, rotary, gates."""

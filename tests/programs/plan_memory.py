@@ -1,7 +1,7 @@
 """Peaks of real training steps on one (simulated) device, for each case of a JSON file, as JSON.
 
-A case: model (a config.json), rows (tokens of each segment), pictures (grids in patches), packed, dtype, level,
-recompute, freeze (patterns), rank (of adapters, 0: none), passes, kernels. Started by a launcher, ranks share gradients.
+A case: model (a config.json), rows (tokens of each), pictures (their grids in patches), packed, dtype, level,
+recompute, freeze (beginnings of names), rank (of adapters, 0: none), passes. Ranks of a launcher sum up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import mix_core.device as device
 ACTIVE = device.activate()
 
 import numpy as np  # noqa: E402 (after the settings)
-import paddle  # noqa: E402
 
 from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter, linear_maps  # noqa: E402
 from mix_core.models.registry import get_family  # noqa: E402
@@ -79,9 +78,7 @@ def peak_of(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     precision = Precision.of(case["dtype"], case["level"], ACTIVE)
     optimizer = AdamW(model, masters=precision.narrow(model))
     schedule = Schedule(kind="constant", peak=1e-3, total_steps=10)
-    stepper = Stepper(
-        model, optimizer, schedule, max_grad_norm=1.0, seed=0, precision=precision, ranks=ranks
-    )
+    stepper = Stepper(model, optimizer, schedule, max_grad_norm=1.0, seed=0, precision=precision, ranks=ranks)
     batches = StepBatches([batch_of(case)] * case["passes"], 1, 0.0, False)
     found: dict[str, Any] = {}
     for step in (1, 2, 3):
@@ -96,8 +93,9 @@ def peak_of(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    from mix_core.device.ranks import job_of
     import os
+
+    from mix_core.device.ranks import job_of
 
     ranks = Ranks(job_of(os.environ))
     cases = json.loads((folder / "cases.json").read_text())

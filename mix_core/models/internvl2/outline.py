@@ -119,9 +119,7 @@ def outline(config: InternVL2Config) -> Outline:
         vocabulary=text.vocab_size,
         tied=text.tie_word_embeddings,
         maps=(
-            LinearMap(
-                inputs=vision.patch_width, outputs=tower.width, bias=True, rows=patches, part="tower"
-            ),
+            LinearMap(inputs=vision.patch_width, outputs=tower.width, bias=True, rows=patches, part="tower"),
             LinearMap(inputs=width, outputs=text.hidden_size, bias=True, rows=tokens, part="projector"),
             LinearMap(
                 inputs=text.hidden_size, outputs=text.hidden_size, bias=True, rows=tokens, part="projector"

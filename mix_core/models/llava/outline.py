@@ -92,9 +92,7 @@ def outline(config: LlavaConfig) -> Outline:
         vocabulary=text.vocab_size,
         tied=config.tie_word_embeddings,
         maps=(
-            LinearMap(
-                inputs=vision.patch_width, outputs=tower.width, bias=False, rows=patches, part="tower"
-            ),
+            LinearMap(inputs=vision.patch_width, outputs=tower.width, bias=False, rows=patches, part="tower"),
             LinearMap(
                 inputs=tower.width, outputs=text.hidden_size, bias=bias, rows=patches, part="projector"
             ),

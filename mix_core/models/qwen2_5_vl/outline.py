@@ -71,12 +71,8 @@ def _vision(width: int) -> dict[str, Any]:
 
 
 SIZES = (
-    published(
-        "qwen2_5_vl", "3b", _vision(2048), 128000, text_sizes(2048, 11008, 36, 16, 2, 151936), True
-    ),
-    published(
-        "qwen2_5_vl", "7b", _vision(3584), 128000, text_sizes(3584, 18944, 28, 28, 4, 152064), False
-    ),
+    published("qwen2_5_vl", "3b", _vision(2048), 128000, text_sizes(2048, 11008, 36, 16, 2, 151936), True),
+    published("qwen2_5_vl", "7b", _vision(3584), 128000, text_sizes(3584, 18944, 28, 28, 4, 152064), False),
 )
 
 
@@ -130,9 +126,7 @@ def with_tower(config: QwenVLConfig, tower: Stack, norm_vectors: int) -> Outline
         vocabulary=text.vocab_size,
         tied=config.tie_word_embeddings,
         maps=(
-            LinearMap(
-                inputs=vision.patch_width, outputs=tower.width, bias=False, rows=patches, part="tower"
-            ),
+            LinearMap(inputs=vision.patch_width, outputs=tower.width, bias=False, rows=patches, part="tower"),
             LinearMap(inputs=merged, outputs=merged, bias=True, rows=tokens, part="projector"),
             LinearMap(inputs=merged, outputs=text.hidden_size, bias=True, rows=tokens, part="projector"),
         ),

@@ -85,9 +85,7 @@ def outline(config: QwenVLConfig) -> Outline:
         vocabulary=config.vocab_size,
         tied=config.tie_word_embeddings,
         maps=(
-            LinearMap(
-                inputs=3 * vision.patch_size**2, outputs=width, bias=False, rows=patches, part="tower"
-            ),
+            LinearMap(inputs=3 * vision.patch_size**2, outputs=width, bias=False, rows=patches, part="tower"),
             *(kv if width != wide else ()),
             *(
                 LinearMap(inputs=wide, outputs=wide, bias=True, rows=rows, part="projector")
