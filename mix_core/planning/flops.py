@@ -35,12 +35,14 @@ class Forward:
     def total(self) -> float:
         return sum(self.by_part.values())
 
-    def training(self, learns: Mapping[str, bool] = ALL_LEARN) -> float:
+    def training(self, learns: Mapping[str, bool] = ALL_LEARN, *, adapters: bool = False) -> float:
         """Forward and backward: a part that learns costs its forward pass twice more, for its input and for
-        its weights; a frozen one behind a part that learns once more; any other nothing more."""
+        its weights; a frozen one behind a part that learns once more, and so does a decoder with `adapters`
+        (whose own operations are few); any other nothing more."""
         total, reached = 0.0, False
         for part in PARTS:
             own = learns.get(part, True)
+            reached = reached or (adapters and part == "decoder")
             total += self.by_part.get(part, 0.0) * (3 if own else 2 if reached else 1)
             reached = reached or own
         return total

@@ -196,7 +196,7 @@ def _row_flops(wanted: Wanted) -> float:
     row = rows_of(wanted.outline, wanted.sequence, 1, wanted.tiles)
     setting = wanted.setting
     learns = {part: setting.learns_part(part) for part in ("tower", "projector", "decoder")}
-    return forward_flops(wanted.outline, row).training(learns)
+    return forward_flops(wanted.outline, row).training(learns, adapters=setting.adapter_rank > 0)
 
 
 def _ranks(wanted: Wanted, grid: Grid, setting: Setting, work: Work, passes: int) -> list[_Rank]:

@@ -39,6 +39,18 @@ from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, re
 from mix_core.training.schedule import schedule_of
 from mix_core.training.snapshot import Parts, Progressed
 from mix_core.training.stream import StepBatches, StepStream
+from mix_core.training.throughput import (
+    CHECKPOINT,
+    COMMUNICATION,
+    DATA,
+    EVALUATION,
+    Counter,
+    StepClock,
+    Throughput,
+    in_words,
+    parts_that_learn,
+    peak_of,
+)
 from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
@@ -103,8 +115,12 @@ class Session:
         self.step = reached.step
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
-        self.tokens, self.seconds = 0, 0.0
-        """What the steps of this process added up to."""
+        outline = None if family.outline is None else family.outline(model_config)
+        wait = activation.runtime.synchronize if self.ranks.job.ranks > 1 else None
+        names = [n if ADAPTERS in n else family.published_name(n) for n in learning]
+        self.counter, self.clock = Counter(outline, *parts_that_learn(names)), StepClock(wait)
+        peak = peak_of(config, activation.profile, precision.dtype, self.ranks.job.ranks)
+        self.throughput = Throughput(peak)
         self.position, self.waiting = reached.position, reached.waiting
         """Rows visited by the steps taken, and visits that packing has read ahead of them."""
         self.stream = self._open_stream(source, reached, start) if config.do_train else None
@@ -196,6 +212,8 @@ class Session:
             loss_scale=self.parts.loss_scale,
             ranks=self.ranks,
             module_stats_steps=config.module_stats_steps,
+            counter=self.counter,
+            clock=self.clock,
         )
         self.model.train()
         with (
@@ -214,7 +232,7 @@ class Session:
                 asked, exhausted = self.ranks.totals([stop.asked, self._is_exhausted])
             if self.saved_step != self.step and (asked or not config.benchmark):
                 self._save()
-            self.progress.note(self._throughput())
+            self._note_throughput()
             if exhausted:
                 self.progress.note(f"stopped early at step {self.step}: {self.parts.best.in_words()}")
             if asked:
@@ -232,27 +250,29 @@ class Session:
         return MetricsWriter(self.folder.path / METRICS, resume_step=self.step or None)
 
     def _one_step(self, stepper: Stepper, stream: StepStream) -> None:
+        self.throughput.add_between(self.clock.take())
         started = time.perf_counter()
         batches = self._next_step(stream)
-        waited_s = time.perf_counter() - started
         try:
-            result = stepper.take(self.step + 1, batches, started, waited_s)
+            result = stepper.take(self.step + 1, batches, started, self.clock.spent(DATA))
         except NotFiniteError as error:
             kept = checkpoint.newest_whole(self.folder.path)
             last = f"{kept.name} is the last good checkpoint" if kept else "there is no checkpoint yet"
             raise RunFailedError(f"{error}; {last}; try a lower learning_rate or max_grad_norm") from error
         self.step, self.position, self.waiting = result.step, stream.position, tuple(stream.waiting)
-        self.tokens += result.tokens
-        self.seconds += result.step_ms / 1e3
+        speed = self.throughput.add(result)
         self.progress.update(
             result.step,
             loss=result.loss,
             tokens_per_s=result.tokens_per_s,
             learning_rate=result.learning_rate,
+            samples_per_s=speed["samples_per_s"],
+            mfu=speed.get("mfu"),
+            padding=speed["padding"],
         )
         if result.skipped:
             self.progress.note(self._skipped(result))
-        values = self._measured(result)
+        values = self._measured(result, speed)
         is_best = False
         if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
             results = self._evaluate(during=True)
@@ -269,20 +289,27 @@ class Session:
         """The step's passes of this rank. Where one rank cannot make its own, all stop before the step."""
         batches, failure = None, None
         try:
-            batches = stream.next_step()
+            with self.clock.of(DATA):
+                batches = stream.next_step()
         except MixError as error:
             failure = error
-        (failed,) = self.ranks.totals([failure is not None])
+        with self.clock.of(COMMUNICATION):
+            (failed,) = self.ranks.totals([failure is not None])
         if batches is None or failed:
             failure = failure or OtherRankError(f"{failed} of {self.ranks.job.ranks} ranks have no data")
             raise self._rescued(failure) from failure
         return batches
 
-    def _throughput(self) -> str:
-        seconds = max(self.seconds, 1e-9)
-        return f"{self.tokens:,} tokens in {clock(seconds)}: {self.tokens / seconds:,.0f} tokens/s"
+    def _note_throughput(self) -> None:
+        """Say how fast the run was, and keep it for run.json."""
+        self.throughput.add_between(self.clock.take())
+        summary = self.throughput.summary()
+        if summary:
+            self.record["throughput"] = summary
+            spent = clock(sum(summary["seconds"].values()))
+            self.progress.note(f"{self.throughput.tokens:,} tokens in {spent}: {in_words(summary)}")
 
-    def _measured(self, result: StepResult) -> dict[str, Any]:
+    def _measured(self, result: StepResult, speed: dict[str, float]) -> dict[str, Any]:
         """A step's line in metrics.jsonl."""
         names = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "label_tokens")
         values = {name: getattr(result, name) for name in names}
@@ -292,7 +319,8 @@ class Session:
             values |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
         if result.modules is not None:
             values["modules"] = result.modules
-        return values | {name: getattr(result, name) for name in ("step_ms", "data_ms", "epoch")}
+        times = {name: getattr(result, name) for name in ("step_ms", "data_ms", "epoch")}
+        return values | speed | times
 
     def _skipped(self, result: StepResult) -> str:
         dtype, after = self.precision.dtype, self.parts.loss_scale.scale
@@ -307,6 +335,12 @@ class Session:
         return strategy == "epoch" and result.ends_epoch
 
     def _save(self) -> None:
+        with self.clock.of(CHECKPOINT):
+            self._save_now()
+        self.saved_step = self.step
+        self.progress.pause()
+
+    def _save_now(self) -> None:
         if self.metrics is not None:
             self.metrics.flush()
             reached = Progressed(self.step, self.position, self.waiting)
@@ -316,8 +350,6 @@ class Session:
             best_step = self.parts.best.step if self.parts.best is not None else None
             checkpoint.rotate(self.folder.path, self.config.save_total_limit, best_step)
         self.ranks.wait()
-        self.saved_step = self.step
-        self.progress.pause()
 
     @property
     def _is_exhausted(self) -> bool:
@@ -370,8 +402,9 @@ class Session:
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
         """The first rank evaluates; the others wait for it and have no results."""
-        results = self._evaluate_here(during=during) if self.ranks.leads else {}
-        self.ranks.wait()
+        with self.clock.of(EVALUATION):
+            results = self._evaluate_here(during=during) if self.ranks.leads else {}
+            self.ranks.wait()
         return results
 
     def _evaluate_here(self, *, during: bool) -> dict[str, Any]:
