@@ -77,10 +77,13 @@ def block_parts(
     mlp = _mlp(stack, tokens if mlp_tokens is None else mlp_tokens, numbers, kernels, share)
     if not learns:
         return attention, mlp
+    of_qkv = stack.qkv_bias * stack.attention_width
+    rest = stack.block_parameters - stack.whole_vectors - stack.attention_matrices - of_qkv
     vectors = stack.whole_vectors // 2
+    own = (stack.attention_matrices + of_qkv) // share.tensor + stack.whole_vectors - vectors
     return (
-        replace(attention, gradients=4 * (stack.attention_matrices // share.tensor + vectors)),
-        replace(mlp, gradients=4 * (stack.mlp_matrices // share.tensor + vectors)),
+        replace(attention, gradients=4 * own),
+        replace(mlp, gradients=4 * (rest // share.tensor + vectors)),
     )
 
 

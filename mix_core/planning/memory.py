@@ -161,17 +161,18 @@ def _tower_parts(outline: Outline, stage: Stage, work: Work, setting: Setting, s
         blocks += full if is_full else windowed
     maps = {part: [one for one in outline.maps if one.part == part] for part in ("tower", "projector")}
     ends: dict[str, list[Part]] = {"tower": [], "projector": []}
-    for part, own in maps.items():
+    for part, of_part in maps.items():
         flows = setting.learns_part("tower") if part == "projector" else False
-        for place, one in enumerate(own):
+        for place, one in enumerate(of_part):
             learning = setting.learns_part(part)
             kept = numbers.product * one.rows * one.inputs
-            if place + 1 < len(own):
+            if place + 1 < len(of_part):
                 kept += numbers.product * one.rows * one.outputs  # what the gelu between them keeps
             temporary = int(tiles * numbers.stream * one.rows * one.outputs)
             copies = numbers.product * one.parameters if numbers.casts else 0
+            own = one.parameters + (0 if place else outline.loose.get(part, 0))
             stays = int(tiles * kept) + copies if learning or flows else 0
-            ends[part].append(Part(stays, temporary, 2 * temporary, 4 * one.parameters if learning else 0))
+            ends[part].append(Part(stays, temporary, 2 * temporary, 4 * own if learning else 0))
     return ends["tower"] * stage.first + blocks + ends["projector"] * stage.joins
 
 
@@ -281,7 +282,8 @@ def _head(outline: Outline, work: Work, setting: Setting, share: Share) -> Part:
     temporary = own if joined else own + 4 * 4 * block * words
     wide = 0 if setting.numbers.product == 4 else 4 * words * D + 4 * R * D
     kept = (4 + setting.numbers.stream) * R * D
-    return Part(kept, temporary + wide, setting.numbers.stream * R * D, own)
+    last_norm = 4 * outline.loose.get("decoder", 0) if learns else 0
+    return Part(kept, temporary + wide, setting.numbers.stream * R * D, own + last_norm)
 
 
 def walk(parts: Sequence[Part], accumulates: bool, in_flight: float = 1.0) -> tuple[int, int]:

@@ -254,7 +254,9 @@ def _memory(rank: _Rank, layout: Layout, setting: Setting) -> Memory:
     all_gradients = 4 * rank.learning
     buffers = sum_buffers(all_gradients) if layout.replicas > 1 else 0
     if stage >= 2:  # each bucket is summed and all but a device's own part of it dropped
-        gradients, rest = all_gradients // s, rank.without + buffers
+        shared = all_gradients // s, rank.without + buffers
+        # at no moment more than without sharing, but for the message under way
+        gradients, rest = min(shared, (gradients, rest + buffers), key=sum)
     elif all_gradients + buffers > gradients + rest:
         gradients, rest = all_gradients, buffers
     weights = numbers.weight * rank.held

@@ -92,12 +92,14 @@ def outline(config: QwenVLConfig) -> Outline:
                 for pair in resampler  # keys and values of the patches; queries and what they found
                 for rows in pair
             ),
-            LinearMap(inputs=wide, outputs=wide, bias=False, rows=queries, part="projector"),
+            # `visual.proj` freezes with the tower, though it comes last
+            LinearMap(inputs=wide, outputs=wide, bias=False, rows=queries, part="tower"),
         ),
         loose={
-            "tower": (TABLE_SIDE**2 + 2) * width,
-            # learned queries, and the norms of queries, keys and result
-            "projector": (queries + 6) * wide,
+            # positions, the norm before the blocks, and the one before `visual.proj`
+            "tower": (TABLE_SIDE**2 + 2) * width + 2 * wide,
+            # learned queries, and the norms of queries and keys
+            "projector": (queries + 4) * wide,
             "decoder": config.hidden_size,
         },
         tile_patches=patches,
