@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mix_core.training.loop import StepResult
 
 DATA, COMMUNICATION, CHECKPOINT, EVALUATION = "data", "communication", "checkpoint", "evaluation"
-KINDS = (DATA, COMMUNICATION, CHECKPOINT, EVALUATION)
+KINDS = (COMMUNICATION, DATA, CHECKPOINT, EVALUATION)
 _DIGIT_BITS, _DIGITS = 16, 4
 
 

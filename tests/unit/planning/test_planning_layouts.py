@@ -19,7 +19,7 @@ from mix_core.planning.layouts import (
     tensor_degrees,
 )
 from mix_core.planning.machine import ASSUMED, figures_of, machine_of, memory_of
-from mix_core.planning.memory import Setting
+from mix_core.planning.memory import BUCKET_BYTES, Setting
 from mix_core.planning.model import outline_of
 from mix_core.planning.request import Asked
 from mix_core.planning.search import Wanted, search
@@ -123,7 +123,7 @@ def test_plans_fit_and_share_out_what_they_say():
                 stages = zip(*(group[sharding, one].memory for one in (1, 2, 3)))
                 for first, second, third in stages:
                     assert first.optimizer == second.optimizer == third.optimizer
-                    assert first.total >= second.total
+                    assert first.total + 2 * BUCKET_BYTES >= second.total
                     assert abs(third.weights * sharding - second.weights) < sharding
                 compared += 1
     assert compared
