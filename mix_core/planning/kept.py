@@ -33,11 +33,6 @@ class Part:
     gradients: int = 0
     """Of its learning parameters, float32."""
 
-    def times(self, factor: float) -> Part:
-        """With other sizes of what it holds, the same parameters."""
-        scaled = (int(value * factor) for value in (self.kept, self.forward, self.backward))
-        return Part(*scaled, gradients=self.gradients)
-
 
 @dataclass(frozen=True)
 class Share:

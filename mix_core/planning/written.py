@@ -170,7 +170,7 @@ def _memory_json(memory: Memory) -> dict[str, int]:
 
 
 def keys_of(plan: Plan, wanted: Wanted, dtype: str, level: str, folder: str | None) -> dict[str, Any]:
-    """The plan as keys of a run's configuration."""
+    """The plan as keys of a run's configuration; data parallelism is what the other degrees leave."""
     layout, grid = plan.layout, plan.layout.grid
     keys: dict[str, Any] = {"model_name_or_path": folder} if folder else {}
     keys |= {
@@ -191,8 +191,6 @@ def keys_of(plan: Plan, wanted: Wanted, dtype: str, level: str, folder: str | No
         keys["recompute_granularity"] = "full_attn"
     if layout.stage:
         keys |= {"sharding": f"stage{layout.stage}", "sharding_parallel_degree": layout.sharding}
-    if layout.data > 1:
-        keys["data_parallel_degree"] = layout.data
     if grid.tensor > 1:
         keys |= {"tensor_parallel_degree": grid.tensor, "sequence_parallel": True}
     if grid.pipeline > 1:

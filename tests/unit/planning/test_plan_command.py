@@ -8,6 +8,7 @@ import pytest
 
 from mix_core.cli.main import build_app, guarded
 from mix_core.config import load_config
+from mix_core.errors import ConfigError
 
 
 @pytest.fixture
@@ -53,6 +54,22 @@ def test_json_and_a_configuration_that_the_trainer_takes(plan, tmp_path):
     assert config.per_device_train_batch_size == best["micro_batch"] and config.max_length == 4096
     assert config.gradient_accumulation_steps == best["passes"] and config.dtype == "bfloat16"
     assert config.recompute is (best["recompute"] != "none") and config.fp16_opt_level == "O2"
+
+
+def test_keys_that_training_does_not_take_yet_are_named(plan, tmp_path):
+    written = tmp_path / "config.json"
+    options = ("--device", "npu", "--recompute", "full", "--memory", "24GiB", "--out", str(written))
+    code, _, err = plan(*MODEL, "--devices", "16", *options)
+    assert code == 0
+    keys = json.loads(written.read_text())
+    layout = {"tensor_parallel_degree", "pipeline_parallel_degree", "sharding", "sharding_parallel_degree"}
+    assert keys["recompute"] is True and set(keys) & layout
+    try:
+        load_config(written)
+    except ConfigError as error:
+        assert "not built in training yet: " in err and str(error)
+    else:
+        assert "tensor_parallel_degree" not in err
 
 
 def test_a_pipeline_shows_its_stages(plan):
