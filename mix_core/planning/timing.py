@@ -1,7 +1,7 @@
 """How long a step takes, by a roofline: products at a share of the peak, all else as memory and links allow.
 
 A pipeline's step is its slowest stage's time for a pass, once for each pass and for each stage but one
-(Narayanan et al., "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", 2021).
+(Narayanan et al., arXiv 2104.04473, 2021).
 Sums and gathers go in rings: n devices send (n - 1) / n of the bytes in each half of an all-reduce.
 """
 

@@ -115,12 +115,7 @@ class Session:
         self.step = reached.step
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
-        outline = None if family.outline is None else family.outline(model_config)
-        wait = activation.runtime.synchronize if self.ranks.job.ranks > 1 else None
-        names = [n if ADAPTERS in n else family.published_name(n) for n in learning]
-        self.counter, self.clock = Counter(outline, *parts_that_learn(names)), StepClock(wait)
-        peak = peak_of(config, activation.profile, precision.dtype, self.ranks.job.ranks)
-        self.throughput = Throughput(peak)
+        self._start_measuring(family, model_config, learning)
         self.position, self.waiting = reached.position, reached.waiting
         """Rows visited by the steps taken, and visits that packing has read ahead of them."""
         self.stream = self._open_stream(source, reached, start) if config.do_train else None
@@ -130,6 +125,16 @@ class Session:
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
         self._start_record(family.name, start)
+
+    def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
+        """Count work and time from here on."""
+        outline = None if family.outline is None else family.outline(model_config)
+        names = [n if ADAPTERS in n else family.published_name(n) for n in learning]
+        ranks = self.ranks.job.ranks
+        self.counter = Counter(outline, *parts_that_learn(names))
+        self.clock = StepClock(self.activation.runtime.synchronize if ranks > 1 else None)
+        peak = peak_of(self.config, self.activation.profile, self.precision.dtype, ranks)
+        self.throughput = Throughput(peak)
 
     def _choose_what_learns(
         self, family: ModelFamily, start: Path | None

@@ -77,7 +77,7 @@ def outline(config: QwenVLConfig) -> Outline:
         out_bias=False,
         mlp_bias=False,
     )
-    resampler = [(patches, patches), (queries, queries)]
+    resampler = (patches, patches, queries, queries)  # keys, values; queries, and what they found
     kv = [LinearMap(inputs=width, outputs=wide, bias=False, rows=patches, part="projector")]
     return Outline(
         decoder=decoder,
@@ -89,8 +89,7 @@ def outline(config: QwenVLConfig) -> Outline:
             *(kv if width != wide else ()),
             *(
                 LinearMap(inputs=wide, outputs=wide, bias=True, rows=rows, part="projector")
-                for pair in resampler  # keys and values of the patches; queries and what they found
-                for rows in pair
+                for rows in resampler
             ),
             # `visual.proj` freezes with the tower, though it comes last
             LinearMap(inputs=wide, outputs=wide, bias=False, rows=queries, part="tower"),
