@@ -20,6 +20,7 @@ PYTEST_ARGS ?=
 # Live parity compares with exactly these; another version gives other class names and other defaults.
 TORCH := torch==2.13.0
 TRANSFORMERS := transformers==5.3.0
+DIFFUSERS := diffusers==0.42.1
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -57,7 +58,7 @@ $(VENV)/.installed: pyproject.toml | $(PY)
 # torch goes first: resolved together with transformers, pip could take another build of it.
 $(VENV)/.installed-tests: $(VENV)/.installed Makefile
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
-	$(PIP) install --quiet '$(TRANSFORMERS)' --editable '.[cpu,video,test,lint]'
+	$(PIP) install --quiet '$(TRANSFORMERS)' '$(DIFFUSERS)' --editable '.[cpu,video,test,lint]'
 	@touch $@
 
 venv: $(PY)

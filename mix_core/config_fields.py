@@ -392,6 +392,9 @@ class RunKeys(Keys):
     """`reference` switches every fused kernel off (own key)."""
     seed: NonNegative = 42
     """Seed of weights, dropout and, without data_seed, the order of the rows."""
+    peak_tflops: Annotated[float, Gt(0.0)] | None = None
+    """Peak of one device in the run's dtype, 10^12 flop/s, for mfu. Default: what the device's profile states
+    (own key)."""
     deterministic: bool = False
     """Ask the device for kernels that repeat bit for bit; the CPU's always do (own key)."""
     do_train: bool = True

@@ -32,6 +32,7 @@ COMMANDS = (
     "chat",
     "convert",
     "merge-lora",
+    "plan",
 )
 
 

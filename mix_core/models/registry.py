@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mix_core.errors import BadInputError
+from mix_core.models.outline import Outline, PublishedSize
 
 GROUP = "mix_core.models"
 
@@ -72,6 +73,10 @@ class ModelFamily:
     the family has such keys. Raises ConfigError."""
     tiny: Callable[[], TinyModel] | None = None
     """A small model and a batch for it, to try a device with; imports no paddle."""
+    outline: Callable[[Any], Outline] | None = None
+    """Configuration -> the model in figures, for plans and reports of speed; imports no paddle."""
+    sizes: tuple[PublishedSize, ...] = ()
+    """Published members, for plans without a model folder."""
 
     def with_changes(self, keys: Mapping[str, Any]) -> ModelFamily:
         """The family as it reads config.json under these keys of a run."""
@@ -100,8 +105,8 @@ def family_of_package(
     """The family in a package whose modules have the usual names and functions.
 
     They are `config` (config_from_dict, config_to_dict), `model` (the class or function that `model` names),
-    `processor` (load_processor), `tiny` (tiny), and `weights` (load_weights, save_weights, slots) unless
-    another module is named. `fields`: more of `ModelFamily`, or others in place of these.
+    `processor` (load_processor), `outline` (outline), `tiny` (tiny), and `weights` (load_weights,
+    save_weights, slots) unless another module is named. `fields`: more of `ModelFamily`, or others in place of these.
     """
     weights = weights or f"{package}.weights"
 
@@ -115,6 +120,7 @@ def family_of_package(
         "config_from_dict": later(f"{package}.config", "config_from_dict"),
         "build": later(f"{package}.model", model),
         "load_processor": later(f"{package}.processor", "load_processor"),
+        "outline": later(f"{package}.outline", "outline"),
         "tiny": later(f"{package}.tiny", "tiny"),
         "write_config": write_config,
         **{name: later(weights, name) for name in ("load_weights", "save_weights", "slots")},

@@ -17,6 +17,7 @@ from mix_core.errors import DataError, RunFailedError
 from mix_core.training.faults import place
 from mix_core.training.finite import first_not_finite
 from mix_core.training.precision import Precision
+from mix_core.training.throughput import COMMUNICATION, NOTHING, Counted, Counter, StepClock
 
 if TYPE_CHECKING:
     from mix_core.training.loss_scale import LossScale
@@ -48,6 +49,9 @@ class StepResult:
     data_ms: float
     """Part of step_ms that was spent waiting for data."""
     ends_epoch: bool
+    communication_ms: float = 0.0
+    """Part of step_ms in sums over ranks, waiting for the others included."""
+    counted: Counted = NOTHING
     loss_scale: float | None = None
     """Of this step, where there is one."""
     skipped: bool = False
@@ -75,8 +79,12 @@ class Stepper:
         loss_scale: LossScale | None = None,
         ranks: Ranks | None = None,
         module_stats_steps: int = 0,
+        counter: Counter | None = None,
+        clock: StepClock | None = None,
     ) -> None:
-        """`module_stats_steps`: steps between statistics of the modules; 0: never."""
+        """`module_stats_steps`: steps between statistics of the modules; 0: never. `clock`: communication it
+        has counted when a step begins is that step's."""
+        self.counter, self.clock = counter or Counter(None), clock or StepClock()
         self.model = model
         self.ranks = ranks
         self.module_stats_steps = module_stats_steps
@@ -113,13 +121,15 @@ class Stepper:
             label_tokens += count
             detached = pass_loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
-        label_tokens, tokens = self._totals(label_tokens, batches.tokens)
+        digits = self.counter.count(batches.passes).digits()
+        label_tokens, tokens, *digits = self._totals(label_tokens, batches.tokens, *digits)
         if label_tokens == 0:
             raise DataError(
                 f"step {step}: none of its samples has a label; check the rows' answers and mask_history"
             )
         if self.ranks is not None:
-            loss_sum = self.ranks.sum_passes(self.optimizer, loss_sum)
+            with self.clock.of(COMMUNICATION):
+                loss_sum = self.ranks.sum_passes(self.optimizer, loss_sum)
         norm_of_sums, total = self.optimizer.gradient_norm(beside=loss_sum)
         loss, norm = total / label_tokens, norm_of_sums / factor / label_tokens
         place("forward")
@@ -130,6 +140,7 @@ class Stepper:
             clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
             self.optimizer.step(rate, grad_scale=clip / label_tokens / factor)
         self.optimizer.clear_grad()
+        seconds = self.clock.take()
         return StepResult(
             step=step,
             loss=loss,
@@ -141,13 +152,18 @@ class Stepper:
             step_ms=(time.perf_counter() - started) * 1e3,
             data_ms=waited_s * 1e3,
             ends_epoch=batches.ends_epoch,
+            communication_ms=seconds[COMMUNICATION] * 1e3,
+            counted=Counted.summed(digits),
             loss_scale=scale,
             skipped=not finite,
             modules=modules,
         )
 
     def _totals(self, *counts: int) -> Sequence[int]:
-        return counts if self.ranks is None else self.ranks.totals(counts)
+        if self.ranks is None:
+            return counts
+        with self.clock.of(COMMUNICATION):
+            return self.ranks.totals(counts)
 
     def _modules(self, step: int, scale: float) -> dict[str, dict[str, float]] | None:
         if not self.module_stats_steps or step % self.module_stats_steps:

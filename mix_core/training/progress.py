@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines everywhere else.
 
-The bar shows step, loss, tokens/s and the time left. Into a file or a pipe goes one line every
-`logging_steps`, without any escape code.
+The bar shows step, loss, speed and the time left. Into a file or a pipe goes one line every `logging_steps`,
+without any escape code.
 """
 
 from __future__ import annotations
@@ -25,6 +25,21 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _speed(
+    tokens_per_s: float | None, samples_per_s: float | None, mfu: float | None, padding: float | None
+) -> list[str]:
+    parts = []
+    if tokens_per_s is not None:
+        parts.append(f"{tokens_per_s:,.0f} tokens/s")
+    if samples_per_s is not None:
+        parts.append(f"{samples_per_s:.3g} samples/s")
+    if mfu is not None:
+        parts.append(f"mfu {100 * mfu:.1f} %")
+    if padding is not None and padding >= 0.005:
+        parts.append(f"padding {100 * padding:.0f} %")
+    return parts
 
 
 class Progress:
@@ -89,15 +104,19 @@ class Progress:
         loss: float | None = None,
         tokens_per_s: float | None = None,
         learning_rate: float | None = None,
+        samples_per_s: float | None = None,
+        mfu: float | None = None,
+        padding: float | None = None,
     ) -> None:
-        """Tell that `step` is done."""
+        """Tell that `step` is done. `mfu` and `padding` are shares; below 0.5 % padding is not shown."""
+        speed = _speed(tokens_per_s, samples_per_s, mfu, padding)
         now = time.monotonic()
         if step > self.step:
             self._durations.append((now - self._last_update) / (step - self.step))
         self.step, self._last_update = step, now
         last = step >= self.total_steps
         if self._bar is not None:
-            figures = self._figures(loss, tokens_per_s, None)
+            figures = self._figures(loss, speed, None)
             self._bar.update(self._task, completed=step, figures=figures)
             if last or now - self._last_refresh >= REFRESH_S:
                 self._last_refresh = now
@@ -105,17 +124,16 @@ class Progress:
         elif last or step % self.logging_steps == 0:
             width = len(str(self.total_steps))
             self._print(
-                f"step {step:>{width}}/{self.total_steps}  {self._figures(loss, tokens_per_s, learning_rate)}"
+                f"step {step:>{width}}/{self.total_steps}  {self._figures(loss, speed, learning_rate)}"
             )
 
-    def _figures(self, loss: float | None, tokens_per_s: float | None, learning_rate: float | None) -> str:
+    def _figures(self, loss: float | None, speed: list[str], learning_rate: float | None) -> str:
         parts = []
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         if learning_rate is not None:
             parts.append(f"lr {learning_rate:.2e}")
-        if tokens_per_s is not None:
-            parts.append(f"{tokens_per_s:,.0f} tokens/s")
+        parts += speed
         if self.seconds_left is not None:
             parts.append(f"{clock(self.seconds_left)} left")
         return "  ".join(parts)

@@ -17,6 +17,7 @@ from typing import Any
 from mix_core.errors import RunFailedError
 from mix_core.training.report_charts import charts_html
 from mix_core.training.report_gallery import gallery_html
+from mix_core.training.report_speed import speed_html, speed_text
 from mix_core.training.report_view import RunView, count, duration, is_number, number, read_run, share
 
 NAME = "report.html"
@@ -54,6 +55,7 @@ def page(run: RunView) -> str:
     sections = [
         ("results", "Results", results_html(run)),
         ("curves", "Curves", charts_html(run) or _none("No step was measured.")),
+        ("time", "Where the time went", speed_html(run)),
         ("pictures", "Held-out pictures", gallery_html(run) + attribution_html(run)),
         ("details", "Details", configuration_html(run) + versions_html(run) + device_html(run)),
     ]
@@ -88,6 +90,7 @@ def header_html(run: RunView) -> str:
         ("Device", _joined(device.get("place") or device.get("name"), kind)),
         ("Data", _joined(_rows_of(run, "train"), _rows_of(run, "eval"))),
         ("Duration", _joined(_duration(run), _steps(run))),
+        ("Speed", speed_text(run)),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value)
     message = record.get("message")

@@ -62,6 +62,14 @@ def _figures(run: RunView) -> list[Figure]:
         ),
         Figure("Speed", "tokens/s", _with_smooth(speed), _short, from_zero=True, word="median"),
         Figure(
+            "Model flops utilisation",
+            "share of the stated peak",
+            _with_smooth(run.points("mfu")),
+            share,
+            from_zero=True,
+            word="median",
+        ),
+        Figure(
             "Memory",
             unit,
             [Line("memory", [(step, value / unit_bytes) for step, value in memory], "main")],

@@ -39,6 +39,18 @@ from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, re
 from mix_core.training.schedule import schedule_of
 from mix_core.training.snapshot import Parts, Progressed
 from mix_core.training.stream import StepBatches, StepStream
+from mix_core.training.throughput import (
+    CHECKPOINT,
+    COMMUNICATION,
+    DATA,
+    EVALUATION,
+    Counter,
+    StepClock,
+    Throughput,
+    in_words,
+    parts_that_learn,
+    peak_of,
+)
 from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
@@ -103,8 +115,7 @@ class Session:
         self.step = reached.step
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
-        self.tokens, self.seconds = 0, 0.0
-        """What the steps of this process added up to."""
+        self._start_measuring(family, model_config, learning)
         self.position, self.waiting = reached.position, reached.waiting
         """Rows visited by the steps taken, and visits that packing has read ahead of them."""
         self.stream = self._open_stream(source, reached, start) if config.do_train else None
@@ -114,6 +125,16 @@ class Session:
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
         self._start_record(family.name, start)
+
+    def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
+        """Count work and time from here on."""
+        outline = None if family.outline is None else family.outline(model_config)
+        names = [n if ADAPTERS in n else family.published_name(n) for n in learning]
+        ranks = self.ranks.job.ranks
+        self.counter = Counter(outline, *parts_that_learn(names))
+        self.clock = StepClock(self.activation.runtime.synchronize if ranks > 1 else None)
+        peak = peak_of(self.config, self.activation.profile, self.precision.dtype, ranks)
+        self.throughput = Throughput(peak)
 
     def _choose_what_learns(
         self, family: ModelFamily, start: Path | None
@@ -198,6 +219,8 @@ class Session:
             loss_scale=self.parts.loss_scale,
             ranks=self.ranks,
             module_stats_steps=config.module_stats_steps,
+            counter=self.counter,
+            clock=self.clock,
         )
         self.model.train()
         with (
@@ -216,7 +239,7 @@ class Session:
                 asked, exhausted = self.ranks.totals([stop.asked, self._is_exhausted])
             if self.saved_step != self.step and (asked or not config.benchmark):
                 self._save()
-            self.progress.note(self._throughput())
+            self._note_throughput()
             if exhausted:
                 self.progress.note(f"stopped early at step {self.step}: {self.parts.best.in_words()}")
             if asked:
@@ -234,27 +257,29 @@ class Session:
         return MetricsWriter(self.folder.path / METRICS, resume_step=self.step or None)
 
     def _one_step(self, stepper: Stepper, stream: StepStream) -> None:
+        self.throughput.add_between(self.clock.take())
         started = time.perf_counter()
         batches = self._next_step(stream)
-        waited_s = time.perf_counter() - started
         try:
-            result = stepper.take(self.step + 1, batches, started, waited_s)
+            result = stepper.take(self.step + 1, batches, started, self.clock.spent(DATA))
         except NotFiniteError as error:
             kept = checkpoint.newest_whole(self.folder.path)
             last = f"{kept.name} is the last good checkpoint" if kept else "there is no checkpoint yet"
             raise RunFailedError(f"{error}; {last}; try a lower learning_rate or max_grad_norm") from error
         self.step, self.position, self.waiting = result.step, stream.position, tuple(stream.waiting)
-        self.tokens += result.tokens
-        self.seconds += result.step_ms / 1e3
+        speed = self.throughput.add(result)
         self.progress.update(
             result.step,
             loss=result.loss,
             tokens_per_s=result.tokens_per_s,
             learning_rate=result.learning_rate,
+            samples_per_s=speed["samples_per_s"],
+            mfu=speed.get("mfu"),
+            padding=speed["padding"],
         )
         if result.skipped:
             self.progress.note(self._skipped(result))
-        values = self._measured(result)
+        values = self._measured(result, speed)
         is_best = False
         if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
             results = self._evaluate(during=True)
@@ -271,20 +296,27 @@ class Session:
         """The step's passes of this rank. Where one rank cannot make its own, all stop before the step."""
         batches, failure = None, None
         try:
-            batches = stream.next_step()
+            with self.clock.of(DATA):
+                batches = stream.next_step()
         except MixError as error:
             failure = error
-        (failed,) = self.ranks.totals([failure is not None])
+        with self.clock.of(COMMUNICATION):
+            (failed,) = self.ranks.totals([failure is not None])
         if batches is None or failed:
             failure = failure or OtherRankError(f"{failed} of {self.ranks.job.ranks} ranks have no data")
             raise self._rescued(failure) from failure
         return batches
 
-    def _throughput(self) -> str:
-        seconds = max(self.seconds, 1e-9)
-        return f"{self.tokens:,} tokens in {clock(seconds)}: {self.tokens / seconds:,.0f} tokens/s"
+    def _note_throughput(self) -> None:
+        """Say how fast the run was, and keep it for run.json."""
+        self.throughput.add_between(self.clock.take())
+        summary = self.throughput.summary()
+        if summary:
+            self.record["throughput"] = summary
+            spent = clock(sum(summary["seconds"].values()))
+            self.progress.note(f"{self.throughput.tokens:,} tokens in {spent}: {in_words(summary)}")
 
-    def _measured(self, result: StepResult) -> dict[str, Any]:
+    def _measured(self, result: StepResult, speed: dict[str, float]) -> dict[str, Any]:
         """A step's line in metrics.jsonl."""
         names = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "label_tokens")
         values = {name: getattr(result, name) for name in names}
@@ -294,7 +326,8 @@ class Session:
             values |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
         if result.modules is not None:
             values["modules"] = result.modules
-        return values | {name: getattr(result, name) for name in ("step_ms", "data_ms", "epoch")}
+        times = {name: getattr(result, name) for name in ("step_ms", "data_ms", "epoch")}
+        return values | speed | times
 
     def _skipped(self, result: StepResult) -> str:
         dtype, after = self.precision.dtype, self.parts.loss_scale.scale
@@ -309,6 +342,12 @@ class Session:
         return strategy == "epoch" and result.ends_epoch
 
     def _save(self) -> None:
+        with self.clock.of(CHECKPOINT):
+            self._save_now()
+        self.saved_step = self.step
+        self.progress.pause()
+
+    def _save_now(self) -> None:
         if self.metrics is not None:
             self.metrics.flush()
             reached = Progressed(self.step, self.position, self.waiting)
@@ -318,8 +357,6 @@ class Session:
             best_step = self.parts.best.step if self.parts.best is not None else None
             checkpoint.rotate(self.folder.path, self.config.save_total_limit, best_step)
         self.ranks.wait()
-        self.saved_step = self.step
-        self.progress.pause()
 
     @property
     def _is_exhausted(self) -> bool:
@@ -372,8 +409,9 @@ class Session:
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
         """The first rank evaluates; the others wait for it and have no results."""
-        results = self._evaluate_here(during=during) if self.ranks.leads else {}
-        self.ranks.wait()
+        with self.clock.of(EVALUATION):
+            results = self._evaluate_here(during=during) if self.ranks.leads else {}
+            self.ranks.wait()
         return results
 
     def _evaluate_here(self, *, during: bool) -> dict[str, Any]:

@@ -41,9 +41,32 @@ def test_evaluations_stand_in_the_lines_of_their_steps(trained):
         "tokens_per_s",
         "label_tokens",
         "memory_bytes",
+        "samples_per_s",
+        "padding",
+        "tflops",
+        "compute_ms",
+        "communication_ms",
+        "checkpoint_ms",
         "step_ms",
     ]
     assert list(metrics(trained)[0]) == [*keys, "data_ms", "epoch"]
+
+
+def test_the_time_of_the_run_is_split(trained):
+    lines = metrics(trained)
+    for row in lines:
+        parts = row["compute_ms"] + row["communication_ms"] + row["data_ms"]
+        assert parts == pytest.approx(row["step_ms"]) and 0 <= row["padding"] < 1 and row["tflops"] > 0
+    found = json.loads((trained / "run.json").read_text())["throughput"]
+    assert sum(found["shares"].values()) == pytest.approx(1.0)
+    assert found["seconds"]["checkpoint"] > 0 and found["seconds"]["evaluation"] > 0
+    steps_s = sum(row["step_ms"] for row in lines) / 1e3
+    assert found["tokens_per_s"] * steps_s == pytest.approx(
+        sum(row["tokens_per_s"] * row["step_ms"] / 1e3 for row in lines)
+    )
+    page = (trained / "report.html").read_text()
+    assert "Where the time went" in page and "writing checkpoints" in page
+    assert "the device states no peak" in page
 
 
 def test_results_report_and_gallery(trained):

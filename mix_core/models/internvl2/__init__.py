@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mix_core.models.internvl2.names import part_rows, published_name
+from mix_core.models.internvl2.outline import SIZES
 from mix_core.models.registry import family_of_package, later
 
 FAMILY = family_of_package(
@@ -12,4 +13,5 @@ FAMILY = family_of_package(
     published_name=published_name,
     part_rows=part_rows,
     configured=later(f"{__name__}.options", "configured"),
+    sizes=SIZES,
 )

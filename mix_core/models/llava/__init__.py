@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mix_core.models.llava.names import published_name, stored_name
+from mix_core.models.llava.outline import SIZES
 from mix_core.models.registry import family_of_package, later
 
 FAMILY = family_of_package(
@@ -12,4 +13,5 @@ FAMILY = family_of_package(
     init_weights=later(f"{__name__}.weights", "init_weights"),
     published_name=published_name,
     stored_name=stored_name,
+    sizes=SIZES,
 )

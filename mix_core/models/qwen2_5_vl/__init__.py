@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mix_core.models.qwen2_5_vl.outline import SIZES
 from mix_core.models.registry import family_of_package, later
 
 FAMILY = family_of_package(
@@ -9,4 +10,5 @@ FAMILY = family_of_package(
     model="Qwen2_5_VL",
     model_types=("qwen2_5_vl",),
     stored_name=later(f"{__name__}.weights", "published_name"),
+    sizes=SIZES,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mix_core.models.qwen2_vl.outline import SIZES
 from mix_core.models.registry import family_of_package, later
 
 WEIGHTS = "mix_core.models.qwen2_5_vl.weights"
@@ -12,4 +13,5 @@ FAMILY = family_of_package(
     model_types=("qwen2_vl",),
     weights=WEIGHTS,
     stored_name=later(WEIGHTS, "published_name"),
+    sizes=SIZES,
 )

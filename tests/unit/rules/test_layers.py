@@ -14,7 +14,7 @@ LAYERS = (
     ("device", "plugin_api", "recipes"),
     ("ops",),
     ("models", "data", "schedulers"),
-    ("training", "inference", "config", "convert"),
+    ("training", "inference", "config", "convert", "planning"),
     ("cli", "train", "conformance", "scaffold", "recipes.*"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

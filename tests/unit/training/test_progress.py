@@ -89,3 +89,13 @@ def test_no_thread_is_left_running():
     with Progress(3, stream=io.StringIO()) as progress:
         progress.update(3, loss=1.0)
     assert threading.active_count() == before
+
+
+def test_use_of_the_device_stands_beside_the_speed():
+    stream = io.StringIO()
+    progress = Progress(2, logging_steps=1, stream=stream)
+    progress.update(1, loss=1.0, tokens_per_s=2000.0, samples_per_s=12.34, mfu=0.412, padding=0.031)
+    progress.update(2, loss=1.0, tokens_per_s=2000.0, padding=0.001)
+    first, second = stream.getvalue().splitlines()
+    assert "2,000 tokens/s  12.3 samples/s  mfu 41.2 %  padding 3 %" in first
+    assert "padding" not in second and "mfu" not in second

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mix_core.errors import BadInputError
-from mix_core.training.report import write_report
+from mix_core.training.report import page, write_report
 from mix_core.training.report_chart import Line, Scale, chart, linear_ticks, log_ticks, reduced, smoothed
-from mix_core.training.report_view import count, duration, number
+from mix_core.training.report_view import count, duration, number, read_run
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -71,6 +71,16 @@ def write_run(folder: Path, steps: int = 400) -> Path:
         "configuration": {"learning_rate": 0.00321, "seed": 42, "bf16_note": "<b>&"},
         "versions": {"mix-core": "9.8.7", "numpy": "2.0.1"},
         "model": {"family": "qwen2_5_vl", "parameters": 1373792},
+        "throughput": {
+            "tokens_per_s": 15300.4,
+            "samples_per_s": 96.5,
+            "tflops": 0.4,
+            "mfu": 0.41,
+            "peak_flops": 1e12,
+            "padding": 0.03,
+            "seconds": {"compute": 200.0, "data": 40.0, "checkpoint": 10.0, "communication": 0.0},
+            "shares": {"compute": 0.8, "data": 0.16, "checkpoint": 0.04, "communication": 0.0},
+        },
         "data": {"train": {"rows": 36000, "files": {str(folder / "train.json"): "0123456789abcdef0123"}}},
         "device": {
             "name": "cpu",
@@ -369,3 +379,19 @@ def test_numbers_for_people():
     assert written == ["0", "0.0312", "12.34", "4,210", "1.5e-6", "0.00025", "-3.2"]
     assert [duration(s) for s in (0.4, 59, 272, 7500)] == ["0 s", "59 s", "4 min 32 s", "2 h 05 min"]
     assert [count(v) for v in (36000, 1373792, 7.6e9)] == ["36,000", "1.37 million", "7.6 billion"]
+
+
+def test_speed_stands_in_the_head_and_time_in_a_table(run):
+    text = page(read_run(run))
+    assert "15,300 tokens/s · 96.5 samples/s · mfu 41.0 %" in text
+    table = text[text.index("Where the time went") :]
+    assert "80.0 % · 3 min 20 s" in table and "of 1 Tflop/s, the devices" in table and "padding" in table
+    assert "sums over devices" not in table  # no time went into them
+
+
+def test_a_run_without_speed_has_no_such_section(run):
+    record = json.loads((run / "run.json").read_text())
+    for broken in ({}, {"throughput": "fast"}, {"throughput": {"mfu": "high", "shares": 3}}):
+        kept = {key: value for key, value in record.items() if key != "throughput"}
+        (run / "run.json").write_text(json.dumps(kept | broken))
+        assert "Where the time went" not in page(read_run(run))
