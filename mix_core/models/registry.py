@@ -106,7 +106,8 @@ def family_of_package(
 
     They are `config` (config_from_dict, config_to_dict), `model` (the class or function that `model` names),
     `processor` (load_processor), `outline` (outline), `tiny` (tiny), and `weights` (load_weights,
-    save_weights, slots) unless another module is named. `fields`: more of `ModelFamily`, or others in place of these.
+    save_weights, slots) unless another module is named. `fields`: more of `ModelFamily`, or others in place
+    of these.
     """
     weights = weights or f"{package}.weights"
 
