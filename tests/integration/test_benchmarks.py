@@ -44,6 +44,7 @@ def test_a_training_step_beside_its_peer(tmp_path):
     assert ratios["ratio_decode_tok_s"] == pytest.approx(ours["decode_tok_s"] / peer["decode_tok_s"])
 
 
+@pytest.mark.slow
 def test_steps_of_llava_beside_their_peer(tmp_path):
     printed = lines(
         tmp_path, "llava_step.py", "--size", "tiny", "--seq", "352", "--steps", "1", "--rank", "2"

@@ -18,7 +18,7 @@ from mix_core.errors import WeightsError  # noqa: E402
 from mix_core.models.clip_text.config import config_from_dict, config_to_dict  # noqa: E402
 from mix_core.models.clip_text.model import ClipTextModel  # noqa: E402
 from mix_core.models.clip_text.original import BIG_G, VIT_L, load_original  # noqa: E402
-from tests.parity.peer import distance  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "projection_dim": 24, "max_position_embeddings": 9, "eos_token_id": 2}

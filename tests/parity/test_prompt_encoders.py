@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="live parity needs torch")
 from mix_core.models.prompt_encoders.weights import load_prompt_encoder, save_prompt_encoder  # noqa: E402
 from tests.builders.pipelines import make_pipeline  # noqa: E402
 from tests.builders.text_encoders import LONG  # noqa: E402
-from tests.parity.peer import distance  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
 
 LIMIT = 1e-5
 """Relative in norm."""

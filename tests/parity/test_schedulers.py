@@ -24,7 +24,7 @@ from mix_core.schedulers import (  # noqa: E402
     min_snr_weights,
     save_scheduler,
 )
-from tests.parity.peer import distance  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
 
 LIMIT = 1e-6
 """Relative in norm, at every step."""

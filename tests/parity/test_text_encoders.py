@@ -17,7 +17,7 @@ from mix_core.models.clip_text.weights import load_clip_text, save_clip_text  # 
 from mix_core.models.common.weights import slots_of  # noqa: E402
 from mix_core.models.t5.geometry import distance_buckets  # noqa: E402
 from mix_core.models.t5.weights import load_t5, save_t5  # noqa: E402
-from tests.parity.peer import distance  # noqa: E402
+from tests.parity.agreement import distance  # noqa: E402
 
 OUTPUTS, GRADIENTS = 1e-5, 1e-4
 """Limits: relative in norm."""
