@@ -90,13 +90,18 @@ class ModelFamily:
         return replace(self, config_from_dict=config_from_dict)
 
 
-def later(module: str, name: str) -> Callable[..., Any]:
-    """A function or class of a module that is imported when it is called, not before: it may need paddle."""
+@dataclass(frozen=True)
+class Later:
+    """A function or class of a module that is imported when it is called, not before: it may need paddle.
 
-    def call(*arguments: Any, **options: Any) -> Any:
-        return getattr(import_module(module), name)(*arguments, **options)
+    Data workers are sent such functions, so that this is a class and no closure.
+    """
 
-    return call
+    module: str
+    name: str
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(self.module), self.name)(*arguments, **options)
 
 
 def family_of_package(
@@ -117,14 +122,14 @@ def family_of_package(
 
     usual: dict[str, Any] = {
         "name": package.rpartition(".")[2],
-        "init_weights": later("mix_core.models.common.weights", "init_weights"),
-        "config_from_dict": later(f"{package}.config", "config_from_dict"),
-        "build": later(f"{package}.model", model),
-        "load_processor": later(f"{package}.processor", "load_processor"),
-        "outline": later(f"{package}.outline", "outline"),
-        "tiny": later(f"{package}.tiny", "tiny"),
+        "init_weights": Later("mix_core.models.common.weights", "init_weights"),
+        "config_from_dict": Later(f"{package}.config", "config_from_dict"),
+        "build": Later(f"{package}.model", model),
+        "load_processor": Later(f"{package}.processor", "load_processor"),
+        "outline": Later(f"{package}.outline", "outline"),
+        "tiny": Later(f"{package}.tiny", "tiny"),
         "write_config": write_config,
-        **{name: later(weights, name) for name in ("load_weights", "save_weights", "slots")},
+        **{name: Later(weights, name) for name in ("load_weights", "save_weights", "slots")},
     }
     return ModelFamily(model_types=model_types, **(usual | fields))
 

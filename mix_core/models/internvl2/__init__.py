@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mix_core.models.internvl2.names import part_rows, published_name
 from mix_core.models.internvl2.outline import SIZES
-from mix_core.models.registry import family_of_package, later
+from mix_core.models.registry import Later, family_of_package
 
 FAMILY = family_of_package(
     __name__,
@@ -12,6 +12,6 @@ FAMILY = family_of_package(
     model_types=("internvl_chat",),
     published_name=published_name,
     part_rows=part_rows,
-    configured=later(f"{__name__}.options", "configured"),
+    configured=Later(f"{__name__}.options", "configured"),
     sizes=SIZES,
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mix_core.models.llava.names import published_name, stored_name
 from mix_core.models.llava.outline import SIZES
-from mix_core.models.registry import family_of_package, later
+from mix_core.models.registry import Later, family_of_package
 
 FAMILY = family_of_package(
     __name__,
     model="Llava",
     model_types=("llava", "llava_next", "llava_llama", "llava_mistral"),
-    init_weights=later(f"{__name__}.weights", "init_weights"),
+    init_weights=Later(f"{__name__}.weights", "init_weights"),
     published_name=published_name,
     stored_name=stored_name,
     sizes=SIZES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mix_core.models.qwen2_vl.outline import SIZES
-from mix_core.models.registry import family_of_package, later
+from mix_core.models.registry import Later, family_of_package
 
 WEIGHTS = "mix_core.models.qwen2_5_vl.weights"
 """Names and layout are Qwen2.5-VL's."""
@@ -12,6 +12,6 @@ FAMILY = family_of_package(
     model="Qwen2VL",
     model_types=("qwen2_vl",),
     weights=WEIGHTS,
-    stored_name=later(WEIGHTS, "published_name"),
+    stored_name=Later(WEIGHTS, "published_name"),
     sizes=SIZES,
 )
