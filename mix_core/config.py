@@ -67,6 +67,8 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
             )
         if self.lora_path is not None and not self.lora:
             raise ValueError("lora_path names an adapter and lora is false; give lora: true, or take it away")
+        if self.weight_quantize_algo is not None:
+            self._check_rounding()
         one_pass = self.per_device_train_batch_size
         if self.global_batch_size is not None:
             accumulation, rest = divmod(self.global_batch_size, one_pass)
@@ -84,6 +86,18 @@ class RunConfig(ModelKeys, DataKeys, BatchKeys, OptimizerKeys, EvaluationKeys, O
                 f"{self.warmup_start_lr} and min_learning_rate {self.min_learning_rate} may not lie above it"
             )
         return self
+
+    def _check_rounding(self) -> None:
+        if not self.lora:
+            raise ValueError(
+                "weight_quantize_algo keeps frozen weights under adapters in 8 bits, and weights that learn "
+                "cannot be kept so; give lora: true, or take it away"
+            )
+        if self.use_dora:
+            raise ValueError(
+                "use_dora needs the lengths of the columns of weights, which weight_quantize_algo rounds; "
+                "give one"
+            )
 
     @model_validator(mode="after")
     def _best_needs_evaluation(self) -> RunConfig:

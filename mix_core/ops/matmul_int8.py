@@ -77,10 +77,15 @@ def _blocks(weight_OI: Tensor) -> list[slice]:
     return [slice(begin, begin + rows) for begin in range(0, outputs, rows)]
 
 
+def _widened(weight_OI: Tensor, rows: slice, dtype: Any) -> Tensor:
+    whole = rows.stop >= weight_OI.shape[0] and rows.start == 0
+    return (weight_OI if whole else weight_OI[rows]).astype(dtype)
+
+
 @in_float32
 def _reference(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> Tensor:
-    blocks = _blocks(weight_OI)
-    products = [_C_ops.matmul(x, weight_OI[rows].astype(x.dtype), False, True) for rows in blocks]
+    blocks = (_widened(weight_OI, rows, x.dtype) for rows in _blocks(weight_OI))
+    products = [_C_ops.matmul(x, block_RI, False, True) for block_RI in blocks]
     product = products[0] if len(products) == 1 else paddle.concat(products, axis=-1)
     return product * scale_O if bias_O is None else product * scale_O + bias_O
 
@@ -88,8 +93,10 @@ def _reference(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | N
 @in_float32
 def _back(grad: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
     scaled, blocks = grad * scale_O, _blocks(weight_OI)
-    parts = [
-        _C_ops.matmul(scaled[..., rows], weight_OI[rows].astype(scaled.dtype), False, False)
-        for rows in blocks
-    ]
-    return parts[0] if len(parts) == 1 else paddle.add_n(parts)
+    if len(blocks) == 1:
+        return _C_ops.matmul(scaled, _widened(weight_OI, blocks[0], scaled.dtype), False, False)
+    total: Tensor | None = None
+    for rows in blocks:
+        part = _C_ops.matmul(scaled[..., rows], _widened(weight_OI, rows, scaled.dtype), False, False)
+        total = part if total is None else total.add_(part)
+    return total

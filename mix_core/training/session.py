@@ -74,6 +74,10 @@ class Session:
         paddle.seed(config.seed)
         family, model_config = self._load(source, random_init=config.from_scratch and start is None)
         adapter, learning = self._choose_what_learns(family, start)
+        self.rounded = 0
+        """Numbers of the model that are kept in 8 bits."""
+        if adapter is not None and config.weight_quantize_algo is not None:
+            self.rounded = adapter.round_bases(activation)
         self.model.recompute = config.recompute
         self.optimizer = AdamW(
             self.model,
@@ -423,9 +427,11 @@ class Session:
         self.record["steps"] = self.last_step
         self.record["model"] = {
             "family": family,
-            "parameters": sum(int(parameter.size) for parameter in self.model.parameters()),
+            "parameters": self.rounded + sum(int(one.size) for one in self.model.parameters()),
             "learning": sum(int(parameter.size) for _, parameter in self.optimizer.named_parameters()),
         }
+        if self.rounded:
+            self.record["model"]["in_8_bits"] = self.rounded
         if start is not None:
             self.record["resumed_from"] = {"checkpoint": str(start), "step": self.step}
             before = read_json(start.parent / RECORD)

@@ -22,6 +22,7 @@ from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import SampleRandom, named_generator
 from mix_core.ops.dtypes import cast, widened
 from mix_core.ops.low_rank import AdaptedMatrix, Matrix
+from mix_core.ops.matmul_int8 import Int8Matrix
 
 _PLACES = 1 << 20
 """Where the numbers under which adapters draw begin; below are those of the decoder's layers."""
@@ -53,19 +54,20 @@ class LowRank(nn.Layer):
     ) -> None:
         """`down`: another map's, of the same published matrix. `place`: the number under which it draws."""
         super().__init__()
-        inputs, outputs = layer.weight.shape
+        inputs, outputs = layer.inputs, layer.outputs
         self.settings, self.random, self.place = settings, random, place
         self.down = self.create_parameter([inputs, settings.rank]) if down is None else down
         self.up = self.create_parameter([settings.rank, outputs])
         self.magnitude = self.create_parameter([outputs]) if settings.dora else None
 
-    def matrix(self, weight_IO: Tensor, *, training: bool) -> AdaptedMatrix:
+    def matrix(self, base_IO: Tensor | Int8Matrix, *, training: bool) -> AdaptedMatrix:
+        """What `ops.linear` takes. A base in 8 bits takes no `magnitude`."""
         gain_O = None
         if self.magnitude is not None:
-            gain_O = widened(self.magnitude) / self.lengths(weight_IO)
+            gain_O = widened(self.magnitude) / self.lengths(base_IO)
         drops = training and self.settings.dropout > 0.0
         dropped = partial(self._dropped, place=self.place) if drops else None
-        return AdaptedMatrix(weight_IO, self.down, self.up, self.settings.scale, gain_O, dropped)
+        return AdaptedMatrix(base_IO, self.down, self.up, self.settings.scale, gain_O, dropped)
 
     @paddle.no_grad()
     def lengths(self, weight_IO: Tensor) -> Tensor:
@@ -108,8 +110,8 @@ class Adapters(nn.LayerList):
         self.used: LowRank | None = None
 
     def matrix(self, layer: Linear) -> Matrix:
-        weight = layer.weight
-        return weight if self.used is None else self.used.matrix(weight, training=layer.training)
+        base = layer.base
+        return base if self.used is None else self.used.matrix(base, training=layer.training)
 
     def use(self, name: str | None) -> None:
         """Let this one take part, or none where the map has none of that name."""
