@@ -84,8 +84,13 @@ void low_rank_backward(const LowRank& adapter, const MapShape& shape, const floa
   if (gradient.down == nullptr && dx == nullptr) return;
   float* const d_low = low.data();  // which has served
   gemm(false, true, rows, rank, outputs, adapter.scale, d_out, outputs, adapter.up, outputs, 0.0f, d_low, rank, how);
-  if (gradient.down != nullptr)
-    gemm(true, false, inputs, rank, rows, 1.0f, x, inputs, d_low, rank, 0.0f, gradient.down, rank, how);
+  if (gradient.down != nullptr) {
+    // turned: with x as the right factor BLAS takes a sixth of the time
+    Aligned<float> turned(rank * inputs);
+    gemm(true, false, rank, inputs, rows, 1.0f, d_low, rank, x, inputs, 0.0f, turned.data(), inputs, how);
+    for (int64_t i = 0; i < inputs; ++i)
+      for (int64_t r = 0; r < rank; ++r) gradient.down[i * rank + r] = turned.data()[r * inputs + i];
+  }
   if (dx != nullptr)
     gemm(false, true, rows, inputs, rank, 1.0f, d_low, rank, adapter.down, rank, 1.0f, dx, inputs, how);
 }
