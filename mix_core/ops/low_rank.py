@@ -38,8 +38,8 @@ class AdaptedMatrix:
     scale: float
     gain_O: Tensor | None = None
     """Factor on each output, the bias's share left out; None: 1."""
-    dropped: Callable[[Tensor], Tensor] | None = None
-    """What becomes of the input (..., I) of `down` in training; None: nothing."""
+    low: Callable[[Tensor], Tensor] | None = None
+    """What makes (..., R) of the input (..., I) in training; None: a product with `down`."""
 
     @property
     def low_rank(self) -> LowRank:
@@ -67,4 +67,4 @@ def fuses(matrices: Sequence[Matrix]) -> bool:
     """
     adapted = [matrix for matrix in matrices if isinstance(matrix, AdaptedMatrix)]
     plain = all(isinstance(base_of(matrix), Tensor) for matrix in matrices)
-    return bool(adapted) and plain and all(matrix.dropped is None for matrix in adapted)
+    return bool(adapted) and plain and all(matrix.low is None for matrix in adapted)

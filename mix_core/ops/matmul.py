@@ -66,23 +66,25 @@ def adapted_linear(
     kernel = kernel_for("adapted_linear", x.dtype, training=training, products=products_inside())
     if kernel is not None:
         return tuple(kernel(x, weights, biases, adapters))
-    rows = zip(weights, biases or [None] * count, adapters)
-    return tuple(_with_low_rank(x, linear(x, weight, bias), one) for weight, bias, one in rows)
+    outs = []
+    for weight, bias, one in zip(weights, biases or [None] * count, adapters):
+        out = linear(x, weight, bias)
+        outs.append(out if one is None else _raised(out, linear(x, one.down_IR), one))
+    return tuple(outs)
 
 
-def _with_low_rank(x: Tensor, out: Tensor, low_rank: LowRank | None) -> Tensor:
-    if low_rank is None:
-        return out
+def _raised(out: Tensor, low: Tensor, low_rank: LowRank) -> Tensor:
+    """The map's result with what the adapter makes of ``low = x @ down`` (..., R)."""
     # in place: autograd would keep both terms of a sum
-    return out.add_(linear(linear(x, low_rank.down_IR) * low_rank.scale, low_rank.up_RO))
+    return out.add_(linear(low * low_rank.scale, low_rank.up_RO))
 
 
 def adapted(x: Tensor, out: Tensor, matrix: Matrix, bias_O: Tensor | None = None) -> Tensor:
     """What an adapter makes of ``out = x @ base + bias`` (..., O); `out` itself where the matrix has none."""
     if not isinstance(matrix, AdaptedMatrix):
         return out
-    (x,) = for_product(x if matrix.dropped is None else matrix.dropped(x))
-    return gained(_with_low_rank(x, out, matrix.low_rank), matrix, bias_O)
+    low = linear(x, matrix.down_IR) if matrix.low is None else matrix.low(x)
+    return gained(_raised(out, low, matrix.low_rank), matrix, bias_O)
 
 
 def gained(out: Tensor, matrix: Matrix, bias_O: Tensor | None = None) -> Tensor:

@@ -18,8 +18,10 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from mix_core import ops
 from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import SampleRandom, named_generator
+from mix_core.models.common.recompute import recompute
 from mix_core.ops.dtypes import cast, widened
 from mix_core.ops.low_rank import AdaptedMatrix, Matrix
 from mix_core.ops.matmul_int8 import Int8Matrix
@@ -65,9 +67,8 @@ class LowRank(nn.Layer):
         gain_O = None
         if self.magnitude is not None:
             gain_O = widened(self.magnitude) / self.lengths(base_IO)
-        drops = training and self.settings.dropout > 0.0
-        dropped = partial(self._dropped, place=self.place) if drops else None
-        return AdaptedMatrix(base_IO, self.down, self.up, self.settings.scale, gain_O, dropped)
+        low = self._low_of_dropped if training and self.settings.dropout > 0.0 else None
+        return AdaptedMatrix(base_IO, self.down, self.up, self.settings.scale, gain_O, low)
 
     @paddle.no_grad()
     def lengths(self, weight_IO: Tensor) -> Tensor:
@@ -94,10 +95,27 @@ class LowRank(nn.Layer):
         lengths_O = paddle.sqrt(paddle.sum(merged_IO * merged_IO, axis=0))
         return merged_IO * (widened(self.magnitude) / lengths_O)
 
-    def _dropped(self, x: Tensor, place: int) -> Tensor:
+    def _low_of_dropped(self, x: Tensor) -> Tensor:
+        """``dropped(x) @ down``; x and a bit for each of its numbers are kept for going back."""
+        dropped = _Dropped(self.random, self.place, self.settings.dropout)
+        return recompute(lambda x: ops.linear(dropped(x), self.down), x)
+
+
+class _Dropped:
+    """Drops the same numbers at each call; they are drawn at the first."""
+
+    def __init__(self, random: SampleRandom, place: int, dropout: float) -> None:
+        self._draw = partial(random.keep, place, dropout=dropout)
+        self._dropout = dropout
+        self._bits: np.ndarray | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         shape = (math.prod(x.shape[:-1]), width)
-        keep = paddle.to_tensor(self.random.keep(place, shape, self.settings.dropout))
+        if self._bits is None:
+            self._bits = np.packbits(self._draw(shape=shape) != 0.0, axis=1)
+        kept = np.unpackbits(self._bits, axis=1, count=width)
+        keep = paddle.to_tensor(kept.astype(np.float32) / np.float32(1.0 - self._dropout))
         return x * cast(keep, x.dtype).reshape(x.shape)
 
 
