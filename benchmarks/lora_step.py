@@ -52,7 +52,6 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
         init_adapter(maps, NAME, 0)
         if arguments.kind == "int8":
             adapters.round_bases()
-        del adapters
     optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
     batch = workload.batch(size, arguments.seq)
     model.train()
