@@ -52,7 +52,8 @@ class Linear(nn.Layer):
 def hold_maps(model: nn.Layer) -> Release:
     """`ops.hold_weights` of a model that answers: all its float32 maps, until what comes back is called."""
     maps = (layer for layer in model.sublayers(include_self=True) if isinstance(layer, Linear))
-    return ops.hold_weights([one.weight for one in maps if one.weight.dtype == paddle.float32])
+    bases = (one.base for one in maps)
+    return ops.hold_weights([w for w in bases if isinstance(w, Tensor) and w.dtype == paddle.float32])
 
 
 def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Matrix, ...], tuple[Tensor, ...] | None]:
