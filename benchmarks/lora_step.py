@@ -1,15 +1,16 @@
 """A LoRA step beside a full one, both on mix-core: time and memory, and their ratios (LoRA / full).
 
-The workload is train_step.py's; adapters are on all linear maps of the decoder, all else is frozen. Each kind
-runs in a process of its own, in turn; lines hold medians. `peak_mib` is the process's peak above what it held
-before the model was built.
+The workload is train_step.py's; adapters are on all linear maps of the decoder, all else is frozen; `int8` is
+LoRA over weights in 8 bits. Each kind runs in a process of its own, in turn; lines hold medians. `cpu_ms` is
+the process's time on all processors, which other work on the machine changes less than `step_ms`. `peak_mib`
+is the peak during the steps, and `model_mib` what the model takes before them, above what the process held
+before it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import time
 from typing import Any
 
 import workload
+
+KINDS = ("full", "lora", "int8")
 
 
 def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -26,32 +29,39 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
 
     run = device.Workload(model="qwen2_5_vl", mode="train", dtype=arguments.dtype)
     activation = device.activate(arguments.device, workload=run, allow_reexec=True)
+    from mix_core.models.common.adapters import AdapterSet
     from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter
     from mix_core.training.lora import NAME, targets
     from mix_core.training.optimizer import AdamW
     from mix_core.training.precision import Precision
 
     size = workload.SIZES[arguments.size]
-    before_mib = _peak_mib()
+    stats = activation.runtime.memory_stats
+    before = stats()["allocated"]
     precision = Precision.of(arguments.dtype, "O1", activation)
     family = get_family("qwen2_5_vl")
     model = family.build(family.config_from_dict(workload.config_dict(size)))
     family.init_weights(model, 0)
-    if arguments.kind == "lora":
-        from mix_core.models.common.lora import linear_maps
-
+    if arguments.kind != "full":
         for parameter in model.parameters():
             parameter.stop_gradient = True
-        maps = targets(linear_maps(model), None)
+        adapters = AdapterSet(model, family)
+        maps = targets(adapters.maps, None)
         settings = LoRASettings(rank=arguments.rank, alpha=2 * arguments.rank, dora=arguments.dora)
         add_adapter(model, maps, NAME, settings)
         init_adapter(maps, NAME, 0)
+        if arguments.kind == "int8":
+            adapters.round_bases()
     optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
     batch = workload.batch(size, arguments.seq)
     model.train()
-    seconds = []
-    for _ in range(workload.WARM_UP_STEPS + arguments.steps):
-        started = time.perf_counter()
+    activation.runtime.empty_cache()
+    model_bytes = stats()["allocated"] - before
+    seconds, cpu_seconds = [], []
+    for step in range(workload.WARM_UP_STEPS + arguments.steps):
+        if step == workload.WARM_UP_STEPS:
+            activation.runtime.reset_peak_memory()
+        started, cpu_started = time.perf_counter(), time.process_time()
         with precision.computing():
             loss_sum, labels = model.loss(batch)
             (loss_sum / labels).backward()
@@ -59,18 +69,17 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
         optimizer.clear_grad()
         activation.runtime.synchronize()
         seconds.append(time.perf_counter() - started)
+        cpu_seconds.append(time.process_time() - cpu_started)
     return {
         "kind": arguments.kind,
         "size": arguments.size,
         "seq": arguments.seq,
         "learning": sum(int(parameter.size) for _, parameter in optimizer.named_parameters()),
         "step_ms": statistics.median(seconds[workload.WARM_UP_STEPS :]) * 1e3,
-        "peak_mib": _peak_mib() - before_mib,
+        "cpu_ms": statistics.median(cpu_seconds[workload.WARM_UP_STEPS :]) * 1e3,
+        "model_mib": model_bytes / 2**20,
+        "peak_mib": (stats()["peak"] - before) / 2**20,
     }
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run_kind(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -103,20 +112,24 @@ def main() -> None:
     parser.add_argument("--dora", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=1, help="processes of each kind, in turn")
-    parser.add_argument("--kind", choices=("full", "lora"), help="measure in this very process (internal)")
+    parser.add_argument("--int8", action="store_true", help="measure LoRA over weights in 8 bits too")
+    parser.add_argument("--kind", choices=KINDS, help="measure in this very process (internal)")
     arguments = parser.parse_args()
     if arguments.kind is not None:
         from mix_core.cli.main import guarded
 
         sys.exit(guarded(lambda: workload.print_line(measure_here(arguments)), []))
-    lines: dict[str, list[dict[str, Any]]] = {"full": [], "lora": []}
+    lines: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS[: 3 if arguments.int8 else 2]}
     for _ in range(arguments.rounds):
         for kind, of_kind in lines.items():
             of_kind.append(run_kind(kind, arguments))
-    full, lora = medians(lines["full"]), medians(lines["lora"])
-    workload.print_line(full)
-    workload.print_line(lora)
-    workload.print_line({f"ratio_{key}": lora[key] / full[key] for key in ("step_ms", "peak_mib")})
+    found = {kind: medians(of_kind) for kind, of_kind in lines.items()}
+    for line in found.values():
+        workload.print_line(line)
+    for kind in list(found)[1:]:
+        keys = ("step_ms", "cpu_ms", "peak_mib")
+        ratios = {f"ratio_{key}": found[kind][key] / found["full"][key] for key in keys}
+        workload.print_line({"kind": kind, **ratios})
 
 
 if __name__ == "__main__":

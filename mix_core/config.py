@@ -72,6 +72,8 @@ class RunConfig(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, Evaluat
             raise ValueError("unfreeze_vit_layers has a say with freeze_vit only; give both or neither")
         if self.unfreeze_lm_head and not (self.freeze_llm or self.lora):
             raise ValueError("unfreeze_lm_head has a say with freeze_llm only; give both or neither")
+        if self.weight_quantize_algo is not None:
+            self._check_rounding()
         one_pass = self.per_device_train_batch_size
         if self.global_batch_size is not None:
             accumulation, rest = divmod(self.global_batch_size, one_pass)
@@ -89,6 +91,18 @@ class RunConfig(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, Evaluat
                 f"{self.warmup_start_lr} and min_learning_rate {self.min_learning_rate} may not lie above it"
             )
         return self
+
+    def _check_rounding(self) -> None:
+        if not self.lora:
+            raise ValueError(
+                "weight_quantize_algo keeps frozen weights under adapters in 8 bits, and weights that learn "
+                "cannot be kept so; give lora: true, or take it away"
+            )
+        if self.use_dora:
+            raise ValueError(
+                "use_dora needs the lengths of the columns of weights, which weight_quantize_algo rounds; "
+                "give one"
+            )
 
     @model_validator(mode="after")
     def _best_needs_evaluation(self) -> RunConfig:

@@ -176,7 +176,6 @@ _ADAPTERS = {
         use_llm_lora=(0,),
         use_backbone_lora=(0,),
     ),
-    **_later("adapters over weights in 8 bits", weight_quantize_algo=()),
     **_later("prefix tuning", prefix_tuning=(False,)),
     **_settled("it only has a say with prefix_tuning", num_prefix_tokens=ANYTHING),
 }

@@ -130,6 +130,9 @@ class ModelKeys(Keys):
     """Divide lora_alpha by the root of the rank, not the rank (PEFT)."""
     use_dora: bool = False
     """Let each output's length learn apart from its direction (PEFT)."""
+    weight_quantize_algo: Literal["weight_only_int8"] | None = None
+    """Keep the language model's frozen matrices under adapters in 8 bits, with a scale for each output
+    (PaddleNLP)."""
     neftune: bool = False
     """Add noise to the embeddings of text while training (PaddleMIX; Jain et al., "NEFTune", 2023)."""
     neftune_noise_alpha: Annotated[float, Gt(0.0)] = 5.0

@@ -9,15 +9,20 @@ namespace {
 
 // 1,024 tokens of width 1,408 take 11 MiB a layer to keep, and 3 % of a training step to make again.
 constexpr int64_t kKept = int64_t{1} << 20;
+constexpr int64_t kKeptWithAdapters = int64_t{1} << 22;
 
 void images(const GatedMLP& mlp, const float* x, float* gated, float* raised) {
-  const LinearMap in[] = {{mlp.inner, mlp.gate, mlp.gate_bias, gated}, {mlp.inner, mlp.up, mlp.up_bias, raised}};
+  const LinearMap in[] = {{mlp.inner, mlp.gate, mlp.gate_bias, gated, mlp.gate_adapter},
+                          {mlp.inner, mlp.up, mlp.up_bias, raised, mlp.up_adapter}};
   linear_forward({mlp.rows, mlp.width, mlp.products}, x, in, 2);
 }
 
 }  // namespace
 
-bool gated_mlp_keeps(const GatedMLP& mlp) { return mlp.rows * mlp.inner < kKept; }
+bool gated_mlp_keeps(const GatedMLP& mlp) {
+  const bool adapters = mlp.gate_adapter.rank + mlp.up_adapter.rank + mlp.down_adapter.rank > 0;
+  return mlp.rows * mlp.inner < (adapters ? kKeptWithAdapters : kKept);
+}
 
 // Pieces of scratch are asked for one by one: they fit between what is kept.
 using Piece = Aligned<float>;
@@ -28,7 +33,7 @@ void gated_mlp_forward(const GatedMLP& mlp, const float* x, float* gated, float*
   if (gated == nullptr) gated = h.data(), raised = other.data();
   images(mlp, x, gated, raised);
   swiglu_forward(gated, raised, numbers, h.data());
-  const LinearMap back{mlp.outputs, mlp.down, mlp.down_bias, out};
+  const LinearMap back{mlp.outputs, mlp.down, mlp.down_bias, out, mlp.down_adapter};
   linear_forward({mlp.rows, mlp.inner, mlp.products}, h.data(), &back, 1);
 }
 
@@ -41,12 +46,15 @@ void gated_mlp_backward(const GatedMLP& mlp, const float* x, const float* gated,
     gated = gated_again.data(), raised = d_raised.data();  // whose gradient takes its place
   }
   swiglu_forward(gated, raised, numbers, h.data());
-  const LinearGradient back{mlp.outputs, mlp.down, d_out, gradients.down, gradients.down_bias};
+  const LinearGradient back{mlp.outputs,          mlp.down,         d_out,                 gradients.down,
+                            gradients.down_bias, mlp.down_adapter, gradients.down_adapter};
   linear_backward({mlp.rows, mlp.inner, mlp.products}, h.data(), &back, 1, dh.data());
   float* const d_gated = h.data();  // which has served
   swiglu_backward(gated, raised, dh.data(), numbers, d_gated, d_raised.data());
-  const LinearGradient in[] = {{mlp.inner, mlp.gate, d_gated, gradients.gate, gradients.gate_bias},
-                               {mlp.inner, mlp.up, d_raised.data(), gradients.up, gradients.up_bias}};
+  const LinearGradient in[] = {{mlp.inner, mlp.gate, d_gated, gradients.gate, gradients.gate_bias, mlp.gate_adapter,
+                                gradients.gate_adapter},
+                               {mlp.inner, mlp.up, d_raised.data(), gradients.up, gradients.up_bias, mlp.up_adapter,
+                                gradients.up_adapter}};
   linear_backward({mlp.rows, mlp.width, mlp.products}, x, in, 2, gradients.x);
 }
 

@@ -1,7 +1,9 @@
 #include "ops/linear.h"
 
+#include <deque>
 #include <vector>
 
+#include "mix/aligned.h"
 #include "mix/gemm.h"
 #include "mix/parallel.h"
 #include "mix/vector.h"
@@ -16,14 +18,43 @@ MIX_INLINE void add_row_body(const float* x, int64_t n, float* sum) {
 }
 MIX_KERNEL(void, add_row, (const float* x, int64_t n, float* sum), (x, n, sum))
 
+MapShape shape_of(const LinearShape& shape, int64_t outputs) {
+  return {shape.rows, shape.inputs, outputs, shape.products};
+}
+
+// Matrices with their adapters in them, for as long as products need them.
+class Merged {
+ public:
+  // The map's weight, or what it and the adapter come to, if that is the shorter way.
+  const float* weight_of(const LowRank& adapter, const MapShape& shape, const float* weight) {
+    if (!merges(adapter, shape)) return weight;
+    float* const merged = kept_.emplace_back(shape.inputs * shape.outputs).data();
+    merge(adapter, shape.inputs, shape.outputs, weight, merged);
+    return merged;
+  }
+
+ private:
+  std::deque<Aligned<float>> kept_;
+};
+
 }  // namespace
 
 void linear_forward(const LinearShape& shape, const float* x, const LinearMap* maps, int64_t count) {
-  if (shape.rows <= kFewRows) return gemv_each(x, shape.rows, shape.inputs, maps, count);
+  const bool few = shape.rows <= kFewRows;
+  if (few) gemv_each(x, shape.rows, shape.inputs, maps, count);
+  Merged merged;
   std::vector<Product> products;
-  for (int64_t i = 0; i < count; ++i)
-    products.push_back({maps[i].outputs, maps[i].weight, maps[i].outputs, maps[i].bias, maps[i].out, maps[i].outputs});
-  gemm_each(false, false, shape.rows, shape.inputs, x, shape.inputs, products.data(), count, shape.products);
+  for (int64_t i = 0; i < count && !few; ++i) {
+    const int64_t outputs = maps[i].outputs;
+    const float* const weight = merged.weight_of(maps[i].adapter, shape_of(shape, outputs), maps[i].weight);
+    products.push_back({outputs, weight, outputs, maps[i].bias, maps[i].out, outputs});
+  }
+  if (!few) gemm_each(false, false, shape.rows, shape.inputs, x, shape.inputs, products.data(), count, shape.products);
+  for (int64_t i = 0; i < count; ++i) {
+    const MapShape own = shape_of(shape, maps[i].outputs);
+    if (maps[i].adapter.rank > 0 && (few || !merges(maps[i].adapter, own)))
+      add_low_rank(maps[i].adapter, own, x, maps[i].out);
+  }
 }
 
 void linear_backward(const LinearShape& shape, const float* x, const LinearGradient* maps, int64_t count, float* dx) {
@@ -32,9 +63,14 @@ void linear_backward(const LinearShape& shape, const float* x, const LinearGradi
   std::vector<Product> of_weights;
   for (int64_t i = 0; i < count; ++i) {
     const LinearGradient& map = maps[i];
-    if (dx != nullptr)
-      gemm(false, true, rows, inputs, map.outputs, 1.0f, map.d_out, map.outputs, map.weight, map.outputs,
-           i == 0 ? 0.0f : 1.0f, dx, inputs, how);
+    const MapShape own = shape_of(shape, map.outputs);
+    if (dx != nullptr) {
+      Merged merged;
+      gemm(false, true, rows, inputs, map.outputs, 1.0f, map.d_out, map.outputs,
+           merged.weight_of(map.adapter, own, map.weight), map.outputs, i == 0 ? 0.0f : 1.0f, dx, inputs, how);
+    }
+    if (map.adapter.rank > 0)
+      low_rank_backward(map.adapter, own, x, map.d_out, map.d_adapter, merges(map.adapter, own) ? nullptr : dx);
     if (map.d_weight != nullptr)
       of_weights.push_back({map.outputs, map.d_out, map.outputs, nullptr, map.d_weight, map.outputs});
     if (map.d_bias != nullptr)

@@ -1,10 +1,11 @@
 // The linear map out = x weight + bias on the CPU, or several of one x (contract: docs/operators.md).
-// x [rows, inputs], weight [inputs, outputs], bias [outputs]; all row-major.
+// x [rows, inputs], weight [inputs, outputs], bias [outputs]; all row-major. A map may have an adapter (low_rank.h).
 #pragma once
 
 #include <cstdint>
 
 #include "mix/gemm.h"
+#include "ops/low_rank.h"
 
 namespace mix {
 
@@ -20,6 +21,7 @@ struct LinearMap {
   const float* weight;
   const float* bias;
   float* out;
+  LowRank adapter = {};
 };
 
 // What one map adds to the gradients. d_weight and d_bias have the shapes of weight and bias, and may be null.
@@ -29,6 +31,8 @@ struct LinearGradient {
   const float* d_out;
   float* d_weight;
   float* d_bias;
+  LowRank adapter = {};
+  LowRankGradient d_adapter = {};
 };
 
 // Of a few rows the weights are read once, in order, whatever `products` says.

@@ -189,22 +189,31 @@ int64_t block_outputs(const Int8Shape& shape) {
   return std::min(shape.outputs, std::max(kLeastBlock, kBlock / std::max<int64_t>(1, shape.inputs)));
 }
 
-void many_rows(const Int8Shape& shape, const float* x, const int8_t* weight, const float* scale, const float* bias,
-               float* scratch, float* out) {
-  const int64_t rows = shape.rows, inputs = shape.inputs, outputs = shape.outputs, most = block_outputs(shape);
-  const Routines& use = routines();
-  if (bias != nullptr) {
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(bias, outputs, out + r * outputs);
-  }
+// Calls use(begin, count) for each block of W, when scratch holds it widened: `count` of its rows from `begin` on.
+template <typename Use>
+void each_block(const Int8Shape& shape, const int8_t* weight, const float* scale, float* scratch, Use use) {
+  const int64_t inputs = shape.inputs, outputs = shape.outputs, most = block_outputs(shape);
+  const Routines& routine = routines();
   for (int64_t begin = 0; begin < outputs; begin += most) {
     const int64_t count = std::min(most, outputs - begin);
 #pragma omp parallel for schedule(static) if (count * inputs > kWorthThreads)
     for (int64_t o = 0; o < count; ++o)
-      use.widen(weight + (begin + o) * inputs, inputs, scale[begin + o], scratch + o * inputs);
-    gemm(false, true, rows, count, inputs, 1.0f, x, inputs, scratch, inputs, bias == nullptr ? 0.0f : 1.0f,
-         out + begin, outputs);
+      routine.widen(weight + (begin + o) * inputs, inputs, scale[begin + o], scratch + o * inputs);
+    use(begin, count);
   }
+}
+
+void many_rows(const Int8Shape& shape, const float* x, const int8_t* weight, const float* scale, const float* bias,
+               float* scratch, float* out) {
+  const int64_t rows = shape.rows, inputs = shape.inputs, outputs = shape.outputs;
+  if (bias != nullptr) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(bias, outputs, out + r * outputs);
+  }
+  each_block(shape, weight, scale, scratch, [&](int64_t begin, int64_t count) {
+    gemm(false, true, rows, count, inputs, 1.0f, x, inputs, scratch, inputs, bias == nullptr ? 0.0f : 1.0f,
+         out + begin, outputs, shape.products);
+  });
 }
 
 }  // namespace
@@ -217,6 +226,17 @@ void linear_int8(const Int8Shape& shape, const float* x, const int8_t* weight, c
                  float* scratch, float* out) {
   if (shape.rows <= kFewInt8Rows) return few_rows(shape, x, weight, scale, bias, out);
   many_rows(shape, x, weight, scale, bias, scratch, out);
+}
+
+int64_t linear_int8_backward_scratch(const Int8Shape& shape) { return block_outputs(shape) * shape.inputs; }
+
+void linear_int8_backward(const Int8Shape& shape, const int8_t* weight, const float* scale, const float* d_out,
+                          float* scratch, float* dx) {
+  const int64_t rows = shape.rows, inputs = shape.inputs, outputs = shape.outputs;
+  each_block(shape, weight, scale, scratch, [&](int64_t begin, int64_t count) {
+    gemm(false, false, rows, inputs, count, 1.0f, d_out + begin, outputs, scratch, inputs, begin == 0 ? 0.0f : 1.0f, dx,
+         inputs, backward_of(shape.products));
+  });
 }
 
 }  // namespace mix

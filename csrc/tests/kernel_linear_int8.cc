@@ -28,6 +28,16 @@ void run(int64_t R, int64_t I, int64_t O, bool with_bias) {
                      result->data());
   one.forward("out", out, exact);
   one.same("out", out, again);
+
+  const Array d_out = draw(5, R * O);
+  Exact exact_dx(R * I, 0.0);
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t o = 0; o < O; ++o)
+      for (int64_t i = 0; i < I; ++i)
+        exact_dx[r * I + i] += static_cast<double>(d_out[r * O + o]) * scale[o] * weight[o * I + i];
+  Array back = unwritten(mix::linear_int8_backward_scratch(shape)), dx = unwritten(R * I);
+  mix::linear_int8_backward(shape, weight.data(), scale.data(), d_out.data(), back.data(), dx.data());
+  one.gradient("dx", dx, exact_dx);
 }
 
 }  // namespace

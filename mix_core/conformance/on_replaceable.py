@@ -19,7 +19,10 @@ from mix_core.conformance.measure import Use, check_use
 from mix_core.conformance.target import FLOATS, Target
 
 GROUP = Group("replaceable operators")
-NARROW_PRODUCTS = ("linear", "linear_cross_entropy", "qkv", "gated_mlp", "attention", "attention_packed")
+NARROW_PRODUCTS = frozenset(
+    {"linear", "linear_cross_entropy", "qkv", "gated_mlp", "attention", "attention_packed"}
+    | {"adapted_linear", "adapted_mlp"}
+)
 NO_PRODUCTS = "the profile declares no narrow products of float32 tensors"
 
 

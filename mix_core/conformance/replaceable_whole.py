@@ -1,6 +1,7 @@
 """The uses of operators that are several in one (qkv, gated_mlp, decode_layers), of held and of int8 weights.
 
-Shapes: B rows, D model dim, F feed-forward width, N query heads, K key/value heads, H head dim, C slots.
+Shapes: B rows, D model dim, F feed-forward width, N query heads, K key/value heads, H head dim, C slots,
+I input features.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mix_core.conformance import replaceable_adapted
 from mix_core.conformance.measure import Input, Use
 from mix_core.conformance.replaceable_attention import _formula, _ops
 
@@ -17,7 +19,7 @@ EPS = 1e-6
 
 
 def uses() -> list[Use]:
-    return [*_maps(), *_held(), *_int8(), *_layers()]
+    return [*_maps(), *_held(), *_int8(), *_layers(), *replaceable_adapted.uses()]
 
 
 def _maps() -> Iterator[Use]:
@@ -97,6 +99,20 @@ def _int8() -> Iterator[Use]:
         yield Use(
             "linear_int8", f"{name}, no bias", inputs[:3], _ops("linear_int8"), _int8_formula, gradient=False
         )
+        scales = np.linspace(0.005, 0.02, outputs)
+        yield Use(
+            "linear_int8",
+            f"{name}, going back",
+            inputs[:2],
+            lambda x, weight, scales=scales: _ops("linear_int8")(x, weight, _tensor(scales, "float32")),
+            lambda x, weight, scales=scales: _int8_formula(x, weight, _tensor(scales, "float64")),
+        )
+
+
+def _tensor(values: np.ndarray, dtype: str) -> Any:
+    import paddle
+
+    return paddle.to_tensor(values.astype(np.float32)).astype(dtype)
 
 
 def _int8_formula(x: Any, weight_OI: Any, scale_O: Any, bias_O: Any = None) -> Any:

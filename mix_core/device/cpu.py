@@ -69,7 +69,7 @@ def mix_profile() -> DeviceProfile:
         priority=0,
         # paddle.amp.is_bfloat16_supported() says True here, yet every bf16 and fp16 operator raises.
         dtypes={"default": ("float32", "float64"), "products": ("float32", *narrow_products())},
-        capabilities=frozenset({Capability.COLLECTIVES, Capability.MEMORY_STATS}),
+        capabilities=frozenset({Capability.COLLECTIVES, Capability.INT8_WEIGHTS, Capability.MEMORY_STATS}),
         collective=Collective("gloo"),
         memory_bytes=_total_memory(),
         paddle_versions=VersionRange(">=3.3.1,<3.4", "the wheel the settings were measured with"),

@@ -229,6 +229,27 @@ def gated_mlp(x: Any, weights: Any, biases: Any, *, narrow: bool = False) -> Any
     return _run("mix_gated_mlp", x, parameters, narrow, bool(wanted) and _learning(), wanted)
 
 
+def adapted_linear(x: Any, weights: Any, biases: Any, adapters: Any, *, narrow: bool = False) -> Any:
+    parameters, scales = _with_adapters(weights, biases, adapters)
+    wanted = _wanted(x, *parameters)
+    outs = _run_all("mix_adapted_linear", x, parameters, scales, biases is not None, narrow, wanted)
+    return outs[: len(scales)]
+
+
+def adapted_mlp(x: Any, weights: Any, biases: Any, adapters: Any, *, narrow: bool = False) -> Any:
+    parameters, scales = _with_adapters(weights, biases, adapters)
+    wanted = _wanted(x, *parameters)
+    keeps = bool(wanted) and _learning()
+    return _run("mix_adapted_mlp", x, parameters, scales, narrow, keeps, wanted)
+
+
+def _with_adapters(weights: Any, biases: Any, adapters: Any) -> tuple[list[Any], list[float]]:
+    """All matrices and vectors, and a scale for each map, 0 where it has no adapter (csrc/ops/adapters.h)."""
+    there = [one for one in adapters if one is not None]
+    parameters = [*weights, *(biases or ()), *(matrix for one in there for matrix in one[:2])]
+    return parameters, [0.0 if one is None else float(one.scale) for one in adapters]
+
+
 def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
     if not _learning():
         return _run("mix_output_head", hidden_TD, weight_VD)
@@ -237,8 +258,8 @@ def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
     return _C_ops.matmul(hidden_TD, weight_VD, False, True)
 
 
-def linear_int8(x: Any, weight_OI: Any, scale_O: Any, bias_O: Any) -> Any:
-    return _run("mix_linear_int8", x, weight_OI, scale_O, bias_O)
+def linear_int8(x: Any, weight_OI: Any, scale_O: Any, bias_O: Any, *, narrow: bool = False) -> Any:
+    return _run("mix_linear_int8", x, weight_OI, scale_O, bias_O, narrow)
 
 
 def _learning() -> bool:
@@ -306,9 +327,14 @@ def hold_weights(weights: Sequence[Any]) -> Callable[[], None]:
     return cpu_held.hold(weights, _addresses(weights), library)
 
 
-_NARROW = frozenset({"attention", "attention_packed", "gated_mlp", "linear", "linear_cross_entropy", "qkv"})
+_NARROW = frozenset(
+    {"adapted_linear", "adapted_mlp", "attention", "attention_packed", "gated_mlp", "linear"}
+    | {"linear_cross_entropy", "linear_int8", "qkv"}
+)
 _KERNELS: dict[str, Callable[..., Any]] = {
     "adamw": adamw,
+    "adapted_linear": adapted_linear,
+    "adapted_mlp": adapted_mlp,
     "add_rms_norm": add_rms_norm,
     "attention": attention,
     "attention_decode": attention_decode,

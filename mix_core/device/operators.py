@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _TRAINING = KernelRequest("", training=True)
 USUAL_REQUESTS = {
     "adamw": _TRAINING,
+    "adapted_linear": _TRAINING,
+    "adapted_mlp": _TRAINING,
     "add_rms_norm": _TRAINING,
     "attention": KernelRequest("", head_dim=128, causal=True, training=True),
     "attention_decode": KernelRequest("", head_dim=128, causal=True),

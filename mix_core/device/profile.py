@@ -29,6 +29,8 @@ class Capability(str, Enum):
     """One sequence can be spread over devices."""
     EVENTS = "events"
     """Device events measure time."""
+    INT8_WEIGHTS = "int8_weights"
+    """Frozen matrices can be kept in 8 bits in training: rows of an int8 tensor can be taken, and widened."""
     MEMORY_STATS = "memory_stats"
     """The device counts the bytes allocated on it."""
     PINNED_MEMORY = "pinned_memory"

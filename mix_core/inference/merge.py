@@ -47,11 +47,19 @@ class MergeReport:
     """Merged and rounded to the dtype that is written, against adapter."""
     reloaded: float
     """What was written, read again, against that."""
+    model: Path
+    over_rounded: str | None = None
+    """How the weights under the adapter were rounded while it learned."""
 
     def text(self) -> str:
         nothing = "; the adapter changes nothing" if self.from_base == 0.0 else ""
+        said = (
+            f"the adapter learned over weights rounded by {self.over_rounded}; it is merged into those of "
+            f"{self.model} as they are published",
+        )
         return "\n".join(
             (
+                *(said if self.over_rounded else ()),
                 f"{self.maps} maps merged, weights in {self.dtype}{nothing}",
                 f"  adapter against the model alone  {self.from_base:.1e} of the largest logit",
                 f"  merged against adapter           {self.merged:.1e}",
@@ -115,7 +123,8 @@ def merge(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return MergeReport(out, dtype, maps, _apart(alone, before), merged, _apart(rounded, before), reloaded)
+    apart = _apart(alone, before), merged, _apart(rounded, before), reloaded
+    return MergeReport(out, dtype, maps, *apart, folder, read_adapter(adapter).rounded)
 
 
 def _dtype_of(folder: Path) -> str:

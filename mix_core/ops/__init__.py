@@ -9,16 +9,18 @@ from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.decode_layers import decode_layers
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.hold import hold_weights
-from mix_core.ops.matmul import head_logits, linear
+from mix_core.ops.matmul import adapted_linear, head_logits, linear
 from mix_core.ops.matmul_int8 import linear_int8
 from mix_core.ops.norms import add_rms_norm, group_norm, layer_norm, rms_norm
 from mix_core.ops.optimizer_step import adamw
-from mix_core.ops.projections import gated_mlp, qkv
+from mix_core.ops.projections import adapted_mlp, gated_mlp, qkv
 from mix_core.ops.rope import rotary, rotary_tables_1d, rotary_tables_2d, rotary_tables_mrope
 from mix_core.ops.sample import sampling
 
 __all__ = [
     "adamw",
+    "adapted_linear",
+    "adapted_mlp",
     "add_rms_norm",
     "attention",
     "attention_decode",

@@ -254,6 +254,30 @@ def _check_map(op: str, name: str, x: Tensor, weight: Tensor, bias: Tensor | Non
     _one_dtype(op, "x", x, weight=weight, bias=bias)
 
 
+def check_adapted_linear(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, adapters: Sequence[Any]
+) -> None:
+    op = "adapted_linear"
+    if not 1 <= len(weights) <= 3 or len(adapters) != len(weights):
+        refuse(op, "weights", f"{len(weights)} with {len(adapters)} adapters", "1 to 3 and as many adapters")
+    for at, (weight, adapter) in enumerate(zip(weights, adapters)):
+        _check_map(op, f"map {at}", x, weight, None if biases is None else biases[at])
+        check_adapter(op, weight, adapter)
+
+
+def check_adapter(op: str, weight: Tensor, adapter: Any) -> None:
+    """`adapter`: (down (I, R), up (R, O), scale) for a weight (I, O), or None."""
+    if adapter is None:
+        return
+    inputs, outputs = weight.shape
+    of_down, of_up = adapter[0].shape, adapter[1].shape
+    if len(of_down) != 2 or of_down[0] != inputs or of_down[1] < 1:
+        _refuse_shape(op, "an adapter's down", of_down, f"({inputs}, R) to go with the weight")
+    if list(of_up) != [of_down[1], outputs]:
+        _refuse_shape(op, "an adapter's up", of_up, f"[{of_down[1]}, {outputs}] to go with its down")
+    _one_dtype(op, "an adapter's down", adapter[0], up=adapter[1], weight=weight)
+
+
 def check_decode_layers(x: Tensor, layers: Sequence[Any], caches: Sequence[Any]) -> None:
     """Of all layers the number and the caches, of the first the rest: a token asks this of each layer."""
     op, of_x = "decode_layers", x.shape

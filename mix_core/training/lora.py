@@ -14,13 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mix_core.device import Capability
 from mix_core.errors import ConfigError
 from mix_core.models.common.adapter_files import StoredAdapter, read_adapter
 from mix_core.models.common.adapters import AdapterSet, fingerprint
-from mix_core.models.common.lora import LinearMap, LoRASettings, adapted_maps, add_adapter, init_adapter
+from mix_core.models.common.lora import (
+    LinearMap,
+    LoRASettings,
+    adapted_maps,
+    add_adapter,
+    init_adapter,
+    of_name,
+)
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
+    from mix_core.device import Activation
     from mix_core.models.registry import ModelFamily
 
 NAME = "default"
@@ -59,6 +68,22 @@ class RunAdapter:
             init_adapter(chosen, NAME, config.seed)
         self.maps = adapted_maps(model, family.published_name)
 
+    def round_bases(self, activation: Activation) -> int:
+        """Keep the weights under the adapters in 8 bits -> how many numbers they hold.
+
+        Raises:
+            ConfigError: the device or the adapter cannot.
+        """
+        key = f"weight_quantize_algo is {self.config.weight_quantize_algo}"
+        if not activation.profile.supports(Capability.INT8_WEIGHTS):
+            raise ConfigError(
+                f"{key}, but device {activation.name} cannot keep weights in 8 bits in training; "
+                "leave the key out"
+            )
+        if any(adapter.magnitude is not None for _, adapter in of_name(self.maps, NAME)):
+            raise ConfigError(f"{key}, but the adapter to start from is of DoRA; leave the key out")
+        return self.adapters.round_bases()
+
     def check_learning(self, learned: Sequence[str]) -> None:
         """Refuse a map that would learn as a whole and through an adapter too.
 
@@ -77,8 +102,14 @@ class RunAdapter:
 
     def write(self, folder: Path, learned: Sequence[str]) -> None:
         """Fill a checkpoint's folder: the adapter, and what learned as a whole."""
-        base = self.config.model_name_or_path or ""
-        self.adapters.write(folder, NAME, base=base, fingerprint=self.fingerprint, learned=learned)
+        self.adapters.write(
+            folder,
+            NAME,
+            base=self.config.model_name_or_path or "",
+            fingerprint=self.fingerprint,
+            learned=learned,
+            rounded=self.config.weight_quantize_algo,
+        )
 
 
 def settings_of(config: RunConfig) -> LoRASettings:

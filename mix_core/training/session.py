@@ -86,16 +86,10 @@ class Session:
         paddle.seed(config.seed)
         family, model_config = self._load(source, random_init=config.from_scratch and start is None)
         adapter, learning = self._choose_what_learns(family, start)
+        self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
+        """Numbers of the model that are kept in 8 bits."""
         self.model.recompute = config.recompute
-        self.optimizer = AdamW(
-            self.model,
-            beta1=config.adam_beta1,
-            beta2=config.adam_beta2,
-            epsilon=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-            rate_factors=rate_factors(learning, config),
-            masters=precision.narrow(self.model),
-        )
+        self.optimizer = self._new_optimizer(learning)
         self.parts = Parts(
             config,
             family,
@@ -125,6 +119,18 @@ class Session:
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
         self._start_record(family.name, start)
+
+    def _new_optimizer(self, learning: list[str]) -> AdamW:
+        config = self.config
+        return AdamW(
+            self.model,
+            beta1=config.adam_beta1,
+            beta2=config.adam_beta2,
+            epsilon=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            rate_factors=rate_factors(learning, config),
+            masters=self.precision.narrow(self.model),
+        )
 
     def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
         """Count work and time from here on."""
@@ -463,9 +469,11 @@ class Session:
         self.record["steps"] = self.last_step
         self.record["model"] = {
             "family": family,
-            "parameters": sum(int(parameter.size) for parameter in self.model.parameters()),
+            "parameters": self.rounded + sum(int(one.size) for one in self.model.parameters()),
             "learning": sum(int(parameter.size) for _, parameter in self.optimizer.named_parameters()),
         }
+        if self.rounded:
+            self.record["model"]["in_8_bits"] = self.rounded
         if start is not None:
             self.record["resumed_from"] = {"checkpoint": str(start), "step": self.step}
             before = read_json(start.parent / RECORD)

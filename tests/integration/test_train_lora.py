@@ -198,3 +198,64 @@ def test_on_a_simulated_chip(config, whole, tmp_path, words):
     assert dtypes == (
         {"F32"} if "fp16_opt_level=O2" not in words else {"BF16" if "bf16=true" in words else "F16"}
     )
+
+
+@pytest.fixture(scope="module")
+def over_int8(config, tmp_path_factory) -> tuple[Path, list[float]]:
+    """The run folder of a run over weights in 8 bits, and the losses of the same run over float32."""
+    folder = tmp_path_factory.mktemp("int8")
+    keys = json.loads(config.read_text()) | {"use_dora": False}
+    (folder / "config.json").write_text(json.dumps(keys))
+    for run, words in (("floats", ()), ("int8", ("weight_quantize_algo=weight_only_int8",))):
+        done = train(folder / "config.json", "--output_dir", folder / run, *words)
+        assert done.returncode == 0, done.stderr
+    return folder / "int8", [row["loss"] for row in metrics(folder / "floats")]
+
+
+@pytest.mark.slow
+def test_over_weights_in_8_bits_it_learns_the_same_and_resumes(config, over_int8, tmp_path):
+    whole, over_floats = over_int8
+    losses = [row["loss"] for row in metrics(whole)]
+    assert losses == pytest.approx(over_floats, rel=5e-3) and losses != over_floats
+    record = json.loads((whole / "run.json").read_text())["model"]
+    assert 0 < record["in_8_bits"] < record["parameters"]
+    words = (whole.parent / "config.json", "--output_dir", tmp_path / "run")
+    words += ("weight_quantize_algo=weight_only_int8",)
+    killed = train(*words, env={"MIX_KILL_AT": "step:3"})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = train(*words, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    last = f"checkpoint-{STEPS}"
+    assert sums(tmp_path / "run" / last) == sums(whole / last)
+
+
+@pytest.mark.slow
+def test_an_adapter_learned_over_8_bits_is_merged_into_the_published_weights(config, over_int8, tmp_path):
+    model, adapter = config.parent / "model", over_int8[0]
+    words = ("--model", model, "--lora", adapter, "--out", tmp_path / "merged")
+    done = command("merge-lora", *words)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"learned over weights rounded by weight_only_int8; it is merged into those of {model}" in done.stdout
+    )
+    ids = np.arange(12).reshape(1, -1)
+    adapted = mix_core.load(model, "cpu", lora=adapter).forward(ids)
+    merged = mix_core.load(tmp_path / "merged", "cpu").forward(ids)
+    assert np.abs(merged - adapted).max() < 1e-5 * np.abs(adapted).max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
+def test_weights_in_8_bits_on_chips_that_can_and_that_cannot(over_int8, tmp_path):
+    whole, _ = over_int8
+
+    def on_chip(device: str) -> subprocess.CompletedProcess[str]:
+        words = ["-m", "mix_core.train", whole.parent / "config.json", "--output_dir", tmp_path / device]
+        words += ["weight_quantize_algo=weight_only_int8", "--device", device]
+        return run_simulated(words, tmp_path)
+
+    done = on_chip("xpu")
+    assert done.returncode == 0, done.stderr
+    losses = [row["loss"] for row in metrics(tmp_path / "xpu")]
+    assert losses == pytest.approx([row["loss"] for row in metrics(whole)], rel=1e-4)
+    assert_refused(on_chip("npu"), 2, "device npu cannot keep weights in 8 bits in training")

@@ -27,6 +27,8 @@ PREFIX = "base_model.model."
 DOWN, UP, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 FINGERPRINT = "mix_core.base"
 """In the file's header: what `fingerprint` gives of the weights that the adapter was made for."""
+ROUNDED = "mix_core.weight_quantize_algo"
+"""In the file's header: how these weights were rounded while the adapter learned."""
 
 _TAKEN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
@@ -56,6 +58,8 @@ class StoredAdapter:
     base: str
     """The model that it was made for, as its configuration names it."""
     fingerprint: str | None
+    rounded: str | None
+    """How the weights under it were rounded while it learned; None: they were not."""
     maps: dict[str, dict[str, StoredTensor]]
     """Module -> DOWN, UP and, for DoRA, MAGNITUDE."""
     whole: dict[str, StoredTensor]
@@ -122,6 +126,7 @@ def read_adapter(path: str | Path) -> StoredAdapter:
             raise WeightsError(f"{folder / TENSORS}: {module} lacks or has too much: {missing}")
     if not maps and not whole:
         raise WeightsError(f"{folder / TENSORS} holds no tensor")
+    header = read_metadata(folder / TENSORS)
     return StoredAdapter(
         folder=folder,
         rank=_number(config, "r", folder),
@@ -130,7 +135,8 @@ def read_adapter(path: str | Path) -> StoredAdapter:
         rslora=bool(config.get("use_rslora", False)),
         dora=dora,
         base=str(config.get("base_model_name_or_path") or "a model without a name"),
-        fingerprint=read_metadata(folder / TENSORS).get(FINGERPRINT),
+        fingerprint=header.get(FINGERPRINT),
+        rounded=header.get(ROUNDED),
         maps=maps,
         whole=whole,
     )

@@ -17,6 +17,7 @@ from paddle import Tensor
 
 from mix_core.errors import BadInputError, WeightsError
 from mix_core.models.common import adapter_files as files
+from mix_core.models.common.int8 import round_matrix
 from mix_core.models.common.lora import (
     LinearMap,
     LoRASettings,
@@ -117,6 +118,20 @@ class AdapterSet:
             self.slots[parameter].fill(stored)
         self.used = name
 
+    def round_bases(self) -> int:
+        """Keep the language model's matrices under adapters in 8 bits, for good -> their numbers' count.
+
+        The adapters stay as they are. None can be merged then, and nothing of what was rounded be written.
+        Raises WeightsError for a matrix with numbers that are not finite.
+        """
+        numbers = 0
+        for one in self.maps:
+            if one.layer.adapters is not None and one.in_decoder is not None:
+                self.slots.pop(f"{one.name}.weight", None)
+                round_matrix(one.layer, f"{one.path}.weight")
+                numbers += one.layer.inputs * one.layer.outputs
+        return numbers
+
     def _fitting(self, adapter: files.StoredAdapter) -> dict[str, list[LinearMap]]:
         """The maps that an adapter changes, by published module. Raises WeightsError."""
         groups: dict[str, list[LinearMap]] = {}
@@ -156,8 +171,8 @@ class AdapterSet:
         for part in self.maps:
             if part.path == one.path:
                 break
-            start += part.layer.weight.shape[1] if part.name == one.name else 0
-        return slice(start, start + one.layer.weight.shape[1])
+            start += part.layer.outputs if part.name == one.name else 0
+        return slice(start, start + one.layer.outputs)
 
     @paddle.no_grad()
     def _fill(self, one: LinearMap, low_rank: LowRank, parts: dict[str, StoredTensor]) -> None:
@@ -173,7 +188,14 @@ class AdapterSet:
             parameter.set_value(value.astype(parameter.dtype))
 
     def write(
-        self, folder: Path, name: str, *, base: str, fingerprint: str, learned: Iterable[str] = ()
+        self,
+        folder: Path,
+        name: str,
+        *,
+        base: str,
+        fingerprint: str,
+        learned: Iterable[str] = (),
+        rounded: str | None = None,
     ) -> None:
         """Write the adapter of this name.
 
@@ -181,13 +203,15 @@ class AdapterSet:
             base: the model's folder or hub name, for the configuration.
             fingerprint: of the weights it is for, taken before any of them changed.
             learned: parameters of the model that learned as a whole, by published name.
+            rounded: how the weights under it are rounded, if they are.
         """
         pairs = list(of_name(self.maps, name))
         modules = files.modules_of(learned, self.slots)
         inside = tuple(f"{module}." for module in modules)
         whole = [parameter for parameter in self.slots if inside and parameter.startswith(inside)]
         tensors = [*self._low_rank(pairs), *map(self._of_whole, whole)]
-        write_file(folder / files.TENSORS, tensors, {files.FINGERPRINT: fingerprint})
+        header = {files.FINGERPRINT: fingerprint} | ({files.ROUNDED: rounded} if rounded else {})
+        write_file(folder / files.TENSORS, tensors, header)
         targets = list(dict.fromkeys(one.name for one, _ in pairs))
         others = {one.name for one in self.maps} - set(targets)
         text = files.config_text(
@@ -231,7 +255,7 @@ class AdapterSet:
 
 def _published_shape(group: list[LinearMap]) -> tuple[int, int]:
     """(inputs, outputs) of a published matrix, of which the maps are the parts."""
-    return group[0].layer.weight.shape[0], sum(one.layer.weight.shape[1] for one in group)
+    return group[0].layer.inputs, sum(one.layer.outputs for one in group)
 
 
 @paddle.no_grad()

@@ -1,8 +1,9 @@
-"""A decoder whose weights are int8, for answering: `with_int8_weights` rounds a loaded model in place.
+"""Weights in 8 bits: of a model that only answers (`with_int8_weights`), or under adapters (`round_matrix`).
 
-Matrices of the decoder's layers and of the output head become int8 with a float32 scale for each output
-(docs/operators.md, linear_int8). Norms, biases and the vision tower stay as they are: a token that is decoded
-does not read the tower, and a picture is bound by its products. The float matrices are let go one by one.
+Each matrix becomes int8 with a float32 scale for each output (docs/operators.md, linear_int8), and the float
+matrices are let go one by one. For answering those of the decoder's layers and of the output head do. Norms,
+biases and the vision tower stay as they are: a token that is decoded does not read the tower, and a picture
+is bound by its products.
 
 Shapes: `...` any leading axes, I input features, O output features, T tokens, D model dim, V vocabulary.
 """
@@ -19,6 +20,7 @@ from mix_core import ops
 from mix_core.errors import WeightsError
 from mix_core.models.common.causal_lm import CausalLM
 from mix_core.models.common.layers import Embedding, Linear
+from mix_core.ops.dtypes import widened
 from mix_core.ops.matmul_int8 import Int8Matrix, quantized
 
 
@@ -54,12 +56,27 @@ class Int8Embedding(nn.Layer):
 
 
 def _hold(layer: nn.Layer, weight_OI: np.ndarray, name: str) -> None:
-    try:
-        steps_OI, scale_O = quantized(weight_OI)
-    except ValueError as error:
-        raise WeightsError(f"{name} cannot be rounded to int8: {error}") from None
+    steps_OI, scale_O = _rounded(weight_OI, name)
     layer.register_buffer("weight", paddle.to_tensor(steps_OI))
     layer.register_buffer("scale", paddle.to_tensor(scale_O))
+
+
+def _rounded(weight_OI: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return quantized(weight_OI)
+    except ValueError as error:
+        raise WeightsError(f"{name} cannot be rounded to int8: {error}") from None
+
+
+def round_matrix(layer: Linear, name: str) -> None:
+    """Keep a map's frozen matrix in 8 bits, from which gradients still reach its input.
+
+    The map's adapters and bias stay as they are. Dettmers et al., "QLoRA: Efficient Finetuning of Quantized
+    LLMs", 2023, with 8 bits and a scale for each output. Raises WeightsError for numbers that are not finite.
+    """
+    steps_OI, scale_O = _rounded(widened(layer.weight).numpy().T, name)
+    layer.weight = None
+    layer.rounded = Int8Matrix(paddle.to_tensor(steps_OI), paddle.to_tensor(scale_O))
 
 
 def with_int8_weights(model: CausalLM) -> None:

@@ -14,6 +14,7 @@ from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.ops.dtypes import cast
 from mix_core.ops.hold import Release
 from mix_core.ops.low_rank import Matrix
+from mix_core.ops.matmul_int8 import Int8Matrix
 
 
 def residual(x: Tensor, branch: Tensor) -> Tensor:
@@ -28,13 +29,21 @@ class Linear(nn.Layer):
         super().__init__()
         self.weight = self.create_parameter([inputs, outputs], default_initializer=Constant(0.0))
         self.bias = self.create_parameter([outputs], is_bias=True) if bias else None
+        self.inputs, self.outputs = inputs, outputs
+        self.rounded: Int8Matrix | None = None
+        """What stands in for the weight, which is None then, under an adapter (int8.py)."""
         self.adapters = None
         """What changes the map, if anything does (lora.py)."""
 
     @property
+    def base(self) -> Tensor | Int8Matrix:
+        """The matrix without adapters."""
+        return self.weight if self.rounded is None else self.rounded
+
+    @property
     def matrix(self) -> Matrix:
         """What `ops.linear` takes as weight: with the adapter in use, where there is one."""
-        return self.weight if self.adapters is None else self.adapters.matrix(self)
+        return self.base if self.adapters is None else self.adapters.matrix(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.matrix, self.bias)
@@ -43,7 +52,8 @@ class Linear(nn.Layer):
 def hold_maps(model: nn.Layer) -> Release:
     """`ops.hold_weights` of a model that answers: all its float32 maps, until what comes back is called."""
     maps = (layer for layer in model.sublayers(include_self=True) if isinstance(layer, Linear))
-    return ops.hold_weights([one.weight for one in maps if one.weight.dtype == paddle.float32])
+    bases = (one.base for one in maps)
+    return ops.hold_weights([w for w in bases if isinstance(w, Tensor) and w.dtype == paddle.float32])
 
 
 def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Matrix, ...], tuple[Tensor, ...] | None]:

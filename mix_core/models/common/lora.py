@@ -18,10 +18,13 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from mix_core import ops
 from mix_core.models.common.layers import Linear
 from mix_core.models.common.random import SampleRandom, named_generator
+from mix_core.models.common.recompute import recompute
 from mix_core.ops.dtypes import cast, widened
 from mix_core.ops.low_rank import AdaptedMatrix, Matrix
+from mix_core.ops.matmul_int8 import Int8Matrix
 
 _PLACES = 1 << 20
 """Where the numbers under which adapters draw begin; below are those of the decoder's layers."""
@@ -53,19 +56,19 @@ class LowRank(nn.Layer):
     ) -> None:
         """`down`: another map's, of the same published matrix. `place`: the number under which it draws."""
         super().__init__()
-        inputs, outputs = layer.weight.shape
+        inputs, outputs = layer.inputs, layer.outputs
         self.settings, self.random, self.place = settings, random, place
         self.down = self.create_parameter([inputs, settings.rank]) if down is None else down
         self.up = self.create_parameter([settings.rank, outputs])
         self.magnitude = self.create_parameter([outputs]) if settings.dora else None
 
-    def matrix(self, weight_IO: Tensor, *, training: bool) -> AdaptedMatrix:
+    def matrix(self, base_IO: Tensor | Int8Matrix, *, training: bool) -> AdaptedMatrix:
+        """What `ops.linear` takes. A base in 8 bits takes no `magnitude`."""
         gain_O = None
         if self.magnitude is not None:
-            gain_O = widened(self.magnitude) / self.lengths(weight_IO)
-        drops = training and self.settings.dropout > 0.0
-        dropped = partial(self._dropped, place=self.place) if drops else None
-        return AdaptedMatrix(weight_IO, self.down, self.up, self.settings.scale, gain_O, dropped)
+            gain_O = widened(self.magnitude) / self.lengths(base_IO)
+        low = self._low_of_dropped if training and self.settings.dropout > 0.0 else None
+        return AdaptedMatrix(base_IO, self.down, self.up, self.settings.scale, gain_O, low)
 
     @paddle.no_grad()
     def lengths(self, weight_IO: Tensor) -> Tensor:
@@ -92,10 +95,27 @@ class LowRank(nn.Layer):
         lengths_O = paddle.sqrt(paddle.sum(merged_IO * merged_IO, axis=0))
         return merged_IO * (widened(self.magnitude) / lengths_O)
 
-    def _dropped(self, x: Tensor, place: int) -> Tensor:
+    def _low_of_dropped(self, x: Tensor) -> Tensor:
+        """``dropped(x) @ down``; x and a bit for each of its numbers are kept for going back."""
+        dropped = _Dropped(self.random, self.place, self.settings.dropout)
+        return recompute(lambda x: ops.linear(dropped(x), self.down), x)
+
+
+class _Dropped:
+    """Drops the same numbers at each call; they are drawn at the first."""
+
+    def __init__(self, random: SampleRandom, place: int, dropout: float) -> None:
+        self._draw = partial(random.keep, place, dropout=dropout)
+        self._dropout = dropout
+        self._bits: np.ndarray | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         shape = (math.prod(x.shape[:-1]), width)
-        keep = paddle.to_tensor(self.random.keep(place, shape, self.settings.dropout))
+        if self._bits is None:
+            self._bits = np.packbits(self._draw(shape=shape) != 0.0, axis=1)
+        kept = np.unpackbits(self._bits, axis=1, count=width)
+        keep = paddle.to_tensor(kept.astype(np.float32) / np.float32(1.0 - self._dropout))
         return x * cast(keep, x.dtype).reshape(x.shape)
 
 
@@ -108,8 +128,8 @@ class Adapters(nn.LayerList):
         self.used: LowRank | None = None
 
     def matrix(self, layer: Linear) -> Matrix:
-        weight = layer.weight
-        return weight if self.used is None else self.used.matrix(weight, training=layer.training)
+        base = layer.base
+        return base if self.used is None else self.used.matrix(base, training=layer.training)
 
     def use(self, name: str | None) -> None:
         """Let this one take part, or none where the map has none of that name."""

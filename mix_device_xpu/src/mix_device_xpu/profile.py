@@ -29,6 +29,7 @@ PROFILE = DeviceProfile(
     },
     capabilities=frozenset(
         {Capability.COLLECTIVES, Capability.MEMORY_STATS, Capability.PINNED_MEMORY, Capability.STREAMS}
+        | {Capability.INT8_WEIGHTS}  # by TABLE: cast and slice take int8
     ),
     # paddlenlp all-reduces float32 where others take int64, gathers by all_gather, never all-gathers bool
     collective=Collective("bkcl", dtypes_refused=frozenset({"int64", "bool"}), gather_by_all_gather=True),

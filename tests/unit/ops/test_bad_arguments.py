@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from mix_core import ops
+from mix_core.ops.low_rank import LowRank
 
 
 def x(*shape: int, dtype: str = "float32") -> paddle.Tensor:
@@ -158,6 +159,20 @@ REFUSED = {
     "qkv bias": (
         lambda: ops.qkv(x(2, 8), (x(8, 3),) * 3, (x(3), x(3), x(4))),
         r"qkv: the shape of the bias of v is \[4\], expected \[3\]",
+    ),
+    "an adapter's down": (
+        lambda: ops.adapted_linear(x(2, 8), (x(8, 3),), None, (LowRank(x(7, 2), x(2, 3), 1.0),)),
+        r"adapted_linear: the shape of an adapter's down is \[7, 2\], expected \(8, R\)",
+    ),
+    "an adapter's up": (
+        lambda: ops.adapted_mlp(
+            x(2, 8), (x(8, 3), x(8, 3), x(3, 8)), None, (None, LowRank(x(8, 2), x(4, 3), 1.0), None)
+        ),
+        r"adapted_mlp: the shape of an adapter's up is \[4, 3\], expected \[2, 3\]",
+    ),
+    "as many adapters as maps": (
+        lambda: ops.adapted_linear(x(2, 8), (x(8, 3),) * 2, None, (None,)),
+        "adapted_linear: weights is 2 with 1 adapters, expected 1 to 3",
     ),
     "gated_mlp": (
         lambda: ops.gated_mlp(x(2, 8), (x(8, 3), x(8, 4), x(3, 8))),

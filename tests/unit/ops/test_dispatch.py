@@ -11,6 +11,7 @@ from mix_core import ops
 from mix_core.device import Kernel, KernelRequest
 from mix_core.device.operators import USUAL_REQUESTS
 from mix_core.ops.decode_layers import LayerCache, LayerWeights
+from mix_core.ops.low_rank import LowRank
 
 
 class Asked:
@@ -112,6 +113,9 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.linear(x, paddle.ones([4, 4]))
     ops.qkv(x, (paddle.ones([4, 4]),) * 3)
     ops.gated_mlp(x, (paddle.ones([4, 4]),) * 3)
+    adapter = LowRank(paddle.ones([4, 2]), paddle.ones([2, 4]), 1.0)
+    ops.adapted_linear(x, (paddle.ones([4, 4]),), None, (adapter,))
+    ops.adapted_mlp(x, (paddle.ones([4, 4]),) * 3, None, (adapter, None, adapter))
     ops.linear_int8(x, paddle.ones([3, 4], "int8"), paddle.ones([3]))
     ops.hold_weights([paddle.ones([4, 4])])
     ops.head_logits(x, paddle.ones([3, 4]))

@@ -62,6 +62,28 @@ def test_the_same_bits_every_time() -> None:
         np.testing.assert_array_equal(ops.linear_int8(*tensors).numpy(), first)
 
 
+@pytest.mark.parametrize("rows", [1, 9, 130])
+@pytest.mark.parametrize("inputs, outputs", SIZES)
+def test_the_gradient_of_x(rows, inputs, outputs) -> None:
+    x, steps, scale = drawn(rows, inputs, outputs)
+    tensors = [paddle.to_tensor(array) for array in (x, steps, scale, np.ones(outputs, np.float32))]
+    tensors[0].stop_gradient = False
+    d_out = oracle.draw(5, rows, outputs).astype(np.float32)
+    ops.linear_int8(*tensors).backward(paddle.to_tensor(d_out))
+    wanted = (d_out.astype(np.float64) * scale) @ steps.astype(np.float64)
+    assert oracle.distance(tensors[0].grad.numpy(), wanted) < 1e-5
+    assert all(tensor.grad is None for tensor in tensors[1:])
+
+
+@pytest.mark.parametrize("limit", [1, 40 * 7, 1 << 24])
+def test_the_references_gradient_in_one_or_many_blocks(limit, monkeypatch) -> None:
+    monkeypatch.setattr(matmul_int8, "MAX_WIDENED", limit)
+    _, steps, scale = drawn(3, 40, 24)
+    grad = oracle.draw(5, 2, 3, 24)
+    found = matmul_int8._back(*(paddle.to_tensor(array) for array in (grad.astype(np.float32), steps, scale)))
+    assert oracle.distance(found.numpy(), (grad * scale) @ steps.astype(np.float64)) < 1e-6
+
+
 @pytest.mark.parametrize("limit", [1, 40 * 7, 1 << 24])
 def test_the_reference_in_one_or_many_blocks(limit, monkeypatch) -> None:
     monkeypatch.setattr(matmul_int8, "MAX_WIDENED", limit)

@@ -95,7 +95,18 @@ def test_the_original_tools_keys():
         ({"lora": "true", "resize_vocab": "true"}, "its vocabulary cannot grow"),
         ({"lora_path": "a"}, "lora_path names an adapter and lora is false"),
         ({"use_llm_lora": "16"}, "use_llm_lora is the number 16, but lora, lora_rank"),
-        ({"weight_quantize_algo": "weight_only_int8"}, "adapters over weights in 8 bits, not built yet"),
+        (
+            {"weight_quantize_algo": "weight_only_int8"},
+            "weights that learn cannot be kept so; give lora: true",
+        ),
+        (
+            {"lora": "true", "weight_quantize_algo": "nf4"},
+            'got the text "nf4", expected one of weight_only_int8',
+        ),
+        (
+            {"lora": "true", "use_dora": "true", "weight_quantize_algo": "weight_only_int8"},
+            "use_dora needs the lengths",
+        ),
         ({"merge_model_path": "out"}, "mix-core merge-lora --model DIR --lora DIR --out DIR"),
     ],
 )
