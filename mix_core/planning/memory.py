@@ -207,8 +207,9 @@ def _decoder_parts(
 ) -> list[Part]:
     stack, numbers, kernels = outline.decoder, setting.numbers, setting.kernels
     rank = setting.adapter_rank
-    if rank:  # maps with adapters run one by one
-        kernels = Kernels(kernels.fused - {"gated_mlp"})
+    together = (
+        "gated_mlp" in kernels
+    )  # then maps and adapters run in one too, and keep what a block without them does
     blocks: list[Part] = []
     for layer in range(stage.decoder_layers):
         asked = work.labels if stage.last and layer + 1 == stage.decoder_layers else work.tokens
@@ -224,18 +225,18 @@ def _decoder_parts(
             mlp_tokens=asked,
         )
         if rank:
-            pair = _with_adapters(pair, outline, work.tokens, asked, numbers, rank)
+            pair = _with_adapters(pair, outline, work.tokens, asked, numbers, 0 if together else rank, rank)
         stream = numbers.stream * work.tokens * stack.width // share.stream
         blocks += _recomputed(pair, setting.recompute, stream) if flows else [_forgotten(pair)]
     return blocks
 
 
 def _with_adapters(
-    pair: tuple[Part, Part], outline: Outline, tokens: int, asked: int, numbers: Numbers, rank: int
+    pair: tuple[Part, Part], outline: Outline, tokens: int, asked: int, numbers: Numbers, kept: int, rank: int
 ) -> tuple[Part, Part]:
-    """Each adapter keeps its inner vector twice, before and after its scale."""
+    """An adapter that runs by itself keeps its inner vector, `kept` wide, before and after its scale."""
     own = adapter_parameters(outline, Stage(0, 1), rank)
-    inner = 2 * numbers.product * rank
+    inner = 2 * numbers.product * kept
     attention, mlp = pair
     return (
         replace(attention, kept=attention.kept + 4 * inner * tokens, gradients=2 * own),

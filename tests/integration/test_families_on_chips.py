@@ -62,7 +62,7 @@ def train_all(folder: Path, device: str, *words: str, out: str = "") -> None:
 
 
 def curves(folder: Path, out: str) -> dict[str, list[dict[str, Any]]]:
-    keys = ("loss", "grad_norm", "learning_rate", "tokens")
+    keys = ("loss", "grad_norm", "learning_rate")
     return {
         name: [{key: line[key] for key in keys} for line in metrics(folder / name / out) if "loss" in line]
         for name in FAMILIES

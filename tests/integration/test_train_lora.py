@@ -252,7 +252,7 @@ def test_weights_in_8_bits_on_chips_that_can_and_that_cannot(over_int8, tmp_path
     def on_chip(device: str) -> subprocess.CompletedProcess[str]:
         words = ["-m", "mix_core.train", whole.parent / "config.json", "--output_dir", tmp_path / device]
         words += ["weight_quantize_algo=weight_only_int8", "--device", device]
-        return run_simulated(words, tmp_path)
+        return run_simulated(words, tmp_path, device=device)
 
     done = on_chip("xpu")
     assert done.returncode == 0, done.stderr

@@ -122,7 +122,7 @@ class SpatialTransformer(nn.Layer):
 
 def to_tokens(x_BCHW: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H * W, C)."""
-    return x_BCHW.flatten(2).transpose([0, 2, 1])
+    return x_BCHW.reshape([*x_BCHW.shape[:2], -1]).transpose([0, 2, 1])
 
 
 def to_map(tokens_BSC: Tensor, shape: list[int]) -> Tensor:

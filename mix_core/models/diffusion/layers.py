@@ -16,18 +16,22 @@ from paddle.nn.initializer import Constant
 
 from mix_core import ops
 from mix_core.models.common.layers import Linear
-from mix_core.ops.dtypes import cast, for_product
+from mix_core.ops.dtypes import cast, for_product, kept_in
 
 MAX_COLUMNS = 1 << 26
 """Numbers that a convolution may lay out for its product at once, where no gradient is taken."""
 
 
 class Conv2D(nn.Layer):
-    """Paddle's convolution with zeros as first values; weight (out, in, k, k), as the files have it."""
+    """Paddle's convolution with zeros as first values; weight (out, in, k, k), as the files have it.
+
+    It computes in float32 where the device has none in the dtype of its input.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int = 1
+        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int | list[int] = 1
     ) -> None:
+        """`padding`: of all sides, or of above, below, left and right."""
         super().__init__()
         self.stride, self.padding = stride, padding
         self.weight = self.create_parameter(
@@ -36,12 +40,16 @@ class Conv2D(nn.Layer):
         self.bias = self.create_parameter([outputs], is_bias=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW, weight, bias = for_product(x_BCHW, self.weight, self.bias)
+        given = for_product(x_BCHW, self.weight, self.bias)
+        narrow = given[0].dtype
+        x_BCHW, weight, bias = (cast(one, kept_in(narrow, "convolution")) for one in given)
         C, H, W = x_BCHW.shape[1:]
         row = C * weight.shape[2] * weight.shape[3] * W
         if self.stride == 1 and row * H > MAX_COLUMNS and not paddle.is_grad_enabled():
-            return _in_strips(x_BCHW, weight, bias, self.padding, max(1, MAX_COLUMNS // row))
-        return F.conv2d(x_BCHW, weight, bias, self.stride, self.padding)
+            out = _in_strips(x_BCHW, weight, bias, self.padding, max(1, MAX_COLUMNS // row))
+        else:
+            out = F.conv2d(x_BCHW, weight, bias, self.stride, self.padding)
+        return cast(out, narrow)
 
 
 def _in_strips(x_BCHW: Tensor, weight: Tensor, bias: Tensor, padding: int, rows: int) -> Tensor:

@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 
 from mix_core.models.common.layers import Linear, residual
 from mix_core.models.diffusion.layers import Conv2D, GroupNorm, pointwise
-from mix_core.ops.dtypes import cast
+from mix_core.ops.dtypes import cast, widened
 
 
 class ResNetBlock(nn.Layer):
@@ -39,12 +39,10 @@ class Downsample(nn.Layer):
 
     def __init__(self, channels: int, *, one_sided: bool) -> None:
         super().__init__()
-        self.one_sided = one_sided
-        self.conv = Conv2D(channels, channels, stride=2, padding=0 if one_sided else 1)
+        self.conv = Conv2D(channels, channels, stride=2, padding=[0, 1, 0, 1] if one_sided else 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        padded = F.pad(x_BCHW, [0, 1, 0, 1]) if self.one_sided else x_BCHW
-        return cast(self.conv(padded), x_BCHW.dtype)
+        return cast(self.conv(x_BCHW), x_BCHW.dtype)
 
 
 class Upsample(nn.Layer):
@@ -57,5 +55,7 @@ class Upsample(nn.Layer):
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """`size`: rows and columns of the result, where they are not twice those of x."""
         rows, columns = size or (2 * x_BCHW.shape[2], 2 * x_BCHW.shape[3])
-        larger = F.interpolate(x_BCHW, size=[rows, columns], mode="nearest")
+        # in float32: chips have it in one 16-bit dtype or the other, and going back in neither
+        larger = F.interpolate(widened(x_BCHW), size=[rows, columns], mode="nearest")
+        larger = cast(larger, x_BCHW.dtype)
         return cast(self.conv(larger), x_BCHW.dtype)

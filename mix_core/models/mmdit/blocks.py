@@ -47,7 +47,7 @@ class JointAttention(nn.Layer):
             of_text = self._heads(text_BMD, maps, self.norm_added_q, self.norm_added_k)
             parts = tuple(paddle.concat(pair, axis=1) for pair in zip(parts, of_text))
         out = ops.attention(*parts, causal=False)
-        out = out.flatten(2)
+        out = out.reshape([*out.shape[:2], -1])
         if text_BMD is None:
             return self.to_out[0](out), None
         of_picture, of_text = out.split([x_BSD.shape[1], text_BMD.shape[1]], axis=1)

@@ -25,7 +25,7 @@ from mix_core.models.diffusion.resnet import Downsample, ResNetBlock, Upsample
 from mix_core.models.vae import NETWORK
 from mix_core.models.vae.config import VAEConfig
 from mix_core.models.vae.tiling import Tiles, in_tiles
-from mix_core.ops.dtypes import cast
+from mix_core.ops.dtypes import cast, widened
 
 EPS = 1e-6
 """Of all norms; fixed in the architecture."""
@@ -33,21 +33,23 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A normal distribution for each latent, with no covariance; both tensors (B, L, h, w)."""
+    """A normal distribution for each latent, with no covariance; both tensors (B, L, h, w), the variance in
+    float32."""
 
     mean: Tensor
     log_variance: Tensor
 
     def sample(self, noise_BLhw: Tensor) -> Tensor:
         """``mean + deviation * noise``; the caller draws the noise, so that all devices have the same."""
-        return self.mean + paddle.exp(0.5 * self.log_variance) * cast(noise_BLhw, self.mean.dtype)
+        deviation = paddle.exp(0.5 * self.log_variance)
+        return self.mean + cast(deviation * cast(noise_BLhw, deviation.dtype), self.mean.dtype)
 
     def mode(self) -> Tensor:
         return self.mean
 
     def divergence(self) -> Tensor:
         """From the standard normal distribution (Kullback and Leibler), summed over a row's latents, (B,)."""
-        terms = self.mean**2 + paddle.exp(self.log_variance) - 1.0 - self.log_variance
+        terms = widened(self.mean) ** 2 + paddle.exp(self.log_variance) - 1.0 - self.log_variance
         return 0.5 * paddle.sum(terms, axis=[1, 2, 3])
 
 
@@ -191,7 +193,7 @@ class AutoencoderKL(nn.Layer):
             )
         moments = self._each(x_BCHW, self._encode)
         mean, log_variance = moments.split(2, axis=1)
-        return Gaussian(mean, paddle.clip(log_variance, -30.0, 20.0))
+        return Gaussian(mean, paddle.clip(widened(log_variance), -30.0, 20.0))
 
     def decode(self, z_BLhw: Tensor) -> Tensor:
         """Latents (B, L, h, w), as `encode` gives them, to pictures (B, 3, H, W), about -1 to 1."""
