@@ -31,7 +31,6 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     run = device.Workload(model="qwen2_5_vl", mode="train", dtype=arguments.dtype)
     activation = device.activate(arguments.device, workload=run, kernels=arguments.kernels, allow_reexec=True)
     from mix_core.inference.generation import generate
-    from mix_core.models.common.layers import hold_maps
     from mix_core.training.optimizer import AdamW
     from mix_core.training.precision import Precision
 
@@ -54,10 +53,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
         return float(loss)
 
     def generate_tokens(tokens: int) -> None:
-        if model.training:
-            model.eval()
-            if arguments.dtype == "float32":
-                hold_maps(model)  # as mix_core.load does
+        model.eval()
         with precision.computing():
             generate(model, prompt, max_new_tokens=tokens)
 

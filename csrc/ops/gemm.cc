@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "ops/gemm_tiles.h"
-#include "ops/held_weights.h"
 
 extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a,
                             int lda, const float* b, int ldb, float beta, float* c, int ldc);
@@ -57,12 +56,9 @@ void gemm_each(bool trans_a, bool trans_b, int64_t m, int64_t k, const float* a,
   const int parts = parts_of(m, columns, k, how);
   if (parts != 0) {
     std::vector<Right> rights;
-    for (int64_t i = 0; i < count; ++i) {
-      const Product& one = products[i];
-      const bool may_be_held = parts == 3 && !trans_b && one.ldb == one.n;
-      rights.push_back({{one.b, one.ldb, trans_b}, one.n, one.bias, one.c, one.ldc,
-                        may_be_held ? held_weight(one.b, k, one.n) : nullptr});
-    }
+    for (int64_t i = 0; i < count; ++i)
+      rights.push_back({{products[i].b, products[i].ldb, trans_b}, products[i].n, products[i].bias, products[i].c,
+                        products[i].ldc});
     return gemm_tiles(parts, {a, lda, !trans_a}, rights.data(), count, m, k, 1.0f, 0.0f);
   }
   for (int64_t i = 0; i < count; ++i) {

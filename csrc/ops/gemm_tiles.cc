@@ -242,34 +242,22 @@ void multiply_blocks(const Blocks& first, int64_t rows, int64_t columns, const T
     }
 }
 
-// Depths that are multiplied at once, of `all`.
-struct Depths {
-  int64_t begin, count, all;
-};
-
 // The product of packed rows of A, from row `top` on, and the columns of `share`, which count through all of `rights`
 // in whole blocks.
 template <int PARTS>
 void multiply_share(const Packed& left, int64_t top, int64_t rows, const Right* rights, const Share& share,
-                    const Depths& depths, float alpha, float beta) {
+                    int64_t depth, int64_t deep, float alpha, float beta) {
   const int64_t group = left.tiles * PARTS * kTileSize;
-  const int64_t whole = (depths.all + kDepth - 1) / kDepth * PARTS * kTileSize;  // a group of a factor packed before
   int64_t first = 0;
   for (const Right* one = rights; first < share.end; first += whole_blocks(one->columns), ++one) {
     const int64_t end = std::min(one->columns, share.end - first);
     for (int64_t at = std::max<int64_t>(0, share.begin - first); at < end; at += kColumnPanel) {
       const int64_t columns = std::min(kColumnPanel, end - at);
-      Blocks blocks{left.numbers, one->packed, left.tiles, group, whole};
-      if (one->packed != nullptr) {
-        blocks.b += at / kLanes * whole + depths.begin / kDepth * PARTS * kTileSize;
-      } else {
-        uint16_t* const right = scratch(1, groups_of(columns) * group);
-        pack<PARTS, true>(one->b, at, columns, depths.begin, depths.count, right);
-        blocks.b = right, blocks.b_group = group;
-      }
-      const float* const bias = depths.begin == 0 && one->bias != nullptr ? one->bias + at : nullptr;
-      const float keep = depths.begin == 0 ? beta : 1.0f;
-      multiply_blocks<PARTS>(blocks, rows, columns, {one->c + top * one->ldc + at, one->ldc, bias, alpha, keep});
+      uint16_t* right = scratch(1, groups_of(columns) * group);
+      pack<PARTS, true>(one->b, at, columns, depth, deep, right);
+      const float* const bias = depth == 0 && one->bias != nullptr ? one->bias + at : nullptr;
+      multiply_blocks<PARTS>({left.numbers, right, left.tiles, group, group}, rows, columns,
+                             {one->c + top * one->ldc + at, one->ldc, bias, alpha, depth == 0 ? beta : 1.0f});
     }
   }
 }
@@ -293,7 +281,7 @@ void multiply_shares(const Factor& a, const Right* rights, int64_t count, int64_
         const int64_t rows = std::min(kRowPanel, own.end - top);
         uint16_t* left = scratch(0, groups_of(rows) * tiles * PARTS * kTileSize);
         pack<PARTS, false>(a, top, rows, depth, deep, left);
-        multiply_share<PARTS>({left, tiles}, top, rows, rights, columns, {depth, deep, k}, alpha, beta);
+        multiply_share<PARTS>({left, tiles}, top, rows, rights, columns, depth, deep, alpha, beta);
       }
     }
   }

@@ -64,7 +64,6 @@ struct Right {
   const float* bias;  // [columns], begins the sums of each row; or null
   float* c;
   int64_t ldc;
-  const uint16_t* packed = nullptr;  // all of b as pack_right makes it, or null: packed here
 };
 
 // C[m, columns] = alpha * A B + bias + beta * C for each right factor, A packed once for all; factors are taken in

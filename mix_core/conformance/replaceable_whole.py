@@ -1,4 +1,4 @@
-"""The uses of operators that are several in one (qkv, gated_mlp, decode_layers), of held and of int8 weights.
+"""The uses of operators that are several in one (qkv, gated_mlp, decode_layers), and of int8 weights.
 
 Shapes: B rows, D model dim, F feed-forward width, N query heads, K key/value heads, H head dim, C slots,
 I input features.
@@ -19,7 +19,7 @@ EPS = 1e-6
 
 
 def uses() -> list[Use]:
-    return [*_maps(), *_held(), *_int8(), *_layers(), *replaceable_adapted.uses()]
+    return [*_maps(), *_int8(), *_layers(), *replaceable_adapted.uses()]
 
 
 def _maps() -> Iterator[Use]:
@@ -68,19 +68,6 @@ def _maps() -> Iterator[Use]:
             lambda x, *rest: _ops("gated_mlp")(x, rest[:3], rest[3:]),
             lambda x, g, u, d, a, b, c: linear(swiglu(linear(x, g, a), linear(x, u, b)), d, c),
         )
-
-
-def _held() -> Iterator[Use]:
-    def call(x: Any, weight: Any) -> Any:
-        release = _ops("hold_weights")([weight])
-        out = _ops("linear")(x, weight)
-        release()
-        return out
-
-    formula = _formula("linear")
-    for name, rows, width, outputs in (("plain", 5, 24, 40), ("many rows", 300, 128, 257)):
-        inputs = (Input("x", (rows, width)), Input("weight", (width, outputs), width**-0.5))
-        yield Use("hold_weights", name, inputs, call, lambda x, weight: formula(x, weight), gradient=False)
 
 
 def _int8() -> Iterator[Use]:

@@ -317,16 +317,6 @@ def adamw(
                 view.copy_(tensor, True)
 
 
-def hold_weights(weights: Sequence[Any]) -> Callable[[], None]:
-    from mix_core.device import cpu_held
-
-    if not all(weight.is_contiguous() for weight in weights):
-        return lambda: None
-    library = native_build.load().kernels
-    assert library is not None, "select() offers this kernel only where it was built"
-    return cpu_held.hold(weights, _addresses(weights), library)
-
-
 _NARROW = frozenset(
     {"adapted_linear", "adapted_mlp", "attention", "attention_packed", "gated_mlp", "linear"}
     | {"linear_cross_entropy", "linear_int8", "qkv"}
@@ -344,7 +334,6 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "gelu": gelu,
     "group_norm": group_norm,
     "head_logits": head_logits,
-    "hold_weights": hold_weights,
     "layer_norm": layer_norm,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,

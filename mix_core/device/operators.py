@@ -28,7 +28,6 @@ USUAL_REQUESTS = {
     "gelu": KernelRequest("", training=True, size_class="erf"),
     "group_norm": _TRAINING,
     "head_logits": KernelRequest(""),
-    "hold_weights": KernelRequest(""),
     "layer_norm": _TRAINING,
     "linear": _TRAINING,
     "linear_cross_entropy": _TRAINING,

@@ -5,7 +5,6 @@ Shapes: B batch, S sequence, P patches, n pictures, m videos, V vocabulary.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,9 +68,6 @@ class Engine:
         """What the decoder's matrices are kept in: `int8`, or the dtype."""
         self.stop_token_ids: tuple[int, ...] = tuple(processor.stop_token_ids)
         self._adapters = adapters
-        from mix_core.models.common.layers import hold_maps
-
-        weakref.finalize(self, hold_maps(model))
 
     @property
     def adapters(self) -> list[str]:

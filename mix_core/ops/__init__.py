@@ -8,7 +8,6 @@ from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.decode_layers import decode_layers
 from mix_core.ops.head_loss import linear_cross_entropy
-from mix_core.ops.hold import hold_weights
 from mix_core.ops.matmul import adapted_linear, head_logits, linear
 from mix_core.ops.matmul_int8 import linear_int8
 from mix_core.ops.norms import add_rms_norm, group_norm, layer_norm, rms_norm
@@ -30,7 +29,6 @@ __all__ = [
     "gelu",
     "group_norm",
     "head_logits",
-    "hold_weights",
     "layer_norm",
     "linear",
     "linear_cross_entropy",

@@ -300,13 +300,6 @@ def check_decode_layers(x: Tensor, layers: Sequence[Any], caches: Sequence[Any])
     _check_lengths(op, lengths_B.tobytes(), lengths_B.dtype.str, of_x[0], slots)
 
 
-def check_held(weights: Sequence[Tensor]) -> None:
-    for weight in weights:
-        if len(weight.shape) != 2:
-            _refuse_shape("hold_weights", "a weight", weight.shape, "2 axes (I, O)")
-        _one_dtype("hold_weights", "the first weight", weights[0], weight=weight)
-
-
 def check_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
     op, of_x, of_weight = "linear_int8", x.shape, weight.shape
     if len(of_weight) != 2:

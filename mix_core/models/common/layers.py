@@ -12,7 +12,6 @@ from paddle.nn.initializer import Constant
 from mix_core import ops
 from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.ops.dtypes import cast
-from mix_core.ops.hold import Release
 from mix_core.ops.low_rank import Matrix
 from mix_core.ops.matmul_int8 import Int8Matrix
 
@@ -47,13 +46,6 @@ class Linear(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.matrix, self.bias)
-
-
-def hold_maps(model: nn.Layer) -> Release:
-    """`ops.hold_weights` of a model that answers: all its float32 maps, until what comes back is called."""
-    maps = (layer for layer in model.sublayers(include_self=True) if isinstance(layer, Linear))
-    bases = (one.base for one in maps)
-    return ops.hold_weights([w for w in bases if isinstance(w, Tensor) and w.dtype == paddle.float32])
 
 
 def weights_and_biases(maps: tuple[Linear, ...]) -> tuple[tuple[Matrix, ...], tuple[Tensor, ...] | None]:

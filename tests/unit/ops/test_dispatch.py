@@ -117,7 +117,6 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.adapted_linear(x, (paddle.ones([4, 4]),), None, (adapter,))
     ops.adapted_mlp(x, (paddle.ones([4, 4]),) * 3, None, (adapter, None, adapter))
     ops.linear_int8(x, paddle.ones([3, 4], "int8"), paddle.ones([3]))
-    ops.hold_weights([paddle.ones([4, 4])])
     ops.head_logits(x, paddle.ones([3, 4]))
     ops.linear_cross_entropy(x, paddle.ones([3, 4]), np.array([0, 1]))
     ops.attention(q[None], q[None], q[None], causal=True)
