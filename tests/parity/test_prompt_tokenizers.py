@@ -13,7 +13,13 @@ transformers = pytest.importorskip("transformers", reason="live parity needs tra
 
 from mix_core.models.clip_text.tokenizer import load_clip_tokenizer  # noqa: E402
 from mix_core.models.t5.tokenizer import load_t5_tokenizer  # noqa: E402
-from tests.builders.text_encoders import END, LONG, PROMPTS, write_clip_tokenizer, write_t5_tokenizer  # noqa: E402
+from tests.builders.text_encoders import (  # noqa: E402
+    END,
+    LONG,
+    PROMPTS,
+    write_clip_tokenizer,
+    write_t5_tokenizer,
+)
 
 FAST = ("L", "bigG, old settings")
 CLIP_FORMS = {
