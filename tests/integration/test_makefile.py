@@ -91,7 +91,7 @@ def test_a_changed_pyproject_installs_again_and_torch_first(installed):
     assert installs == [
         "--quiet --editable .[cpu]",
         "--quiet --index-url https://wheels.example/cpu torch==2.13.0",
-        "--quiet transformers==5.3.0 --editable .[cpu,video,test,lint]",
+        "--quiet transformers==5.3.0 diffusers==0.42.1 --editable .[cpu,video,test,lint]",
     ]
 
 

@@ -91,7 +91,8 @@ def test_computing_blocks_again_gives_the_same(peers, kind: str) -> None:
     finally:
         pair.ours.recompute = False
         pair.ours.eval()
-    np.testing.assert_array_equal(again.numpy(), found.numpy())
+    # to rounding: Paddle's convolution does not promise the same bits for the same numbers elsewhere
+    assert distance(again.numpy(), found.numpy()) < 1e-6
     assert distance(inputs["encoder_hidden_states"].grad.numpy(), text) < 1e-6
     for name, parameter in pair.ours.named_parameters():
         limit = 1e-5 * max(np.linalg.norm(plain[name]), 1e-3)

@@ -58,7 +58,7 @@ def test_json_and_a_configuration_that_the_trainer_takes(plan, tmp_path):
 
 def test_keys_that_training_does_not_take_yet_are_named(plan, tmp_path):
     written = tmp_path / "config.json"
-    options = ("--device", "npu", "--recompute", "full", "--memory", "24GiB", "--out", str(written))
+    options = ("--recompute", "full", "--memory", "24GiB", "--out", str(written))
     code, _, err = plan(*MODEL, "--devices", "16", *options)
     assert code == 0
     keys = json.loads(written.read_text())
