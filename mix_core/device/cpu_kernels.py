@@ -36,8 +36,6 @@ def select(op: str, request: KernelRequest) -> Kernel | NoKernel:
     built = native_build.load()
     if built.library is None:
         return NoKernel(built.reason)
-    if not request.training and (op == "layer_norm" or request.size_class == "tanh"):
-        return NoKernel("Paddle's forward pass is as fast; its backward pass is not")
     if request.products == "bfloat16":
         return _narrow(op)
     return Kernel(fn, f"csrc {op}", reason=REASON)
@@ -162,7 +160,7 @@ def add_rms_norm(x: Any, branch: Any, weight_D: Any, eps: float) -> tuple[Any, A
 
 def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
     # Paddle's gradient of x is wrong where the weight has none of its own (3.3.1)
-    right = x.stop_gradient or (weight_D is not None and not weight_D.stop_gradient)
+    right = weight_D is not None and not weight_D.stop_gradient
     if right and x.ndim > 1 and math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 
@@ -171,9 +169,7 @@ def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
 
 
 def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
-    right = (
-        x.stop_gradient or weight_C is not None
-    )  # without a weight Paddle's gradient of x is wrong (3.3.1)
+    right = weight_C is not None  # without a weight Paddle's gradient of x is wrong (3.3.1)
     if right and math.prod(x.shape) < FEW:
         import paddle.nn.functional as F
 

@@ -116,7 +116,8 @@ def test_mix_core_commands_and_options_exist(texts):
                 helps[command] = done.stdout
             options = [word for word in own if word.startswith("--")]
             assert [option for option in options if option not in helps[command]] == [], line
-    assert len(helps) == 14, sorted(helps)
+    mentioned = {command[1] for command in helps}
+    assert {"devices", "explain", "doctor", "data", "train", "infer", "conformance", "plan"} <= mentioned
 
 
 def test_python_modules_take_the_arguments_shown(texts):

@@ -91,9 +91,7 @@ def test_computing_blocks_again_gives_the_same(peers, kind: str) -> None:
     finally:
         pair.ours.recompute = False
         pair.ours.eval()
-    # a defect: with the CPU's kernels what is computed again rounds otherwise (up to 9.5e-7 was seen);
-    # without them it has the same bits, and so has a second plain pass
-    assert distance(again.numpy(), found.numpy()) < 1e-6
+    np.testing.assert_array_equal(again.numpy(), found.numpy())
     assert distance(inputs["encoder_hidden_states"].grad.numpy(), text) < 1e-6
     for name, parameter in pair.ours.named_parameters():
         limit = 1e-5 * max(np.linalg.norm(plain[name]), 1e-3)
