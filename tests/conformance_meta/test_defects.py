@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,36 +12,14 @@ import pytest
 
 from mix_core.device import native
 from tests.conformance_meta.defects import DEFECTS, HARMLESS, Defect
-from tests.environment import clean_environment, with_plugins
+from tests.conformance_meta.suite_runs import conform, run_suite
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
 
-Run = tuple[int, dict[str, Any], str]
-"""Exit code, report and output of the command."""
-
 SHARES = 24
 """To the end of the suite, all defects take hours: each commit takes one share of them, in turn."""
-
-
-def conform(folder: Path, *words: str, defect: str = "", faults: str = "") -> Run:
-    """The command on the faulty device."""
-    environ = with_plugins(clean_environment(), ["faulty"], folder / "site")
-    environ |= {"FAULTY_DEFECT": defect} if defect else {}
-    environ |= {"MIX_SIM_FAULTS": faults, "MIX_SIM_TIMEOUT": "10"} if faults else {}
-    command = [sys.executable, "-W", "ignore", "-m", "mix_core.cli.main", "conformance", "--device", "faulty"]
-    done = subprocess.run(
-        [*command, "--simulate", "--report", str(folder / "report"), *words],
-        env=environ,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    path = folder / "report" / "report.json"
-    report = json.loads(path.read_text()) if path.is_file() else {"cases": []}
-    return done.returncode, report, done.stdout + done.stderr
 
 
 def red(report: dict[str, Any]) -> list[str]:
@@ -71,11 +45,6 @@ def run_named(folder: Path, defect: Defect) -> tuple[int, list[str], str]:
     return code, red(report), said
 
 
-def run_suite(folder: Path, defect: Defect, *words: str) -> Run:
-    name = "" if defect.faults else defect.name
-    return conform(folder, *words, defect=name, faults=defect.faults)
-
-
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name.replace(" ", "_") for defect in DEFECTS])
 def test_defect_turns_its_cases_red(tmp_path, defect):
     code, failed, said = run_named(tmp_path, defect)
@@ -94,32 +63,8 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
     assert {case["status"] for case in report["cases"]} == {"passed"}, said
 
 
-@pytest.fixture(scope="module")
-def whole_runs(request, tmp_path_factory) -> Iterator[dict[str, Future[Run]]]:
-    """By test: its run of the whole suite. One run keeps one processor busy, so two run at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        runs = {}
-        for item in request.session.items:
-            if "whole_run" not in getattr(item, "fixturenames", ()):
-                continue
-            folder = tmp_path_factory.mktemp("suite")
-            defect, faults = (item.callspec.params.get(name) for name in ("defect", "faults"))
-            stops = item.originalname == test_the_suite_catches_the_defect.__name__
-            words = ("--fail-fast",) if stops else ()
-            if defect is None:
-                runs[item.nodeid] = pool.submit(conform, folder, *words, faults=faults)
-            else:
-                runs[item.nodeid] = pool.submit(run_suite, folder, defect, *words)
-        yield runs
-        pool.shutdown(cancel_futures=True)
-
-
-@pytest.fixture
-def whole_run(request, whole_runs) -> Run:
-    return whole_runs[request.node.nodeid].result()
-
-
 @pytest.mark.slow
+@pytest.mark.stops_at_red
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name.replace(" ", "_"))
 def test_the_suite_catches_the_defect(whole_run, defect):
     code, report, said = whole_run

@@ -1,0 +1,47 @@
+"""Runs of the whole suite begin with the session and are looked at last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+
+import pytest
+
+from tests.conformance_meta.suite_runs import ASIDE, Run, Runs, conform, run_suite
+
+
+def _waits(item: pytest.Item) -> bool:
+    return "whole_run" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_waits)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Runs, dict[str, Future[Run]]]]:
+    """The run of each test that asks for one, by the test."""
+    runs, futures = Runs(), {}
+    for item in filter(_waits, request.session.items):
+        folder = tmp_path_factory.mktemp("suite")
+        defect, faults = (item.callspec.params.get(name) for name in ("defect", "faults"))
+        words = ("--fail-fast",) if item.get_closest_marker("stops_at_red") else ()
+        if defect is None:
+            run = partial(conform, folder, *words, faults=faults, niceness=ASIDE)
+        else:
+            run = partial(run_suite, folder, defect, *words, niceness=ASIDE)
+        futures[item.nodeid] = runs.add(run)
+    runs.start(1 if futures else 0)
+    yield runs, futures
+    runs.stop()
+
+
+@pytest.fixture
+def whole_run(request: pytest.FixtureRequest, whole_runs: tuple[Runs, dict[str, Future[Run]]]) -> Run:
+    runs, futures = whole_runs
+    runs.hurry()
+    return futures[request.node.nodeid].result()

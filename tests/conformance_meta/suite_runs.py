@@ -1,0 +1,85 @@
+"""The conformance command on the faulty device, and many runs of it beside the other tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from tests.conformance_meta.defects import Defect
+from tests.environment import clean_environment, with_plugins
+
+Run = tuple[int, dict[str, Any], str]
+"""Exit code, report and output of the command."""
+
+ASIDE = 5
+"""Niceness of runs that go on beside other tests: those go first where both want a processor."""
+
+
+def conform(folder: Path, *words: str, defect: str = "", faults: str = "", niceness: int = 0) -> Run:
+    """The command on the faulty device."""
+    environ = with_plugins(clean_environment(), ["faulty"], folder / "site")
+    environ |= {"FAULTY_DEFECT": defect} if defect else {}
+    environ |= {"MIX_SIM_FAULTS": faults, "MIX_SIM_TIMEOUT": "10"} if faults else {}
+    command = ["nice", f"-n{niceness}", sys.executable, "-W", "ignore", "-m", "mix_core.cli.main"]
+    command += ["conformance", "--device", "faulty", "--simulate", "--report", str(folder / "report")]
+    done = subprocess.run(
+        [*command, *words], env=environ, cwd=folder, capture_output=True, text=True, timeout=1800
+    )
+    path = folder / "report" / "report.json"
+    report = json.loads(path.read_text()) if path.is_file() else {"cases": []}
+    return done.returncode, report, done.stdout + done.stderr
+
+
+def run_suite(folder: Path, defect: Defect, *words: str, niceness: int = 0) -> Run:
+    name = "" if defect.faults else defect.name
+    return conform(folder, *words, defect=name, faults=defect.faults, niceness=niceness)
+
+
+class Runs:
+    """Runs of the suite, in order: one at a time until they are waited for, then as many as processors.
+
+    A run keeps one processor busy, and most tests leave one idle for most of their time.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Future[Run], Callable[[], Run]]] = deque()
+        self._threads: list[Thread] = []
+
+    def add(self, run: Callable[[], Run]) -> Future[Run]:
+        future: Future[Run] = Future()
+        self._waiting.append((future, run))
+        return future
+
+    def start(self, threads: int) -> None:
+        """Work on them with so many threads."""
+        while len(self._threads) < threads:
+            self._threads.append(Thread(target=self._work))
+            self._threads[-1].start()
+
+    def hurry(self) -> None:
+        self.start(os.cpu_count() or 1)
+
+    def stop(self) -> None:
+        """Begin no other run, and wait for those that go on."""
+        self._waiting.clear()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while self._waiting:
+            try:
+                future, run = self._waiting.popleft()
+            except IndexError:  # another thread took the last
+                return
+            try:
+                future.set_result(run())
+            except BaseException as error:  # the test that waits for it has to see it
+                future.set_exception(error)
