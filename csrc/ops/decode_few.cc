@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "mix/aligned.h"
+#include "mix/meeting.h"
 #include "mix/parallel.h"
 #include "ops/attention_decode.h"
 #include "ops/gemv.h"
@@ -21,10 +22,11 @@ struct Together {
   const DecodeShape& shape;
   const float *cos, *sin;
   const int64_t* lengths;
-  float* stream;             // [B, D], the sum of all branches so far
+  const float* x;            // [B, D]
   float *seen, *gated;       // [B, N * H] and [B, F]
   std::vector<float*> wide;  // of each thread: its sums of q, k and v, or of gate and up
   std::vector<float*> back;  // and those of the maps back to D
+  Meeting* meeting;
 };
 
 class Thread {
@@ -37,9 +39,11 @@ class Thread {
         of_width_(share(s_.width)),
         of_inner_(share(s_.inner)),
         of_heads_(share(s_.heads * s_.head_dim)),
+        stream_(s_.rows * s_.width),
         normed_(s_.rows * (s_.width + 1)),
         block_(s_.rows * std::max({s_.width, s_.inner, s_.heads * s_.head_dim})),
         heads_(2 * s_.heads / s_.kv_heads * s_.head_dim) {
+    std::copy_n(all.x, s_.rows * s_.width, stream_.data());
     std::fill_n(block_.data(), s_.rows * std::max({s_.width, s_.inner, s_.heads * s_.head_dim}), 0.0f);
   }
 
@@ -50,22 +54,28 @@ class Thread {
     sums = multiply(normed_.data(), s_.width, of_width_, layer.q, wide, sums);
     sums = multiply(normed_.data(), s_.width, of_width_, layer.k, narrow, sums);
     multiply(normed_.data(), s_.width, of_width_, layer.v, narrow, sums);
-#pragma omp barrier
+    meet();
     const int64_t tasks = s_.rows * s_.kv_heads;
     for (int64_t task = tasks * index_ / threads_; task < tasks * (index_ + 1) / threads_; ++task)
       attend(layer, task / s_.kv_heads, task % s_.kv_heads);
-#pragma omp barrier
+    meet();
     add_branch(all_.seen, wide, of_heads_, layer.out);
 
     norm(layer.post_norm);
     sums = multiply(normed_.data(), s_.width, of_width_, layer.gate, s_.inner, all_.wide[index_]);
     multiply(normed_.data(), s_.width, of_width_, layer.up, s_.inner, sums);
-#pragma omp barrier
+    meet();
     gate();
     add_branch(all_.gated, s_.inner, of_inner_, layer.down);
   }
 
+  void put(float* out) const {
+    if (index_ == 0) std::copy_n(stream_.data(), s_.rows * s_.width, out);
+  }
+
  private:
+  void meet() { all_.meeting->wait(threads_); }
+
   struct Share {
     int64_t begin, end;
   };
@@ -76,9 +86,9 @@ class Thread {
     return {steps * index_ / threads_ * kGemvStep, std::min(count, steps * (index_ + 1) / threads_ * kGemvStep)};
   }
 
-  // Each thread norms the stream for itself: that is sooner done than waited for.
+  // Each thread sums and norms the stream for itself: that is sooner done than waited for.
   void norm(const float* weight) {
-    rms_norm_forward(all_.stream, weight, s_.eps, s_.rows, s_.width, normed_.data(),
+    rms_norm_forward(stream_.data(), weight, s_.eps, s_.rows, s_.width, normed_.data(),
                      normed_.data() + s_.rows * s_.width);
   }
 
@@ -133,20 +143,16 @@ class Thread {
   // stream += x weight
   void add_branch(const float* x, int64_t inputs, const Share& own, const float* weight) {
     multiply(x, inputs, own, weight, s_.width, all_.back[index_]);
-#pragma omp barrier
-    for (int64_t b = 0; b < s_.rows; ++b) {
-      float* const row = all_.stream + b * s_.width;
-      for (int64_t t = 0; t < threads_; ++t)
-        for (int64_t i = of_width_.begin; i < of_width_.end; ++i) row[i] += all_.back[t][b * s_.width + i];
-    }
-#pragma omp barrier
+    meet();
+    for (int64_t t = 0; t < threads_; ++t)
+      for (int64_t i = 0; i < s_.rows * s_.width; ++i) stream_.data()[i] += all_.back[t][i];
   }
 
   const Together& all_;
   const DecodeShape& s_;
   const int64_t index_, threads_;
   const Share of_width_, of_inner_, of_heads_;
-  Aligned<float> normed_, block_, heads_;
+  Aligned<float> stream_, normed_, block_, heads_;  // stream_ [B, D]: the sum of all branches so far
   std::vector<float> scores_;
 };
 
@@ -158,16 +164,17 @@ void decode_few(const DecodeShape& shape, const DecodeLayer* layers, int64_t cou
   const int64_t outputs = std::max(wide + 2 * shape.kv_heads * shape.head_dim, 2 * shape.inner);
   const int threads = D * shape.inner > kSerial ? omp_get_max_threads() : 1;
   Aligned<float> sums(threads * B * (outputs + D)), between(B * (wide + shape.inner));
-  Together all{shape, cos, sin, lengths, out, between.data(), between.data() + B * wide, {}, {}};
+  Meeting meeting;
+  Together all{shape, cos, sin, lengths, x, between.data(), between.data() + B * wide, {}, {}, &meeting};
   for (int64_t t = 0; t < threads; ++t) {
     all.wide.push_back(sums.data() + t * B * (outputs + D));
     all.back.push_back(all.wide.back() + B * outputs);
   }
-  std::copy_n(x, B * D, out);
 #pragma omp parallel num_threads(threads)
   {
     Thread own(all, omp_get_thread_num(), omp_get_num_threads());
     for (int64_t i = 0; i < count; ++i) own.layer(layers[i]);
+    own.put(out);
   }
 }
 

@@ -15,8 +15,17 @@ extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, i
 namespace mix {
 namespace {
 
-// In how many parts tiles take the factors of a product; 0: not tiles.
-int parts_of(int64_t m, int64_t n, int64_t k, Products how) {
+void by_blas(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
+             const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
+  cblas_sgemm(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans, static_cast<int>(m),
+              static_cast<int>(n), static_cast<int>(k), alpha, a, static_cast<int>(lda), b, static_cast<int>(ldb),
+              beta, c, static_cast<int>(ldc));
+}
+
+}  // namespace
+
+int tile_parts(int64_t m, int64_t n, int64_t k, Products how) {
   if (omp_in_parallel()) return 0;
   // of a few rows (a token that is decoded) rounding the weights costs more than the product
   if (how == Products::kBfloat16 && has_bfloat16_products() && m >= 16) return 1;
@@ -29,21 +38,11 @@ int parts_of(int64_t m, int64_t n, int64_t k, Products how) {
   return how == Products::kGradient ? 2 : 3;
 }
 
-void by_blas(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
-             const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
-  cblas_sgemm(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans, static_cast<int>(m),
-              static_cast<int>(n), static_cast<int>(k), alpha, a, static_cast<int>(lda), b, static_cast<int>(ldb),
-              beta, c, static_cast<int>(ldc));
-}
-
-}  // namespace
-
 bool has_bfloat16_products() { return tile_unit() != TileUnit::kNone; }
 
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
           const float* b, int64_t ldb, float beta, float* c, int64_t ldc, Products products) {
-  const int parts = parts_of(m, n, k, products);
+  const int parts = tile_parts(m, n, k, products);
   if (parts == 0) return by_blas(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   const Right right{{b, ldb, trans_b}, n, nullptr, c, ldc};
   gemm_tiles(parts, {a, lda, !trans_a}, &right, 1, m, k, alpha, beta);
@@ -53,7 +52,7 @@ void gemm_each(bool trans_a, bool trans_b, int64_t m, int64_t k, const float* a,
                int64_t count, Products how) {
   int64_t columns = 0;
   for (int64_t i = 0; i < count; ++i) columns += products[i].n;
-  const int parts = parts_of(m, columns, k, how);
+  const int parts = tile_parts(m, columns, k, how);
   if (parts != 0) {
     std::vector<Right> rights;
     for (int64_t i = 0; i < count; ++i)
@@ -76,4 +75,8 @@ void gemm_each(bool trans_a, bool trans_b, int64_t m, int64_t k, const float* a,
 
 extern "C" __attribute__((visibility("default"))) int mix_has_bfloat16_products() {
   return mix::has_bfloat16_products() ? 1 : 0;
+}
+
+extern "C" __attribute__((visibility("default"))) int mix_has_float32_tiles() {
+  return mix::tile_unit() == mix::TileUnit::kAmx ? 1 : 0;
 }

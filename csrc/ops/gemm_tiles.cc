@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "ops/gemm_pack.h"
+#include "ops/patches.h"
 
 #define MIX_AMX __attribute__((target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 
@@ -165,7 +166,7 @@ uint16_t* scratch(int slot, int64_t numbers) {
     int64_t size = 0;
     ~Buffer() { std::free(memory); }
   };
-  static thread_local Buffer buffers[2];
+  static thread_local Buffer buffers[3];
   Buffer& own = buffers[slot];
   if (own.size < numbers) {
     std::free(own.memory);
@@ -242,6 +243,24 @@ void multiply_blocks(const Blocks& first, int64_t rows, int64_t columns, const T
     }
 }
 
+// Packs columns of a right factor; patches are written a few columns at a time, which stay in the caches until then.
+template <int PARTS>
+void pack_columns(const Right& from, int64_t at, int64_t columns, int64_t depth, int64_t deep, uint16_t* to) {
+  if (from.patches == nullptr) return pack<PARTS, true>(from.b, at, columns, depth, deep, to);
+  constexpr int64_t kWritten = 2 * kBlock;
+  auto* const written = reinterpret_cast<float*>(scratch(2, 2 * kWritten * deep));
+  const int64_t group = (deep + kDepth - 1) / kDepth * PARTS * kTileSize;
+  for (int64_t column = 0; column < columns; column += kWritten) {
+    const int64_t count = std::min(kWritten, columns - column);
+    if (from.by_tap)
+      from.patches->write(at + column, count, depth, deep, written);
+    else
+      from.patches->write(depth, deep, at + column, count, written);
+    const Factor block{written, from.by_tap ? deep : count, from.by_tap};
+    pack<PARTS, true>(block, 0, count, 0, deep, to + column / kLanes * group);
+  }
+}
+
 // The product of packed rows of A, from row `top` on, and the columns of `share`, which count through all of `rights`
 // in whole blocks.
 template <int PARTS>
@@ -254,7 +273,7 @@ void multiply_share(const Packed& left, int64_t top, int64_t rows, const Right* 
     for (int64_t at = std::max<int64_t>(0, share.begin - first); at < end; at += kColumnPanel) {
       const int64_t columns = std::min(kColumnPanel, end - at);
       uint16_t* right = scratch(1, groups_of(columns) * group);
-      pack<PARTS, true>(one->b, at, columns, depth, deep, right);
+      pack_columns<PARTS>(*one, at, columns, depth, deep, right);
       const float* const bias = depth == 0 && one->bias != nullptr ? one->bias + at : nullptr;
       multiply_blocks<PARTS>({left.numbers, right, left.tiles, group, group}, rows, columns,
                              {one->c + top * one->ldc + at, one->ldc, bias, alpha, depth == 0 ? beta : 1.0f});

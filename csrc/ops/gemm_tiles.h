@@ -8,12 +8,19 @@
 
 #include <cstdint>
 
+#include "mix/gemm.h"
+
 namespace mix {
+
+struct Patches;  // patches.h
 
 enum class TileUnit { kNone, kDotProduct, kAmx };
 
 // What this processor has; MIX_CPU_ISA below `amx` hides AMX, below `avx512` both.
 TileUnit tile_unit();
+
+// In how many parts tiles take the factors of a product; 0: they are no gain. gemm.cc
+int tile_parts(int64_t m, int64_t n, int64_t k, Products how);
 
 // A factor of a product. Lanes are rows of C for the left one, columns for the right one; `depth_inner` says that
 // a lane's numbers along the shared axis lie side by side, else the lanes of one depth do.
@@ -64,6 +71,8 @@ struct Right {
   const float* bias;  // [columns], begins the sums of each row; or null
   float* c;
   int64_t ldc;
+  const Patches* patches = nullptr;  // in place of b
+  bool by_tap = false;               // columns are the taps of the patches, else their places
 };
 
 // C[m, columns] = alpha * A B + bias + beta * C for each right factor, A packed once for all; factors are taken in

@@ -91,6 +91,24 @@ def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> A
     return rows if bias_C is None else rows + bias_C.reshape(column)
 
 
+def conv2d(
+    x_BCHW: Any, weight_OCKK: Any, bias_O: Any, stride: int, padding: tuple[int, int, int, int]
+) -> Any:
+    """A product for each place of the kernel, summed."""
+    above, below, left, right = padding
+    x = paddle.nn.functional.pad(x_BCHW, [left, right, above, below])
+    H, W, K = *x.shape[2:], weight_OCKK.shape[2]
+    rows, columns = (H - K) // stride + 1, (W - K) // stride + 1
+    out = bias_O.reshape([1, -1, 1, 1])
+    for u in range(K):
+        for v in range(K):
+            seen = x[
+                :, :, u : u + (rows - 1) * stride + 1 : stride, v : v + (columns - 1) * stride + 1 : stride
+            ]
+            out = out + paddle.einsum("bchw,oc->bohw", seen, weight_OCKK[:, :, u, v])
+    return out
+
+
 def rotary(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     return tuple(_turn(x, cos, sin) for x in (q, k))  # type: ignore[return-value]
 

@@ -23,14 +23,16 @@ LABELS = np.array([3, -100, 0, 4, 4, -100, 5])
 
 
 def uses() -> list[Use]:
-    parts = (_norms(), _group_norms(), _rotaries(), _activations(), _products(), _losses())
+    parts = (_norms(), _group_norms(), _convolutions(), _rotaries(), _activations(), _products(), _losses())
     return [use for part in parts for use in part]
 
 
-def _with(name: str, *rest: Any) -> tuple[Any, Any]:
+def _with(name: str, *rest: Any, **options: Any) -> tuple[Any, Any]:
     """The operator and its formula with the same last arguments."""
     operator, formula = _ops(name), _formula(name)
-    return (lambda *tensors: operator(*tensors, *rest)), (lambda *tensors: formula(*tensors, *rest))
+    return (lambda *tensors: operator(*tensors, *rest, **options)), (
+        lambda *tensors: formula(*tensors, *rest, **options)
+    )
 
 
 def _norms() -> Iterator[Use]:
@@ -99,6 +101,24 @@ def _group_norms() -> Iterator[Use]:
         lambda x: norm(x, 4, None, None, 1e-2),
         lambda x: formula(x, 4, None, None, 1e-2),
     )
+
+
+def _convolutions() -> Iterator[Use]:
+    for name, shape, outputs, kernel, stride, padding in (
+        ("plain", (2, 3, 6, 5), 4, 3, 1, (1, 1, 1, 1)),
+        ("no padding", (1, 3, 7, 5), 4, 3, 1, (0, 0, 0, 0)),
+        ("a place each", (2, 5, 4, 3), 6, 1, 1, (0, 0, 0, 0)),
+        ("every second place", (2, 3, 7, 6), 4, 3, 2, (1, 1, 1, 1)),
+        ("zeros on two sides", (1, 3, 8, 8), 4, 3, 2, (0, 1, 0, 1)),
+        ("many channels", (1, 68, 9, 17), 65, 3, 1, (1, 1, 1, 1)),
+    ):
+        width = shape[1] * kernel * kernel
+        inputs = (
+            Input("x", shape),
+            Input("weight", (outputs, shape[1], kernel, kernel), width**-0.5),
+            Input("bias", (outputs,)),
+        )
+        yield Use("conv2d", name, inputs, *_with("conv2d", stride=stride, padding=padding))
 
 
 def _rotaries() -> Iterator[Use]:

@@ -36,8 +36,12 @@ def select(op: str, request: KernelRequest) -> Kernel | NoKernel:
     built = native_build.load()
     if built.library is None:
         return NoKernel(built.reason)
+    if op == "conv2d" and request.size_class == "few channels":
+        return NoKernel("its tiles would be mostly empty")
     if request.products == "bfloat16":
         return _narrow(op)
+    if op == "conv2d" and (built.kernels is None or not built.kernels.mix_has_float32_tiles()):
+        return NoKernel("Paddle's is as fast without a tile unit (AMX)")
     return Kernel(fn, f"csrc {op}", reason=REASON)
 
 
@@ -254,6 +258,13 @@ def head_logits(hidden_TD: Any, weight_VD: Any) -> Any:
     return _C_ops.matmul(hidden_TD, weight_VD, False, True)
 
 
+def conv2d(
+    x_BCHW: Any, weight: Any, bias_O: Any, *, stride: int, padding: Sequence[int], narrow: bool = False
+) -> Any:
+    wanted = _wanted(x_BCHW, weight, bias_O)
+    return _run("mix_conv2d", x_BCHW, weight, bias_O, stride, list(padding), narrow, wanted)
+
+
 def linear_int8(x: Any, weight_OI: Any, scale_O: Any, bias_O: Any, *, narrow: bool = False) -> Any:
     return _run("mix_linear_int8", x, weight_OI, scale_O, bias_O, narrow)
 
@@ -314,7 +325,7 @@ def adamw(
 
 
 _NARROW = frozenset(
-    {"adapted_linear", "adapted_mlp", "attention", "attention_packed", "gated_mlp", "linear"}
+    {"adapted_linear", "adapted_mlp", "attention", "attention_packed", "conv2d", "gated_mlp", "linear"}
     | {"linear_cross_entropy", "linear_int8", "qkv"}
 )
 _KERNELS: dict[str, Callable[..., Any]] = {
@@ -325,6 +336,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "attention": attention,
     "attention_decode": attention_decode,
     "attention_packed": attention_packed,
+    "conv2d": conv2d,
     "decode_layers": decode_layers,
     "gated_mlp": gated_mlp,
     "gelu": gelu,

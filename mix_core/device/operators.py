@@ -23,6 +23,7 @@ USUAL_REQUESTS = {
     "attention": KernelRequest("", head_dim=128, causal=True, training=True),
     "attention_decode": KernelRequest("", head_dim=128, causal=True),
     "attention_packed": KernelRequest("", head_dim=80, packed=True, training=True),
+    "conv2d": _TRAINING,
     "decode_layers": KernelRequest("", head_dim=128, causal=True),
     "gated_mlp": _TRAINING,
     "gelu": KernelRequest("", training=True, size_class="erf"),

@@ -223,6 +223,24 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     _one_dtype(op, "x", x, weight=weight, bias=bias)
 
 
+def check_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: Sequence[int]) -> None:
+    op, of_x, of_weight = "conv2d", x.shape, weight.shape
+    if len(of_weight) != 4 or of_weight[2] != of_weight[3]:
+        _refuse_shape(op, "weight", of_weight, "4 axes (O, C, K, K)")
+    if len(of_x) != 4 or of_x[1] != of_weight[1]:
+        _refuse_shape(op, "x", of_x, f"(B, {of_weight[1]}, H, W) to go with the weight {list(of_weight)}")
+    if bias.shape != of_weight[:1]:
+        _refuse_shape(op, "bias", bias.shape, f"[{of_weight[0]}] to go with the weight")
+    if stride < 1:
+        refuse(op, "stride", stride, "at least 1")
+    if len(padding) != 4 or min(padding) < 0:
+        refuse(op, "padding", list(padding), "4 numbers from 0 on: above, below, left, right")
+    K, (above, below, left, right) = of_weight[2], padding
+    if of_x[2] + above + below < K or of_x[3] + left + right < K:
+        _refuse_shape(op, "x", of_x, f"{K} rows and columns at least, with the padding {list(padding)}")
+    _one_dtype(op, "x", x, weight=weight, bias=bias)
+
+
 def check_qkv(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
     for at, weight in enumerate(weights):
         _check_map("qkv", "qkv"[at], x, weight, None if biases is None else biases[at])

@@ -62,6 +62,8 @@ def products_inside() -> str | None:
 
 def kept_in(dtype: Any, operator_class: str) -> Any:
     """`dtype` where the device has this class of operators for it (its profile's `dtypes`), else float32."""
+    if dtype not in NARROW:
+        return dtype
     active = device.active()
     name = str(dtype).removeprefix("paddle.")
     has = active is None or active.profile.supports_dtype(name, operator_class)

@@ -268,8 +268,11 @@ def _embedding(outline: Outline, work: Work, setting: Setting, share: Share) -> 
     learns = setting.learns_part("decoder")
     output = setting.numbers.stream * work.tokens * D
     own = 4 * words if learns else 0
-    # a tied matrix has the head's gradient already, and this one beside it until they are added
-    return Part(0, 2 * output, output + (own if outline.tied else 0), 0 if outline.tied else own)
+    if not outline.tied:
+        return Part(0, 2 * output, output, own)
+    # the rows of tokens are added into the gradient of the head; narrow ones are a matrix of their own
+    added = 2 * 4 * min(work.tokens, outline.vocabulary) * D if learns else 0
+    return Part(0, 2 * output, output + (added if setting.numbers.weight == 4 else own), 0)
 
 
 def _head(outline: Outline, work: Work, setting: Setting, share: Share) -> Part:

@@ -11,6 +11,7 @@ import paddle
 from paddle import Tensor
 
 from mix_core.errors import BadInputError
+from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.decode_layers import LayerCache, LayerWeights
 from mix_core.ops.dtypes import cast, kept_in
 from mix_core.ops.shapes import reshape, take_rows
@@ -61,6 +62,12 @@ class KVCache:
         dtype = kept_in(k_TKH.dtype, "scatter")
         self._keys[layer] = cast(take_rows(reshape(k_TKH, [-1, H]), self._rows), dtype)
         self._values[layer] = cast(take_rows(reshape(v_TKH, [-1, H]), self._rows), dtype)
+
+    def attend(self, layer: int, q_BNH: Tensor) -> Tensor:
+        """Attention of a token each row over all that the cache holds of one layer, (B, N, H)."""
+        keys_BKCH, values_BKCH = (reshape(kept[layer], self._shape) for kept in (self._keys, self._values))
+        out = attention_decode(cast(q_BNH, keys_BKCH.dtype), keys_BKCH, values_BKCH, lengths_B=self.lengths_B)
+        return cast(out, q_BNH.dtype)
 
     def advance(self) -> np.ndarray:
         """Open the next slot of each row; return the rotary positions of the tokens in them, (B,)."""

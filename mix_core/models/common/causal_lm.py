@@ -36,6 +36,7 @@ class CausalLM(nn.Layer):
         super().__init__()
         self.model = Decoder(shape)
         self.lm_head = None if tied else Embedding(shape.vocab_size, shape.hidden_size)
+        self.model.embed_tokens.is_head = tied
         self.random = SampleRandom() if shape.attention_dropout else None
         """Set where training draws: the loop then calls its `start` before each forward pass."""
 
@@ -112,7 +113,7 @@ class CausalLM(nn.Layer):
         if len(chosen) == 0:
             return paddle.sum(widened(self.hidden_states(batch))) * 0.0, 0
         hidden_RD = self.hidden_states(batch, chosen)
-        return ops.linear_cross_entropy(hidden_RD, self.head.weight, targets_T[chosen])
+        return ops.linear_cross_entropy(hidden_RD, self.head.as_head(), targets_T[chosen])
 
     def hidden_states(
         self, batch: Batch, chosen: np.ndarray | None = None, cache: KVCache | None = None

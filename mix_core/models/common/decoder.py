@@ -90,8 +90,10 @@ class SelfAttention(nn.Layer):
         self.v_proj = Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, shape.qkv_bias)
         self.o_proj = Linear(shape.heads * shape.head_dim, shape.hidden_size, False)
 
-    def attend(self, x_TD: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
-        """The heads' outputs side by side (T, N * H), before the output map."""
+    def attend(
+        self, x_TD: Tensor, positions: Positions, cache: KVCache | None, chosen: Tensor | None = None
+    ) -> Tensor:
+        """The heads' outputs side by side, before the output map: (T, N * H), or (R, N * H) of `chosen`."""
         heads, kv_heads, H = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
         maps = (self.q_proj, self.k_proj, self.v_proj)
         q_TO, k_TO, v_TO = ops.qkv(x_TD, *weights_and_biases(maps))
@@ -102,6 +104,9 @@ class SelfAttention(nn.Layer):
             q_TNH = q_TNH * cast(positions.query_scale_T11, q_TNH.dtype)
         if cache is not None:
             cache.fill(self.index, k_TKH, v_TKH)
+            if chosen is not None:  # the last token of each row: what it attends to is the whole cache
+                q_BNH = reshape(take_rows(reshape(q_TNH, [-1, heads * H]), chosen), [-1, heads, H])
+                return reshape(cache.attend(self.index, q_BNH), [-1, heads * H])
         dropout = {}
         if self.training and self.shape.attention_dropout:
             keys = positions.random.keys(self.index)
@@ -117,7 +122,8 @@ class SelfAttention(nn.Layer):
                 causal=True,
                 **dropout,
             )
-        return reshape(out, [-1, heads * H])
+        out = reshape(out, [-1, heads * H])
+        return out if chosen is None else take_rows(out, chosen)
 
 
 class DecoderLayer(nn.Layer):
@@ -129,15 +135,31 @@ class DecoderLayer(nn.Layer):
         self.mlp = GatedMLP(shape.hidden_size, shape.intermediate_size, bias=False)
 
     def forward(
-        self, x_TD: Tensor, positions: Positions, cache: KVCache | None = None, chosen: Tensor | None = None
-    ) -> Tensor:
-        """One layer -> (T, D); with `chosen` (indices of tokens) those only, (R, D)."""
-        out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache)
+        self,
+        x_TD: Tensor,
+        branch_TD: Tensor | None,
+        positions: Positions,
+        cache: KVCache | None = None,
+        chosen: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One layer of ``x + branch``, as two tensors (T, D) yet to be summed: the next norm sums them.
+
+        With `chosen` (indices of tokens) of those only, (R, D).
+        """
+        if branch_TD is None:
+            normed_TD = self.input_layernorm(x_TD)
+        else:
+            x_TD, normed_TD = self.input_layernorm.after_residual(x_TD, branch_TD)
+        out = self.self_attn.attend(normed_TD, positions, cache, chosen)
         if chosen is not None:
             # whatever follows the attention works token by token
-            out, x_TD = take_rows(out, chosen), take_rows(x_TD, chosen)
+            x_TD = take_rows(x_TD, chosen)
         x_TD, normed_TD = self.post_attention_layernorm.after_residual(x_TD, self.self_attn.o_proj(out))
-        return residual(x_TD, self.mlp(normed_TD))
+        return x_TD, self.mlp(normed_TD)
+
+    def summed(self, x_TD: Tensor, *rest: Any) -> Tensor:
+        """One layer of one tensor, summed."""
+        return residual(*self(x_TD, None, *rest))
 
     def weights(self) -> LayerWeights:
         attention, mlp, norm = self.self_attn, self.mlp, self.input_layernorm
@@ -164,17 +186,23 @@ class Decoder(nn.Layer):
         cache: KVCache | None = None,
         chosen: np.ndarray | None = None,
     ) -> Tensor:
-        """Embeddings (T, D) -> hidden states after the last norm (T, D), or of `chosen` tokens (R, D)."""
+        """Embeddings (T, D) -> hidden states after the last norm (T, D), or of `chosen` tokens (R, D).
+
+        With a cache the chosen are the last token of each row.
+        """
         if positions.decoding:
             cache.weights = cache.weights or [layer.weights() for layer in self.layers]
             tables, scale = (positions.cos_T1H, positions.sin_T1H), positions.query_scale_T11
             return self.norm(ops.decode_layers(x_TD, cache.weights, cache.of_layers(), *tables, scale))
         chosen = None if chosen is None else paddle.to_tensor(chosen)
-        last = len(self.layers) - 1
+        last, branch_TD = len(self.layers) - 1, None
         for i, layer in enumerate(self.layers):
-            arguments = (x_TD, positions, cache, chosen if i == last else None)
-            x_TD = recompute(layer, *arguments) if self.recompute and self.training else layer(*arguments)
-        return self.norm(x_TD)
+            rest = (positions, cache, chosen if i == last else None)
+            if self.recompute and self.training:
+                x_TD = recompute(layer.summed, x_TD, *rest)
+            else:
+                x_TD, branch_TD = layer(x_TD, branch_TD, *rest)
+        return self.norm(x_TD) if branch_TD is None else self.norm.after_residual(x_TD, branch_TD)[1]
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         return KVCache(batch_size, max_length, self.shape.layers, self.shape.kv_heads, self.shape.head_dim)

@@ -14,6 +14,7 @@ from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.ops.dtypes import cast
 from mix_core.ops.low_rank import Matrix
 from mix_core.ops.matmul_int8 import Int8Matrix
+from mix_core.ops.tied_embedding import tied_embedding
 
 
 def residual(x: Tensor, branch: Tensor) -> Tensor:
@@ -87,10 +88,24 @@ class Embedding(nn.Layer):
         self.weight = self.create_parameter([rows, width], default_initializer=Constant(0.0))
         self.noise: EmbeddingNoise | None = None
         """Added in training, where it is asked for."""
+        self.is_head = False
+        """Whether the output head has this weight, too."""
+        self._given: list[Tensor] = []
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = paddle.nn.functional.embedding(ids, self.weight)
+        # narrow rows cannot be added up on two of three devices
+        wide = self.weight.dtype == paddle.float32
+        if self.is_head and self.training and wide and not self.weight.stop_gradient:
+            x, head_VD = tied_embedding(ids, self.weight)
+            self._given = [head_VD]
+        else:
+            self._given = []
+            x = paddle.nn.functional.embedding(ids, self.weight)
         return self.noise(x) if self.training and self.noise is not None else x
+
+    def as_head(self) -> Tensor:
+        """The weight for the head's loss (V, D); one gradient serves both uses within a forward pass."""
+        return self._given.pop() if self._given else self.weight
 
     def grow(self, rows: int) -> None:
         """Have so many rows; the new ones hold zeros."""

@@ -35,7 +35,8 @@ class _Recompute(PyLayer):
 def recompute(layer: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
     """``layer(x, *rest)`` that keeps only `x` for the backward pass; x and parameters get gradients."""
     if x.stop_gradient:
-        if isinstance(layer, paddle.nn.Layer) and all(p.stop_gradient for p in layer.parameters()):
+        module = getattr(layer, "__self__", layer)  # of a method, the layer that has it
+        if isinstance(module, paddle.nn.Layer) and all(p.stop_gradient for p in module.parameters()):
             return layer(x, *rest)  # a frozen tower: nothing of it is kept, and nothing goes back
         # with a frozen input the graph would end here, and the layer's parameters would get no gradient
         x = x.detach()

@@ -16,55 +16,27 @@ from paddle.nn.initializer import Constant
 
 from mix_core import ops
 from mix_core.models.common.layers import Linear
-from mix_core.ops.dtypes import cast, for_product, kept_in
-
-MAX_COLUMNS = 1 << 26
-"""Numbers that a convolution may lay out for its product at once, where no gradient is taken."""
+from mix_core.ops.convolution import Padding
+from mix_core.ops.dtypes import cast
 
 
 class Conv2D(nn.Layer):
-    """Paddle's convolution with zeros as first values; weight (out, in, k, k), as the files have it.
-
-    It computes in float32 where the device has none in the dtype of its input.
-    """
+    """A convolution with zeros as first values; weight (out, in, k, k), as the files have it."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int | list[int] = 1
+        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int | Padding = 1
     ) -> None:
         """`padding`: of all sides, or of above, below, left and right."""
         super().__init__()
-        self.stride, self.padding = stride, padding
+        self.stride = stride
+        self.padding: Padding = (padding,) * 4 if isinstance(padding, int) else padding
         self.weight = self.create_parameter(
             [outputs, inputs, kernel, kernel], default_initializer=Constant(0.0)
         )
         self.bias = self.create_parameter([outputs], is_bias=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        given = for_product(x_BCHW, self.weight, self.bias)
-        narrow = given[0].dtype
-        x_BCHW, weight, bias = (cast(one, kept_in(narrow, "convolution")) for one in given)
-        C, H, W = x_BCHW.shape[1:]
-        row = C * weight.shape[2] * weight.shape[3] * W
-        if self.stride == 1 and row * H > MAX_COLUMNS and not paddle.is_grad_enabled():
-            out = _in_strips(x_BCHW, weight, bias, self.padding, max(1, MAX_COLUMNS // row))
-        else:
-            out = F.conv2d(x_BCHW, weight, bias, self.stride, self.padding)
-        return cast(out, narrow)
-
-
-def _in_strips(x_BCHW: Tensor, weight: Tensor, bias: Tensor, padding: int, rows: int) -> Tensor:
-    """The convolution of stride 1 by so many rows at a time.
-
-    A device may lay out k * k numbers for each place and channel: 2.4 GB where the autoencoder ends with 256
-    channels of 512 x 512.
-    """
-    H = x_BCHW.shape[2]
-    strips = []
-    for top in range(0, H, rows):
-        first, end = top - padding, min(top + rows, H) + padding
-        around = [max(0, -first), max(0, end - H), padding, padding]
-        strips.append(F.conv2d(x_BCHW[:, :, max(first, 0) : min(end, H)], weight, bias, 1, around))
-    return paddle.concat(strips, axis=2)
+        return ops.conv2d(x_BCHW, self.weight, self.bias, stride=self.stride, padding=self.padding)
 
 
 def pointwise(inputs: int, outputs: int) -> Conv2D:

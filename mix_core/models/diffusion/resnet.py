@@ -39,7 +39,7 @@ class Downsample(nn.Layer):
 
     def __init__(self, channels: int, *, one_sided: bool) -> None:
         super().__init__()
-        self.conv = Conv2D(channels, channels, stride=2, padding=[0, 1, 0, 1] if one_sided else 1)
+        self.conv = Conv2D(channels, channels, stride=2, padding=(0, 1, 0, 1) if one_sided else 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return cast(self.conv(x_BCHW), x_BCHW.dtype)

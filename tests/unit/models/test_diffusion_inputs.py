@@ -119,11 +119,11 @@ def test_first_values_are_drawn_by_name_and_blocks_begin_as_the_identity(models)
 
 
 def test_a_convolution_in_strips_is_the_convolution(models, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mix_core.models.diffusion import layers
+    from mix_core.ops import convolution
 
     vae = models["vae"]
     z = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 4, 7, 6), dtype=np.float32))
     with paddle.no_grad():
         whole = vae.decode(z).numpy()
-        monkeypatch.setattr(layers, "MAX_COLUMNS", 8 * 9 * 12 * 3)
+        monkeypatch.setattr(convolution, "MAX_COLUMNS", 8 * 9 * 12 * 3)
         np.testing.assert_allclose(vae.decode(z).numpy(), whole, rtol=1e-5, atol=1e-5)

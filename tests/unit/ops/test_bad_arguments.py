@@ -109,6 +109,34 @@ REFUSED = {
         lambda: ops.layer_norm(x(2, 8), x(8), x(8, dtype="float64"), 1e-6),
         "dtype of bias is float64, expected float32 as weight has",
     ),
+    "conv2d": (
+        lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 2, 3, 3), x(4)),
+        r"conv2d: the shape of x is \[1, 3, 5, 5\], expected \(B, 2, H, W\)",
+    ),
+    "conv2d kernel": (
+        lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 1), x(4)),
+        r"of weight is \[4, 3, 3, 1\], expected 4 axes \(O, C, K, K\)",
+    ),
+    "conv2d bias": (
+        lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 3), x(3)),
+        r"of bias is \[3\], expected \[4\]",
+    ),
+    "conv2d stride": (
+        lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 3), x(4), stride=0),
+        "conv2d: stride is 0, expected at least 1",
+    ),
+    "conv2d padding": (
+        lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 3), x(4), padding=(1, 1, -1, 0)),
+        r"conv2d: padding is \[1, 1, -1, 0\], expected 4 numbers",
+    ),
+    "conv2d small": (
+        lambda: ops.conv2d(x(1, 3, 2, 5), x(4, 3, 3, 3), x(4)),
+        r"of x is \[1, 3, 2, 5\], expected 3 rows and columns at least",
+    ),
+    "conv2d dtypes": (
+        lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 3), x(4, dtype="float64")),
+        "conv2d: the dtype of bias is float64, expected float32 as x has",
+    ),
     "group_norm": (
         lambda: ops.group_norm(x(2, 8, 3), 3, None, None, 1e-6),
         "group_norm: groups is 3, expected a divisor of x's 8 channels",

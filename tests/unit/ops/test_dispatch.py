@@ -105,6 +105,7 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     cache = paddle.ones([2, 2, 3, 4])
     ops.layer_norm(x, None, None, 1e-6)
     ops.group_norm(x.reshape([2, 2, 2]), 2, None, None, 1e-6)
+    ops.conv2d(x.reshape([1, 2, 2, 2]), paddle.ones([3, 2, 1, 1]), paddle.ones([3]))
     ops.rms_norm(x, paddle.ones([4]), 1e-6)
     ops.add_rms_norm(x, x, paddle.ones([4]), 1e-6)
     ops.rotary(q, q, paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))

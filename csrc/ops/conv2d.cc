@@ -1,0 +1,148 @@
+#include "ops/conv2d.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "ops/gemm_tiles.h"
+#include "ops/patches.h"
+
+namespace mix {
+namespace {
+
+// Places of a block whose patches are written out, where no tiles are to multiply them.
+constexpr int64_t kPlaces = 1024;
+
+// In how many parts tiles take these products; 0: not tiles. Places are many, so that is what counts as rows.
+int parts_for(int64_t rows, int64_t places, int64_t depth, Products how) {
+  return tile_parts(std::max(rows, places), std::min(rows, places), depth, how);
+}
+
+// Patches of one block, by all threads.
+void write_block(const Patches& patches, int64_t taps, int64_t place, int64_t places, std::vector<float>& block) {
+  block.resize(static_cast<size_t>(taps) * places);
+  float* const to = block.data();
+#pragma omp parallel for schedule(static)
+  for (int64_t tap = 0; tap < taps; ++tap) patches.write(tap, 1, place, places, to + tap * places);
+}
+
+// out[b][rows, places] (+)= matrix [rows, taps] times the patches of each image.
+void multiply(const float* matrix, int64_t rows, int64_t taps, const std::vector<Patches>& images, int64_t places,
+              bool add, float* out, Products how) {
+  const int parts = parts_for(rows, places * static_cast<int64_t>(images.size()), taps, how);
+  std::vector<Right> rights;
+  std::vector<float> block;
+  for (const Patches& image : images) {
+    float* const own = out + static_cast<int64_t>(&image - images.data()) * rows * places;
+    if (parts != 0) {
+      rights.push_back({{}, places, nullptr, own, places, &image, false});
+      continue;
+    }
+    for (int64_t place = 0; place < places; place += kPlaces) {
+      const int64_t count = std::min(kPlaces, places - place);
+      write_block(image, taps, place, count, block);
+      gemm(false, false, rows, count, taps, 1.0f, matrix, taps, block.data(), count, add ? 1.0f : 0.0f, own + place,
+           places, how);
+    }
+  }
+  if (parts != 0)
+    gemm_tiles(parts, {matrix, taps, true}, rights.data(), static_cast<int64_t>(rights.size()), rows, taps, 1.0f,
+               add ? 1.0f : 0.0f);
+}
+
+std::vector<Patches> patches_of(const ConvShape& s, const float* x) {
+  std::vector<Patches> images;
+  for (int64_t b = 0; b < s.batch; ++b)
+    images.push_back(
+        {x + b * s.channels * s.height * s.width, s.height, s.width, s.kernel, s.stride, s.top, s.left, s.out_width});
+  return images;
+}
+
+// The gradient of x is a convolution, too: of d_out, with stride - 1 zeros between its numbers, and the kernel turned
+// around both ways (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, section 4).
+void input_gradient(const ConvShape& s, const float* weight, const float* d_out, float* dx) {
+  const int64_t K = s.kernel, taps = s.outputs * K * K;
+  std::vector<float> turned(static_cast<size_t>(s.channels) * taps);
+#pragma omp parallel for schedule(static)
+  for (int64_t c = 0; c < s.channels; ++c)
+    for (int64_t o = 0; o < s.outputs; ++o)
+      for (int64_t i = 0; i < K * K; ++i)
+        turned[c * taps + o * K * K + i] = weight[(o * s.channels + c) * K * K + K * K - 1 - i];
+  const int64_t height = (s.out_height - 1) * s.stride + 1, width = (s.out_width - 1) * s.stride + 1;
+  const int64_t planes = s.batch * s.outputs;
+  std::vector<float> spread;
+  if (s.stride != 1) {
+    spread.assign(static_cast<size_t>(planes) * height * width, 0.0f);
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < planes * s.out_height; ++row) {
+      const int64_t plane = row / s.out_height, y = row % s.out_height * s.stride;
+      float* const to = spread.data() + (plane * height + y) * width;
+      for (int64_t i = 0; i < s.out_width; ++i) to[i * s.stride] = d_out[row * s.out_width + i];
+    }
+    d_out = spread.data();
+  }
+  std::vector<Patches> images;
+  for (int64_t b = 0; b < s.batch; ++b)
+    images.push_back(
+        {d_out + b * s.outputs * height * width, height, width, K, 1, K - 1 - s.top, K - 1 - s.left, s.width});
+  multiply(turned.data(), s.channels, taps, images, s.height * s.width, false, dx, backward_of(s.products));
+}
+
+// d_weight [O, taps] = the sum over images of d_out [O, places] times their patches, turned.
+void weight_gradient(const ConvShape& s, const float* x, const float* d_out, float* d_weight) {
+  const int64_t taps = s.channels * s.kernel * s.kernel, places = s.out_height * s.out_width;
+  const Products how = backward_of(s.products);
+  const int parts = parts_for(s.outputs, taps, places, how);
+  std::vector<float> block;
+  float keep = 0.0f;
+  for (const Patches& image : patches_of(s, x)) {
+    if (parts != 0) {
+      const Right right{{}, taps, nullptr, d_weight, taps, &image, true};
+      gemm_tiles(parts, {d_out, places, true}, &right, 1, s.outputs, places, 1.0f, keep);
+      keep = 1.0f;
+    } else {
+      for (int64_t place = 0; place < places; place += kPlaces) {
+        const int64_t count = std::min(kPlaces, places - place);
+        write_block(image, taps, place, count, block);
+        gemm(false, true, s.outputs, taps, count, 1.0f, d_out + place, places, block.data(), count, keep, d_weight,
+             taps, how);
+        keep = 1.0f;
+      }
+    }
+    d_out += s.outputs * places;
+  }
+}
+
+void bias_gradient(const ConvShape& s, const float* d_out, float* d_bias) {
+  const int64_t places = s.out_height * s.out_width;
+#pragma omp parallel for schedule(static)
+  for (int64_t o = 0; o < s.outputs; ++o) {
+    double sum = 0.0;
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const float* const plane = d_out + (b * s.outputs + o) * places;
+      for (int64_t i = 0; i < places; ++i) sum += plane[i];
+    }
+    d_bias[o] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace
+
+void conv2d_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* out) {
+  const int64_t places = s.out_height * s.out_width;
+  if (bias != nullptr) {
+#pragma omp parallel for schedule(static)
+    for (int64_t plane = 0; plane < s.batch * s.outputs; ++plane)
+      std::fill_n(out + plane * places, places, bias[plane % s.outputs]);
+  }
+  multiply(weight, s.outputs, s.channels * s.kernel * s.kernel, patches_of(s, x), places, bias != nullptr, out,
+           s.products);
+}
+
+void conv2d_backward(const ConvShape& s, const float* x, const float* weight, const float* d_out, float* dx,
+                     float* d_weight, float* d_bias) {
+  if (dx != nullptr) input_gradient(s, weight, d_out, dx);
+  if (d_weight != nullptr) weight_gradient(s, x, d_out, d_weight);
+  if (d_bias != nullptr) bias_gradient(s, d_out, d_bias);
+}
+
+}  // namespace mix
