@@ -28,10 +28,26 @@ MIX_INLINE void softmax_body(float* x, int64_t n) {
 }
 MIX_KERNEL(void, softmax, (float* x, int64_t n), (x, n))
 
-// scores[G, seen] = scale * q[G, H] k[seen, H]^T; each key is read once.
+// scores[G, seen] = scale * q[G, H] k[seen, H]^T; each key is read once, four of them side by side.
 MIX_INLINE void score_keys_body(const float* q, int64_t group, const float* k, int64_t seen, int64_t head_dim,
                                 float scale, float* scores) {
-  for (int64_t s = 0; s < seen; ++s, k += head_dim)
+  int64_t s = 0;
+  for (; s + 4 <= seen; s += 4, k += 4 * head_dim)
+    for (int64_t g = 0; g < group; ++g) {
+      const float *const query = q + g * head_dim, *const l = k + head_dim, *const m = l + head_dim,
+                        *const n = m + head_dim;
+      float a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
+#pragma omp simd reduction(+ : a, b, c, d)
+      for (int64_t h = 0; h < head_dim; ++h) {
+        a += query[h] * k[h];
+        b += query[h] * l[h];
+        c += query[h] * m[h];
+        d += query[h] * n[h];
+      }
+      float* const to = scores + g * seen + s;
+      to[0] = scale * a, to[1] = scale * b, to[2] = scale * c, to[3] = scale * d;
+    }
+  for (; s < seen; ++s, k += head_dim)
     for (int64_t g = 0; g < group; ++g) {
       const float* const query = q + g * head_dim;
       float sum = 0.0f;
@@ -47,20 +63,28 @@ MIX_KERNEL(void, score_keys,
 // out[G, H] = weights[G, seen] v[seen, H], in blocks of values: sums of thousands of terms would lose digits.
 MIX_INLINE void sum_values_body(const float* weights, int64_t group, const float* v, int64_t seen, int64_t head_dim,
                                 float* block, float* out) {
-  for (int64_t i = 0; i < group * head_dim; ++i) out[i] = block[i] = 0.0f;
-  for (int64_t s = 0; s < seen; ++s, v += head_dim) {
-    for (int64_t g = 0; g < group; ++g) {
-      const float weight = weights[g * seen + s];
-      float* const sum = block + g * head_dim;
+  for (int64_t i = 0; i < group * head_dim; ++i) out[i] = 0.0f;
+  for (int64_t begin = 0; begin < seen; begin += kBlock) {
+    const int64_t end = begin + kBlock < seen ? begin + kBlock : seen;
+    for (int64_t i = 0; i < group * head_dim; ++i) block[i] = 0.0f;
+    int64_t s = begin;
+    for (; s + 4 <= end; s += 4)
+      for (int64_t g = 0; g < group; ++g) {
+        const float *const w = weights + g * seen + s, *const x = v + s * head_dim;
+        float* const sum = block + g * head_dim;
 #pragma omp simd
-      for (int64_t h = 0; h < head_dim; ++h) sum[h] += weight * v[h];
-    }
-    if ((s + 1) % kBlock != 0 && s + 1 < seen) continue;
+        for (int64_t h = 0; h < head_dim; ++h)
+          sum[h] += (w[0] * x[h] + w[1] * x[head_dim + h]) + (w[2] * x[2 * head_dim + h] + w[3] * x[3 * head_dim + h]);
+      }
+    for (; s < end; ++s)
+      for (int64_t g = 0; g < group; ++g) {
+        const float weight = weights[g * seen + s], *const x = v + s * head_dim;
+        float* const sum = block + g * head_dim;
 #pragma omp simd
-    for (int64_t i = 0; i < group * head_dim; ++i) {
-      out[i] += block[i];
-      block[i] = 0.0f;
-    }
+        for (int64_t h = 0; h < head_dim; ++h) sum[h] += weight * x[h];
+      }
+#pragma omp simd
+    for (int64_t i = 0; i < group * head_dim; ++i) out[i] += block[i];
   }
 }
 MIX_KERNEL(void, sum_values,
