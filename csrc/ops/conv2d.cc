@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "mix/vector.h"
 #include "ops/gemm_tiles.h"
 #include "ops/patches.h"
 
@@ -16,6 +17,21 @@ constexpr int64_t kPlaces = 1024;
 int parts_for(int64_t rows, int64_t places, int64_t depth, Products how) {
   return tile_parts(std::max(rows, places), std::min(rows, places), depth, how);
 }
+
+// Pieces in float32, which compilers add up many at a time, and the pieces in double.
+MIX_INLINE double sum_of_body(const float* x, int64_t count) {
+  constexpr int64_t kPiece = 1024;
+  double all = 0.0;
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    const int64_t end = std::min(count, begin + kPiece);
+    float piece = 0.0f;
+#pragma omp simd reduction(+ : piece)
+    for (int64_t i = begin; i < end; ++i) piece += x[i];
+    all += piece;
+  }
+  return all;
+}
+MIX_KERNEL(double, sum_of, (const float* x, int64_t count), (x, count))
 
 // Patches of one block, by all threads.
 void write_block(const Patches& patches, int64_t taps, int64_t place, int64_t places, std::vector<float>& block) {
@@ -114,14 +130,17 @@ void weight_gradient(const ConvShape& s, const float* x, const float* d_out, flo
 
 void bias_gradient(const ConvShape& s, const float* d_out, float* d_bias) {
   const int64_t places = s.out_height * s.out_width;
+  std::vector<double> sums(static_cast<size_t>(s.batch) * s.outputs);
 #pragma omp parallel for schedule(static)
+  for (int64_t plane = 0; plane < s.batch * s.outputs; ++plane)
+    sums[plane] = sum_of(d_out + plane * places, places);
   for (int64_t o = 0; o < s.outputs; ++o) {
-    double sum = 0.0;
+    double all = 0.0;
     for (int64_t b = 0; b < s.batch; ++b) {
-      const float* const plane = d_out + (b * s.outputs + o) * places;
-      for (int64_t i = 0; i < places; ++i) sum += plane[i];
+      if (s.bias_of_image) d_bias[b * s.outputs + o] = static_cast<float>(sums[b * s.outputs + o]);
+      all += sums[b * s.outputs + o];
     }
-    d_bias[o] = static_cast<float>(sum);
+    if (!s.bias_of_image) d_bias[o] = static_cast<float>(all);
   }
 }
 
@@ -132,7 +151,7 @@ void conv2d_forward(const ConvShape& s, const float* x, const float* weight, con
   if (bias != nullptr) {
 #pragma omp parallel for schedule(static)
     for (int64_t plane = 0; plane < s.batch * s.outputs; ++plane)
-      std::fill_n(out + plane * places, places, bias[plane % s.outputs]);
+      std::fill_n(out + plane * places, places, bias[s.bias_of_image ? plane : plane % s.outputs]);
   }
   multiply(weight, s.outputs, s.channels * s.kernel * s.kernel, patches_of(s, x), places, bias != nullptr, out,
            s.products);

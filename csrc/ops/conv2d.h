@@ -1,6 +1,7 @@
 // Two-dimensional convolution with a square kernel on the CPU (contract: docs/operators.md), as a product of the
 // weights with patches of the image.
-// x [B, C, H, W], weight [O, C, K, K], bias [O], out [B, O, out_height, out_width]; all row-major, zeros around x.
+// x [B, C, H, W], weight [O, C, K, K], bias [O] or [B, O], out [B, O, out_height, out_width]; all row-major, zeros
+// around x.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@ struct ConvShape {
   int64_t top, left;  // rows of zeros above x, columns of zeros before it
   int64_t out_height, out_width;
   Products products;
+  bool bias_of_image = false;  // each image has its own
 };
 
 // bias may be null.

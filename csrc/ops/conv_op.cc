@@ -18,7 +18,9 @@ mix::ConvShape shape_of(const Tensor& x, const Tensor& weight, const Tensor& bia
   PD_CHECK(of_x[1] == of_weight[1] && of_weight[2] == of_weight[3], "conv2d: weight takes ", of_weight[1],
            " channels with a kernel of ", of_weight[2], " x ", of_weight[3], ", x has ", of_x[1],
            "; kernels are square");
-  PD_CHECK(bias.numel() == of_weight[0], "conv2d: bias has ", bias.numel(), " values, weight gives ", of_weight[0]);
+  const bool of_image = bias.shape().size() == 2;
+  PD_CHECK(bias.numel() == (of_image ? of_x[0] : 1) * of_weight[0], "conv2d: bias has ", bias.numel(),
+           " values, weight gives ", of_weight[0], of_image ? " for each image" : "");
   PD_CHECK(stride > 0 && padding.size() == 4, "conv2d: stride is ", stride, " and padding has ", padding.size(),
            " values, expected 1 or more and 4");
   const int64_t K = of_weight[2];
@@ -26,7 +28,7 @@ mix::ConvShape shape_of(const Tensor& x, const Tensor& weight, const Tensor& bia
   PD_CHECK(x.numel() > 0 && height >= 0 && width >= 0, "conv2d: x is ", of_x[2], " x ", of_x[3],
            ", smaller than a kernel of ", K, " with its padding");
   return {of_x[0],           of_x[1],           of_x[2], of_x[3], of_weight[0], K, stride, padding[0], padding[2],
-          height / stride + 1, width / stride + 1, mix::products_of(narrow)};
+          height / stride + 1, width / stride + 1, mix::products_of(narrow), of_image};
 }
 
 Tensors conv2d(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in, int64_t stride,

@@ -13,7 +13,8 @@ namespace {
 
 // One group of one row: `channels` runs of `inner` numbers, one after the other.
 MIX_INLINE void forward_group_body(const float* x, const float* weight, const float* bias, float eps,
-                                   int64_t channels, int64_t inner, float* out, float* mean, float* inv_std) {
+                                   int64_t channels, int64_t inner, bool silu, float* out, float* mean,
+                                   float* inv_std) {
   const Moments of_group = moments(x, channels * inner);
   const float centre = of_group.mean, inverse = 1.0f / std::sqrt(of_group.variance + eps);
   for (int64_t c = 0; c < channels; ++c) {
@@ -21,19 +22,40 @@ MIX_INLINE void forward_group_body(const float* x, const float* weight, const fl
     const float shift = bias == nullptr ? 0.0f : bias[c];
     const float* from = x + c * inner;
     float* to = out + c * inner;
+    if (silu) {
 #pragma omp simd
-    for (int64_t j = 0; j < inner; ++j) to[j] = (from[j] - centre) * scale + shift;
+      for (int64_t j = 0; j < inner; ++j) {
+        const float normed = (from[j] - centre) * scale + shift;
+        to[j] = normed * sigmoid(normed);
+      }
+    } else {
+#pragma omp simd
+      for (int64_t j = 0; j < inner; ++j) to[j] = (from[j] - centre) * scale + shift;
+    }
   }
   *mean = centre;
   *inv_std = inverse;
 }
 MIX_KERNEL(void, forward_group,
            (const float* x, const float* weight, const float* bias, float eps, int64_t channels, int64_t inner,
-            float* out, float* mean, float* inv_std),
-           (x, weight, bias, eps, channels, inner, out, mean, inv_std))
+            bool silu, float* out, float* mean, float* inv_std),
+           (x, weight, bias, eps, channels, inner, silu, out, mean, inv_std))
+
+// d_normed = d_out times the slope of silu where the channel's numbers were.
+MIX_INLINE void through_silu_body(const float* x, float mean, float scale, float shift, const float* d_out,
+                                  int64_t inner, float* d_normed) {
+#pragma omp simd
+  for (int64_t j = 0; j < inner; ++j) {
+    const float normed = (x[j] - mean) * scale + shift, s = sigmoid(normed);
+    d_normed[j] = d_out[j] * (s + normed * s * (1.0f - s));
+  }
+}
+MIX_KERNEL(void, through_silu,
+           (const float* x, float mean, float scale, float shift, const float* d_out, int64_t inner, float* d_normed),
+           (x, mean, scale, shift, d_out, inner, d_normed))
 
 // along[c] = sum of d_out * normalised x over the channel, constant[c] = sum of d_out: this row's part of the
-// gradients of weight and bias, from which the group's own sums follow.
+// gradients of weight and bias, from which the group's own sums follow. dx may be d_out.
 MIX_INLINE void backward_group_body(const float* x, const float* weight, float mean, float inverse,
                                     const float* d_out, int64_t channels, int64_t inner, float* dx, float* along,
                                     float* constant) {
@@ -89,18 +111,27 @@ void group_norm_forward(const GroupShape& s, const float* x, const float* weight
   for (int64_t i = 0; i < s.batch * s.groups; ++i) {
     const int64_t first = i % s.groups * channels, start = i * channels * s.inner;
     forward_group(x + start, weight == nullptr ? nullptr : weight + first, bias == nullptr ? nullptr : bias + first,
-                  eps, channels, s.inner, out + start, mean + i, inv_std + i);
+                  eps, channels, s.inner, s.silu, out + start, mean + i, inv_std + i);
   }
 }
 
-void group_norm_backward(const GroupShape& s, const float* x, const float* weight, const float* mean,
-                         const float* inv_std, const float* d_out, float* dx, float* d_weight, float* d_bias) {
+void group_norm_backward(const GroupShape& s, const float* x, const float* weight, const float* bias,
+                         const float* mean, const float* inv_std, const float* d_out, float* dx, float* d_weight, float* d_bias) {
   const int64_t channels = s.channels / s.groups;
   std::vector<float> along(s.batch * s.channels), constant(s.batch * s.channels);
 #pragma omp parallel for schedule(static) if (s.batch * s.channels * s.inner >= kWorthThreads)
   for (int64_t i = 0; i < s.batch * s.groups; ++i) {
     const int64_t first = i % s.groups * channels, start = i * channels * s.inner;
-    backward_group(x + start, weight == nullptr ? nullptr : weight + first, mean[i], inv_std[i], d_out + start,
+    const float* d_normed = d_out + start;
+    if (s.silu) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float scale = weight == nullptr ? inv_std[i] : inv_std[i] * weight[first + c];
+        const int64_t at = start + c * s.inner;
+        through_silu(x + at, mean[i], scale, bias == nullptr ? 0.0f : bias[first + c], d_out + at, s.inner, dx + at);
+      }
+      d_normed = dx + start;
+    }
+    backward_group(x + start, weight == nullptr ? nullptr : weight + first, mean[i], inv_std[i], d_normed,
                    channels, s.inner, dx + start, along.data() + i * channels, constant.data() + i * channels);
   }
   sum_batch(along, s.batch, s.channels, d_weight);

@@ -114,19 +114,19 @@ Tensors layer_norm_grad(const Tensor& x_in, const MaybeTensor& weight_in, const 
   return {dx, d_weight, d_bias};
 }
 
-mix::GroupShape group_shape(const Tensor& x, int64_t groups) {
+mix::GroupShape group_shape(const Tensor& x, int64_t groups, bool silu) {
   const auto shape = x.shape();
   PD_CHECK(shape.size() >= 2, "group_norm takes x (B, C, ...), got ", shape.size(), " axes");
   PD_CHECK(groups > 0 && shape[1] % groups == 0, "group_norm: groups is ", groups, ", x has ", shape[1],
            " channels; they must divide evenly");
   PD_CHECK(x.numel() > 0, "group_norm: x is empty");
-  return {shape[0], shape[1], x.numel() / (shape[0] * shape[1]), groups};
+  return {shape[0], shape[1], x.numel() / (shape[0] * shape[1]), groups, silu};
 }
 
 Tensors group_norm(const Tensor& x_in, const MaybeTensor& weight_in, const MaybeTensor& bias_in, int64_t groups,
-                   float eps) {
+                   float eps, bool silu) {
   const auto x = mix::dense(x_in);
-  const auto shape = group_shape(x, groups);
+  const auto shape = group_shape(x, groups, silu);
   Tensor weight, bias;
   const float* w = vector_or_null("group_norm", "weight", weight_in, "channels are", shape.channels, weight);
   const float* b = vector_or_null("group_norm", "bias", bias_in, "channels are", shape.channels, bias);
@@ -139,13 +139,14 @@ Tensors group_norm(const Tensor& x_in, const MaybeTensor& weight_in, const Maybe
 
 Tensors group_norm_grad(const Tensor& x_in, const MaybeTensor& weight_in, const MaybeTensor& bias_in,
                         const Tensor& mean, const Tensor& inv_std, const Tensor& d_out_in, int64_t groups,
-                        float /*eps*/) {
+                        float /*eps*/, bool silu) {
   const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
-  const auto shape = group_shape(x, groups);
-  Tensor weight;
+  const auto shape = group_shape(x, groups, silu);
+  Tensor weight, bias;
   const float* w = vector_or_null("group_norm", "weight", weight_in, "channels are", shape.channels, weight);
+  const float* b = vector_or_null("group_norm", "bias", bias_in, "channels are", shape.channels, bias);
   auto dx = mix::like(x), d_weight = gradient_of(weight_in), d_bias = gradient_of(bias_in);
-  mix::group_norm_backward(shape, mix::data<float>(x), w, mix::data<float>(mean), mix::data<float>(inv_std),
+  mix::group_norm_backward(shape, mix::data<float>(x), w, b, mix::data<float>(mean), mix::data<float>(inv_std),
                            mix::data<float>(d_out), mix::data<float>(dx), data_or_null(d_weight),
                            data_or_null(d_bias));
   return {dx, d_weight, d_bias};
@@ -186,10 +187,10 @@ PD_BUILD_GRAD_OP(mix_layer_norm)
 PD_BUILD_OP(mix_group_norm)
     .Inputs({"x", paddle::Optional("weight"), paddle::Optional("bias")})
     .Outputs({"out", "mean", "inv_std"})
-    .Attrs({"groups: int64_t", "eps: float"})
+    .Attrs({"groups: int64_t", "eps: float", "silu: bool"})
     .SetKernelFn(PD_KERNEL(group_norm));
 PD_BUILD_GRAD_OP(mix_group_norm)
     .Inputs({"x", paddle::Optional("weight"), paddle::Optional("bias"), "mean", "inv_std", paddle::Grad("out")})
     .Outputs({paddle::Grad("x"), paddle::Grad(paddle::Optional("weight")), paddle::Grad(paddle::Optional("bias"))})
-    .Attrs({"groups: int64_t", "eps: float"})
+    .Attrs({"groups: int64_t", "eps: float", "silu: bool"})
     .SetKernelFn(PD_KERNEL(group_norm_grad));

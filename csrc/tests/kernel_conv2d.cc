@@ -18,7 +18,8 @@ Wanted plain(const mix::ConvShape& s, const Array& x, const Array& weight, const
     for (int64_t o = 0; o < s.outputs; ++o)
       for (int64_t i = 0; i < s.out_height; ++i)
         for (int64_t j = 0; j < s.out_width; ++j, ++at) {
-          double sum = bias[o];
+          const int64_t of = s.bias_of_image ? b * s.outputs + o : o;
+          double sum = bias[of];
           for (int64_t c = 0; c < s.channels; ++c)
             for (int64_t u = 0; u < K; ++u)
               for (int64_t v = 0; v < K; ++v) {
@@ -31,7 +32,7 @@ Wanted plain(const mix::ConvShape& s, const Array& x, const Array& weight, const
                 w.d_weight[tap] += static_cast<double>(d_out[at]) * x[from];
               }
           w.out[at] = sum;
-          w.d_bias[o] += d_out[at];
+          w.d_bias[of] += d_out[at];
         }
   return w;
 }
@@ -44,10 +45,11 @@ void conv2d(mix::ConvShape s, int64_t behind) {
   const bool narrow = s.products == mix::Products::kBfloat16;
   Case one("conv2d " + std::to_string(s.batch) + "x" + std::to_string(s.channels) + "x" + std::to_string(s.height) +
            "x" + std::to_string(s.width) + " to " + std::to_string(s.outputs) + ", kernel " + std::to_string(K) +
-           ", stride " + std::to_string(s.stride) + (narrow ? ", narrow" : ""));
+           ", stride " + std::to_string(s.stride) + (s.bias_of_image ? ", a bias each" : "") + (narrow ? ", narrow" : ""));
   const Array x = draw(1, s.batch * s.channels * s.height * s.width);
   const Array weight = draw(2, s.outputs * s.channels * K * K, 1.0f / std::sqrt(float(s.channels * K * K)));
-  const Array bias = draw(3, s.outputs), d_out = draw(4, s.batch * s.outputs * s.out_height * s.out_width);
+  const Array bias = draw(3, (s.bias_of_image ? s.batch : 1) * s.outputs);
+  const Array d_out = draw(4, s.batch * s.outputs * s.out_height * s.out_width);
   const Wanted wanted = plain(s, x, weight, bias, d_out);
 
   Array out = unwritten(d_out.size());
@@ -65,7 +67,7 @@ void conv2d(mix::ConvShape s, int64_t behind) {
   one.same("d_weight", d_weight, again);
   Exact without(wanted.out);
   for (size_t i = 0; i < without.size(); ++i)
-    without[i] -= bias[static_cast<int64_t>(i) / (s.out_height * s.out_width) % s.outputs];
+    without[i] -= bias[static_cast<int64_t>(i) / (s.out_height * s.out_width) % bias.size()];
   mix::conv2d_forward(s, x.data(), weight.data(), nullptr, out.data());
   one.within(narrow ? kNarrowLimit : kForwardLimit, "out without bias", out, without);
 }
@@ -82,6 +84,8 @@ MIX_CASES(conv2d) {
   conv2d({1, 4, 40, 41, 5, 3, 1, 1, 1, 0, 0, exact}, 1);  // more places than a block
   conv2d({2, 64, 16, 17, 96, 1, 1, 0, 0, 0, 0, exact}, 0);
   conv2d({2, 70, 17, 19, 66, 3, 1, 1, 1, 0, 0, exact}, 1);  // what tiles take, with edges both ways
+  conv2d({3, 2, 5, 4, 4, 3, 1, 1, 1, 0, 0, exact, true}, 1);
+  conv2d({2, 70, 17, 19, 66, 3, 1, 1, 1, 0, 0, exact, true}, 1);
   conv2d({1, 64, 24, 22, 64, 3, 2, 1, 1, 0, 0, exact}, 1);
   conv2d({2, 70, 17, 19, 66, 3, 1, 1, 1, 0, 0, narrow}, 1);
   conv2d({1, 20, 9, 9, 18, 3, 2, 0, 0, 0, 0, narrow}, 1);

@@ -52,7 +52,7 @@ void add_rms_norm(int64_t R, int64_t D) {
 void group_norm(const mix::GroupShape& s, bool affine, bool far = false) {
   const int64_t B = s.batch, C = s.channels, I = s.inner, G = s.groups, of_group = C / G * I;
   Case one("group_norm " + std::to_string(B) + "x" + std::to_string(C) + "x" + std::to_string(I) +
-           ", groups " + std::to_string(G) + (affine ? "" : ", plain") + (far ? ", far from 0" : ""));
+           ", groups " + std::to_string(G) + (affine ? "" : ", plain") + (s.silu ? ", silu" : "") + (far ? ", far from 0" : ""));
   Array x = draw(1, B * C * I);
   if (far)
     for (float& value : x) value += 300.0f;
@@ -68,16 +68,20 @@ void group_norm(const mix::GroupShape& s, bool affine, bool far = false) {
     const double inverse = 1.0 / std::sqrt(square / of_group + 1e-5f);
     for (int64_t at = first; at < end; ++at) {
       const int64_t c = channel(at);
-      const double n = (x[at] - mean) * inverse, g = static_cast<double>(d_out[at]) * weight[c];
-      out[at] = n * weight[c] + bias[c];
-      d_weight[c] += d_out[at] * n;
-      d_bias[c] += d_out[at];
+      const double n = (x[at] - mean) * inverse, normed = n * weight[c] + bias[c];
+      const double share = s.silu ? 1.0 / (1.0 + std::exp(-normed)) : 1.0;
+      const double d_normed = d_out[at] * (s.silu ? share * (1.0 + normed * (1.0 - share)) : 1.0);
+      const double g = d_normed * weight[c];
+      out[at] = normed * share;
+      dx[at] = g;
+      d_weight[c] += d_normed * n;
+      d_bias[c] += d_normed;
       of_g += g / of_group;
       of_gn += g * n / of_group;
     }
     for (int64_t at = first; at < end; ++at) {
       const double n = (x[at] - mean) * inverse;
-      dx[at] = inverse * (static_cast<double>(d_out[at]) * weight[channel(at)] - of_g - n * of_gn);
+      dx[at] = inverse * (dx[at] - of_g - n * of_gn);
     }
   }
   Array found = unwritten(B * C * I), mean = unwritten(B * G), inv_std = unwritten(B * G);
@@ -87,7 +91,7 @@ void group_norm(const mix::GroupShape& s, bool affine, bool far = false) {
   const double rounded = 0x1p-16;
   one.within(far ? rounded : kForwardLimit, "out", found, out);
   Array found_dx = unwritten(B * C * I), found_dw = unwritten(C), found_db = unwritten(C);
-  mix::group_norm_backward(s, x.data(), w, mean.data(), inv_std.data(), d_out.data(), found_dx.data(),
+  mix::group_norm_backward(s, x.data(), w, b, mean.data(), inv_std.data(), d_out.data(), found_dx.data(),
                            affine ? found_dw.data() : nullptr, affine ? found_db.data() : nullptr);
   one.within(far ? rounded : kGradientLimit, "dx", found_dx, dx);
   if (!affine) return;
@@ -111,4 +115,7 @@ MIX_CASES(group_norm) {
   group_norm({1, 4, 5003, 2}, true);
   group_norm({2, 3, 9001, 3}, false);
   group_norm({2, 8, 65, 4}, true, true);
+  group_norm({3, 6, 7, 2, true}, true);
+  group_norm({5, 64, 33, 32, true}, false);
+  group_norm({1, 4, 5003, 2, true}, true);
 }

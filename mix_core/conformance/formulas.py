@@ -83,12 +83,13 @@ def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
     return out if bias_D is None else out + bias_D
 
 
-def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
+def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float, *, silu: bool = False) -> Any:
     shape = x.shape
     rows = layer_norm(x.reshape([shape[0], groups, -1]), None, None, eps).reshape(shape)
     column = [1, shape[1]] + [1] * (len(shape) - 2)
     rows = rows if weight_C is None else rows * weight_C.reshape(column)
-    return rows if bias_C is None else rows + bias_C.reshape(column)
+    rows = rows if bias_C is None else rows + bias_C.reshape(column)
+    return rows / (1.0 + paddle.exp(-rows)) if silu else rows
 
 
 def conv2d(
@@ -99,7 +100,7 @@ def conv2d(
     x = paddle.nn.functional.pad(x_BCHW, [left, right, above, below])
     H, W, K = *x.shape[2:], weight_OCKK.shape[2]
     rows, columns = (H - K) // stride + 1, (W - K) // stride + 1
-    out = bias_O.reshape([1, -1, 1, 1])
+    out = bias_O.reshape([-1, weight_OCKK.shape[0], 1, 1])
     for u in range(K):
         for v in range(K):
             seen = x[

@@ -94,6 +94,13 @@ def _group_norms() -> Iterator[Use]:
             lambda x, w, b, groups=groups: norm(x, groups, w, b, 1e-5),
             lambda x, w, b, groups=groups: formula(x, groups, w, b, 1e-5),
         )
+        yield Use(
+            "group_norm",
+            f"{name}, silu",
+            inputs,
+            lambda x, w, b, groups=groups: norm(x, groups, w, b, 1e-5, silu=True),
+            lambda x, w, b, groups=groups: formula(x, groups, w, b, 1e-5, silu=True),
+        )
     yield Use(
         "group_norm",
         "no weight",
@@ -119,6 +126,8 @@ def _convolutions() -> Iterator[Use]:
             Input("bias", (outputs,)),
         )
         yield Use("conv2d", name, inputs, *_with("conv2d", stride=stride, padding=padding))
+        each = (*inputs[:2], Input("bias", (shape[0], outputs)))
+        yield Use("conv2d", f"{name}, a bias each", each, *_with("conv2d", stride=stride, padding=padding))
 
 
 def _rotaries() -> Iterator[Use]:

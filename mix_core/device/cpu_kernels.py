@@ -172,13 +172,13 @@ def layer_norm(x: Any, weight_D: Any, bias_D: Any, eps: float) -> Any:
     return _run("mix_layer_norm", x, weight_D, bias_D, float(eps))
 
 
-def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float) -> Any:
+def group_norm(x: Any, groups: int, weight_C: Any, bias_C: Any, eps: float, *, silu: bool = False) -> Any:
     right = weight_C is not None  # without a weight Paddle's gradient of x is wrong (3.3.1)
-    if right and math.prod(x.shape) < FEW:
+    if right and math.prod(x.shape) < FEW and not silu:
         import paddle.nn.functional as F
 
         return F.group_norm(x, groups, eps, weight_C, bias_C)
-    return _run("mix_group_norm", x, weight_C, bias_C, groups, float(eps))
+    return _run("mix_group_norm", x, weight_C, bias_C, groups, float(eps), silu)
 
 
 def gelu(x: Any, form: str) -> Any:

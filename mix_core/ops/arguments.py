@@ -229,8 +229,8 @@ def check_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: 
         _refuse_shape(op, "weight", of_weight, "4 axes (O, C, K, K)")
     if len(of_x) != 4 or of_x[1] != of_weight[1]:
         _refuse_shape(op, "x", of_x, f"(B, {of_weight[1]}, H, W) to go with the weight {list(of_weight)}")
-    if bias.shape != of_weight[:1]:
-        _refuse_shape(op, "bias", bias.shape, f"[{of_weight[0]}] to go with the weight")
+    if bias.shape not in (of_weight[:1], [of_x[0], of_weight[0]]):
+        _refuse_shape(op, "bias", bias.shape, f"[{of_weight[0]}] or {[of_x[0], of_weight[0]]} (O or B, O)")
     if stride < 1:
         refuse(op, "stride", stride, "at least 1")
     if len(padding) != 4 or min(padding) < 0:

@@ -26,6 +26,7 @@ def conv2d(
 ) -> Tensor:
     """Products of the kernel with each place of x, without turning it: (B, C, H, W) -> (B, O, H', W').
 
+    The bias is one for all images (O,), or one for each (B, O).
     H' is ``(H + above + below - K) // stride + 1``, and W' likewise. It is computed in float32 where the
     device has no convolution in the dtype of its input.
     """
@@ -44,6 +45,9 @@ def conv2d(
     )
     if kernel is not None:
         return cast(kernel(x, weight, bias, stride=stride, padding=padding), narrow)
+    if bias.ndim == 2:
+        out = conv2d(x, weight, paddle.zeros([bias.shape[1]], bias.dtype), stride=stride, padding=padding)
+        return cast(out + cast(bias, out.dtype).unsqueeze([2, 3]), narrow)
     row = x.shape[1] * weight.shape[2] * weight.shape[3] * x.shape[3]
     if stride == 1 and row * x.shape[2] > MAX_COLUMNS and not paddle.is_grad_enabled():
         return cast(_in_strips(x, weight, bias, padding, max(1, MAX_COLUMNS // row)), narrow)

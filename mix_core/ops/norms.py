@@ -119,16 +119,26 @@ def _layer_norm(x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None, eps: 
     return reshape(out if bias_D is None else out + bias_D, shape)
 
 
-def group_norm(x: Tensor, groups: int, weight_C: Tensor | None, bias_C: Tensor | None, eps: float) -> Tensor:
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight_C: Tensor | None,
+    bias_C: Tensor | None,
+    eps: float,
+    *,
+    silu: bool = False,
+) -> Tensor:
     """Normalise each group of channels of x (B, C, ...) by its own mean and variance.
 
-    weight and bias (C,) may each be None. Wu and He, "Group Normalization", 2018.
+    weight and bias (C,) may each be None. With `silu` the result is multiplied by its sigmoid. Wu and He,
+    "Group Normalization", 2018.
     """
     check_group_norm(x, groups, weight_C, bias_C)
     x = x if weight_C is None else cast(x, weight_C.dtype)
     kernel = kernel_for("group_norm", x.dtype, training=not x.stop_gradient)
     if kernel is not None:
-        return kernel(x, groups, weight_C, bias_C, eps)
+        return kernel(x, groups, weight_C, bias_C, eps, silu=silu)
     if weight_C is None and not x.stop_gradient:  # without one Paddle's gradient of x is wrong (3.3.1)
         weight_C = paddle.ones([x.shape[1]], x.dtype)
-    return in_float32(F.group_norm)(x, groups, eps, weight_C, bias_C)
+    out = in_float32(F.group_norm)(x, groups, eps, weight_C, bias_C)
+    return F.silu(out) if silu else out

@@ -74,6 +74,8 @@ PLUGIN = _of(
     add_rms_sum_forgotten: L3/add_rms_norm/plain/float32
     layer_norm_unbiased: L3/layer_norm/plain/float32
     group_norm_one_group: L3/group_norm/plain/float32
+    conv2d_turned: L3/conv2d/plain/float32
+    conv2d_one_sided: L3/conv2d/plain/float32
     rotary_pairs: L3/rotary/plain/float32
     rotary_k_only: L3/rotary/plain/float32
     swiglu_gradient: L3/swiglu/plain/float32

@@ -35,8 +35,10 @@ class Conv2D(nn.Layer):
         )
         self.bias = self.create_parameter([outputs], is_bias=True)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return ops.conv2d(x_BCHW, self.weight, self.bias, stride=self.stride, padding=self.padding)
+    def forward(self, x_BCHW: Tensor, shift_BO: Tensor | None = None) -> Tensor:
+        """`shift_BO`: added to all places of a channel."""
+        bias = self.bias if shift_BO is None else self.bias + cast(shift_BO, self.bias.dtype)
+        return ops.conv2d(x_BCHW, self.weight, bias, stride=self.stride, padding=self.padding)
 
 
 def pointwise(inputs: int, outputs: int) -> Conv2D:
@@ -51,8 +53,9 @@ class GroupNorm(nn.Layer):
         self.weight = self.create_parameter([channels], default_initializer=Constant(1.0))
         self.bias = self.create_parameter([channels], is_bias=True)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return ops.group_norm(x_BCHW, self.groups, self.weight, self.bias, self.eps)
+    def forward(self, x_BCHW: Tensor, *, silu: bool = False) -> Tensor:
+        """With `silu`, the result times its sigmoid."""
+        return ops.group_norm(x_BCHW, self.groups, self.weight, self.bias, self.eps, silu=silu)
 
 
 class TwoMaps(nn.Layer):

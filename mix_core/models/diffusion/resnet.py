@@ -25,10 +25,9 @@ class ResNetBlock(nn.Layer):
 
     def forward(self, x_BCHW: Tensor, activated_BE: Tensor | None = None) -> Tensor:
         """`activated_BE`: silu of the embedding, which is the same for all blocks."""
-        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
-        if self.time_emb_proj is not None:
-            h_BCHW = h_BCHW + cast(self.time_emb_proj(activated_BE), h_BCHW.dtype).unsqueeze([2, 3])
-        h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
+        shift_BC = None if self.time_emb_proj is None else self.time_emb_proj(activated_BE)
+        h_BCHW = self.conv1(self.norm1(x_BCHW, silu=True), shift_BC)
+        h_BCHW = self.conv2(self.norm2(h_BCHW, silu=True))
         if self.conv_shortcut is not None:
             x_BCHW = cast(self.conv_shortcut(x_BCHW), x_BCHW.dtype)
         return residual(x_BCHW, h_BCHW)

@@ -168,7 +168,7 @@ class UNet2DConditionModel(nn.Layer):
         x_BCHW = self.mid_block(x_BCHW, activated_BE, text_BMD)
         for up in self.up_blocks:
             x_BCHW = up(x_BCHW, kept, activated_BE, text_BMD)
-        return self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        return self.conv_out(self.conv_norm_out(x_BCHW, silu=True))
 
     def _embedding(self, batch: int, timestep: Any, pooled: Tensor | None, sizes: Tensor | None) -> Tensor:
         config = self.config

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from mix_core.errors import DataError
@@ -126,7 +125,7 @@ class Encoder(nn.Layer):
         x_BCHW = cast(self.conv_in(x_BCHW), self.conv_norm_out.weight.dtype)
         for block in (*self.down_blocks, self.mid_block):
             x_BCHW = run(block, again, x_BCHW)
-        return self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        return self.conv_out(self.conv_norm_out(x_BCHW, silu=True))
 
 
 class Decoder(nn.Layer):
@@ -148,7 +147,7 @@ class Decoder(nn.Layer):
         x_BCHW = cast(self.conv_in(z_BLhw), self.conv_norm_out.weight.dtype)
         for block in (self.mid_block, *self.up_blocks):
             x_BCHW = run(block, again, x_BCHW)
-        return self.conv_out(F.silu(self.conv_norm_out(x_BCHW)))
+        return self.conv_out(self.conv_norm_out(x_BCHW, silu=True))
 
 
 class AutoencoderKL(nn.Layer):

@@ -119,7 +119,7 @@ REFUSED = {
     ),
     "conv2d bias": (
         lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 3), x(3)),
-        r"of bias is \[3\], expected \[4\]",
+        r"of bias is \[3\], expected \[4\] or \[1, 4\]",
     ),
     "conv2d stride": (
         lambda: ops.conv2d(x(1, 3, 5, 5), x(4, 3, 3, 3), x(4), stride=0),

@@ -20,7 +20,7 @@ def convolve(
     above, below, left, right = padding
     x = np.pad(x, ((0, 0), (0, 0), (above, below), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))
-    return np.einsum("bchwuv,ocuv->bohw", windows[:, :, ::stride, ::stride], weight) + bias[:, None, None]
+    return np.einsum("bchwuv,ocuv->bohw", windows[:, :, ::stride, ::stride], weight) + bias[..., None, None]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,12 @@ def test_many_channels(stride, padding, frozen) -> None:
             assert found is None
         else:
             assert oracle.distance(found, exact) < (GRADIENT_OF_MANY if place else oracle.FORWARD), place
+
+
+def test_a_bias_for_each_image() -> None:
+    inputs = [oracle.draw(0, 2, 2, 4, 3), oracle.draw(1, 3, 2, 3, 3), oracle.draw(2, 2, 3)]
+    keys = {"stride": 1, "padding": (1, 1, 1, 1)}
+    oracle.check(lambda *given: ops.conv2d(*given, **keys), lambda *given: convolve(*given, **keys), inputs)
 
 
 def test_an_image_with_strides() -> None:

@@ -163,34 +163,37 @@ def test_a_mean_far_from_zero_costs_no_more_than_its_own_rounding() -> None:
     assert oracle.distance(found, exact) < half_a_unit + FORWARD
 
 
-def group_norm(groups: int) -> Callable[..., Tensor]:
-    return lambda x, weight_C, bias_C: cpu_kernels.group_norm(x, groups, weight_C, bias_C, EPS)
+def group_norm(groups: int, silu: bool = False) -> Callable[..., Tensor]:
+    return lambda x, weight_C, bias_C: cpu_kernels.group_norm(x, groups, weight_C, bias_C, EPS, silu=silu)
 
 
-def plain_group_norm(groups: int) -> Callable[..., Tensor]:
+def plain_group_norm(groups: int, silu: bool = False) -> Callable[..., Tensor]:
     def formula(x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None) -> Tensor:
         out = plain_layer_norm(x.reshape([x.shape[0], groups, -1]), None, None).reshape(x.shape)
         along_C = [1, -1] + [1] * (x.ndim - 2)
         out = out if weight_C is None else out * weight_C.reshape(along_C)
-        return out if bias_C is None else out + bias_C.reshape(along_C)
+        out = out if bias_C is None else out + bias_C.reshape(along_C)
+        return out / (1.0 + paddle.exp(-out)) if silu else out
 
     return formula
 
 
+@pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize(
     "shape, groups",
     [((1, 1, 1), 1), ((2, 6, 7), 3), ((1, 4), 2), ((3, 4, 17), 4), ((2, 2, 8, 8), 1), ((2, 4, 5, 205), 2)],
 )
-def test_group_norm(shape: tuple[int, ...], groups: int) -> None:
+def test_group_norm(shape: tuple[int, ...], groups: int, silu: bool) -> None:
     vectors = (oracle.draw(i, shape[1]) for i in (1, 2))
-    check(group_norm(groups), plain_group_norm(groups), oracle.draw(0, *shape), *vectors)
+    check(group_norm(groups, silu), plain_group_norm(groups, silu), oracle.draw(0, *shape), *vectors)
 
 
+@pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("weight", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_group_norm_with_and_without_weight_and_bias(weight: bool, bias: bool) -> None:
+def test_group_norm_with_and_without_weight_and_bias(weight: bool, bias: bool, silu: bool) -> None:
     vectors = [oracle.draw(i, 6) if given else None for i, given in enumerate((weight, bias), 1)]
-    check(group_norm(2), plain_group_norm(2), oracle.draw(0, 2, 6, 5), *vectors)
+    check(group_norm(2, silu), plain_group_norm(2, silu), oracle.draw(0, 2, 6, 5), *vectors)
 
 
 def test_group_norm_of_a_picture_larger_than_one_chunk_of_the_sums() -> None:

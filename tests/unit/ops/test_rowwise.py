@@ -81,13 +81,15 @@ def test_layer_norm_without_weight_and_bias() -> None:
     assert oracle.distance(found, _normalise(x, (-1,))) < oracle.FORWARD
 
 
-def test_group_norm() -> None:
+@pytest.mark.parametrize("silu", [False, True])
+def test_group_norm(silu: bool) -> None:
     def formula(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
         grouped = _normalise(x.reshape(2, 3, 2, 5), (2, 3)).reshape(x.shape)
-        return grouped * w[None, :, None] + b[None, :, None]
+        out = grouped * w[None, :, None] + b[None, :, None]
+        return out / (1.0 + np.exp(-out)) if silu else out
 
     oracle.check(
-        lambda x, w, b: ops.group_norm(x, 3, w, b, EPS),
+        lambda x, w, b: ops.group_norm(x, 3, w, b, EPS, silu=silu),
         formula,
         [oracle.draw(0, 2, 6, 5), oracle.draw(1, 6), oracle.draw(2, 6)],
     )

@@ -131,8 +131,21 @@ def layer_norm_unbiased(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     return out if bias is None else out + bias
 
 
-def group_norm_one_group(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
-    return wide(formulas.group_norm)(x, 1, weight, bias, eps)
+def group_norm_one_group(
+    x: Any, groups: int, weight: Any, bias: Any, eps: float, *, silu: bool = False
+) -> Any:
+    return wide(formulas.group_norm)(x, 1, weight, bias, eps, silu=silu)
+
+
+def conv2d_turned(x: Any, weight: Any, bias: Any, *, stride: int, padding: Any) -> Any:
+    return wide(formulas.conv2d)(x, weight.flip([2, 3]), bias, stride=stride, padding=padding)
+
+
+def conv2d_one_sided(x: Any, weight: Any, bias: Any, *, stride: int, padding: Any) -> Any:
+    """All zeros stand above and to the left, none below and to the right."""
+    above, below, left, right = padding
+    moved = (above + below, 0, left + right, 0)
+    return wide(formulas.conv2d)(x, weight, bias, stride=stride, padding=moved)
 
 
 def rotary_pairs(q: Any, k: Any, cos: Any, sin: Any) -> Any:
@@ -268,6 +281,8 @@ DEFECTS: dict[str, tuple[str, Any]] = {
     "add_rms_sum_forgotten": ("add_rms_norm", add_rms_sum_forgotten),
     "layer_norm_unbiased": ("layer_norm", layer_norm_unbiased),
     "group_norm_one_group": ("group_norm", group_norm_one_group),
+    "conv2d_turned": ("conv2d", conv2d_turned),
+    "conv2d_one_sided": ("conv2d", conv2d_one_sided),
     "rotary_pairs": ("rotary", rotary_pairs),
     "rotary_k_only": ("rotary", rotary_k_only),
     "swiglu_gradient": ("swiglu", swiglu_gradient),
