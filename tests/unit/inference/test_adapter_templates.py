@@ -45,16 +45,16 @@ def copied(folder: Path, name: str, template: str) -> Path:
 def test_a_template_goes_with_its_adapter(model_folder, plain, tmp_path):
     processor = mix_core.load(model_folder, "cpu").processor
     own = processor.apply_chat_template(ASKED)
-    loud = copied(plain, "loud", "LOUD " + processor.template.source)
+    loud = copied(plain, "loud", "LOUD:" + processor.template.source)
     engine = mix_core.load(model_folder, "cpu", lora={"loud": loud, "plain": plain})
     texts = {}
     for name in ("loud", "plain", None, "loud"):
         engine.set_adapter(name)
         texts[name] = engine.processor.apply_chat_template(ASKED)
-    assert texts == {"loud": "LOUD " + own, "plain": own, None: own}
+    assert texts == {"loud": "LOUD:" + own, "plain": own, None: own}
     merge(str(model_folder), loud, tmp_path / "merged", device="cpu")
     merged = mix_core.load(tmp_path / "merged", "cpu")
-    assert merged.processor.apply_chat_template(ASKED) == "LOUD " + own
+    assert merged.processor.apply_chat_template(ASKED) == "LOUD:" + own
 
 
 def test_a_broken_template_is_named(model_folder, plain):
