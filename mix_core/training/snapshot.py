@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.chat_template import TEMPLATE_FILE
 from mix_core.training import state
 from mix_core.training.faults import place
 from mix_core.training.optimizer import AdamW
@@ -71,6 +72,9 @@ class Parts:
         """Fill an empty checkpoint folder."""
         if self.adapter is not None:
             self.adapter.write(folder, self._whole())
+            if self.config.chat_template:  # the model's folder has another
+                path = folder / TEMPLATE_FILE
+                path.write_text(self.processor.template.source, encoding="utf-8")
         else:
             self.family.save_weights(self.model, folder)
             self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)

@@ -135,3 +135,12 @@ def test_a_diffusion_step_beside_its_peer(tmp_path):
     assert math.isfinite(ours["loss"]) and math.isfinite(peer["loss"])
     assert ratios["ratio_step_ms"] == pytest.approx(ours["step_ms"] / peer["step_ms"])
     assert ratios["ratio_rss_mib"] == pytest.approx(ours["rss_mib"] / peer["rss_mib"])
+
+
+@pytest.mark.slow
+def test_waits_for_samples_without_and_with_workers(tmp_path):
+    short = ("--size", "tiny", "--steps", "2", "--photo", "320x240", "--kernels", "reference")
+    found = lines(tmp_path, "data_wait.py", *short, "--workers", "0", "1")
+    assert [line["workers"] for line in found] == [0, 1]
+    for line in found:
+        assert line["steps"] == 2 and 0 < line["data_ms"] < line["step_ms"] and 0 < line["data_wait"] < 1
