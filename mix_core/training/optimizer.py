@@ -19,6 +19,7 @@ from paddle import Tensor, _C_ops
 from mix_core import ops
 from mix_core.errors import CheckpointError
 from mix_core.ops.dtypes import NARROW, cast
+from mix_core.training.partition import Box, whole_box
 from mix_core.training.state import StateReader
 
 MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
@@ -39,6 +40,19 @@ class Group:
     """Float32 values; the parameters themselves where these are float32."""
     means: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """A tensor of the optimizer's state, or this rank's part of it."""
+
+    name: str
+    """In checkpoints."""
+    tensor: Tensor
+    box: Box
+    """Where it stands in the whole."""
+    whole: tuple[int, ...]
+    """Shape of the whole."""
 
 
 def decays(parameter: Tensor) -> bool:
@@ -164,15 +178,16 @@ class AdamW:
             parameter.clear_gradient(False)
         self._sums.clear()
 
-    def state(self) -> Iterator[tuple[str, np.ndarray]]:
+    def kept(self) -> Iterator[KeptPart]:
         """Moments and masters, by their names in checkpoints."""
         for group in self.groups:
             lists = (group.names, group.parameters, group.masters, group.means, group.squares)
             for name, parameter, master, mean, square in zip(*lists):
-                yield MEAN + name, mean.numpy()
-                yield SQUARE + name, square.numpy()
+                box, whole = whole_box(parameter.shape), tuple(parameter.shape)
+                yield KeptPart(MEAN + name, mean, box, whole)
+                yield KeptPart(SQUARE + name, square, box, whole)
                 if master is not parameter:
-                    yield MASTER + name, master.numpy()
+                    yield KeptPart(MASTER + name, master, box, whole)
 
     def load(self, reader: StateReader, steps: int) -> None:
         """Take moments, and the masters where it has them, from a checkpoint.

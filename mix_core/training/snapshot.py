@@ -1,19 +1,26 @@
-"""What a checkpoint of a session holds: a model folder or an adapter for everyone, and the training state."""
+"""What a checkpoint of a session holds: a model folder or an adapter for everyone, and the training state.
+
+Writing has two halves. `Parts.capture` notes all that changes from step to step, while training stands still;
+what it returns is written with no look at the device where `read` has copies of the tensors.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.weights import parameters_of, slots_of, values_from
 from mix_core.training import state
 from mix_core.training.faults import place
 from mix_core.training.optimizer import AdamW
 
 if TYPE_CHECKING:
     import numpy as np
+    from paddle import Tensor
 
     from mix_core.config import RunConfig
     from mix_core.device import DeviceRuntime
@@ -67,36 +74,46 @@ class Parts:
         else:
             self.family.load_weights(self.model, checkpoint)
 
-    def write(self, folder: Path, reached: Progressed) -> None:
-        """Fill an empty checkpoint folder."""
+    def tensors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors that a checkpoint takes values of -> (all of them, those that change in training)."""
         if self.adapter is not None:
-            self.adapter.write(folder, self._whole())
+            found = self.adapter.tensors(self._whole())
         else:
-            self.family.save_weights(self.model, folder)
-            self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
-            self.processor.save(folder)
-        place("checkpoint-weights")
-        inner = folder / state.FOLDER
-        inner.mkdir()
-        tensors: dict[str, Any] = {}
-        if self.config.save_optimizer:
-            moments = ((name, state.whole_piece(values)) for name, values in self.optimizer.state())
-            tensors |= state.write_pieces(inner, "optimizer", moments)
+            slots = (self.family.slots or slots_of)(self.model)
+            found = [*parameters_of(slots.values()), *self.model.parameters()]
+        kept = [part.tensor for part in self.optimizer.kept()] if self.config.save_optimizer else []
+        changing = [one for one in found if not one.stop_gradient]
+        return found + kept, changing + kept
+
+    def capture(self, reached: Progressed, read: Callable[[Tensor], np.ndarray]) -> Captured:
+        """Note what a checkpoint will hold. `read`: a tensor's values on the host, now or later."""
+        random: list[tuple[str, state.Piece]] = []
         if self.config.save_random_state:
             parts = self.runtime.get_random_state().items()
-            pieces = ((RANDOM_STATE + name, state.whole_piece(state.storable(v))) for name, v in parts)
-            tensors |= state.write_pieces(inner, "random", pieces)
+            random = [(RANDOM_STATE + name, state.whole_piece(state.storable(v))) for name, v in parts]
         values = {
             "optimizer_steps": self.optimizer.steps,
             "position": reached.position,
             "waiting": list(reached.waiting),
             "seed": self.config.seed,
+            "family": self.family.name,
+            "ranks": 1,
         }
         if self.loss_scale is not None:
             values["loss_scale"] = self.loss_scale.state()
         if self.best is not None:
             values["best"] = self.best.state()
-        state.write_manifest(inner, reached.step, values, tensors)
+        best_step = self.best.step if self.best is not None else None
+        return Captured(self, reached.step, values, random, read, best_step)
+
+    def write_model(self, folder: Path) -> None:
+        """What everyone can load: the model and its processor, or the adapter."""
+        if self.adapter is not None:
+            self.adapter.write(folder, self._whole())
+            return
+        self.family.save_weights(self.model, folder)
+        self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
+        self.processor.save(folder)
 
     def restore(self, checkpoint: Path) -> Progressed:
         """Take the training state from a checkpoint; the model's weights are loaded already.
@@ -131,3 +148,35 @@ class Parts:
             f"Paddle's generators start from seed {self.config.seed}",
             file=sys.stderr,
         )
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A checkpoint that is yet to be written."""
+
+    parts: Parts
+    step: int
+    values: dict[str, Any]
+    """Of the manifest's `state`."""
+    random: list[tuple[str, state.Piece]]
+    read: Callable[[Tensor], np.ndarray]
+    best_step: int | None
+
+    def write_model(self, folder: Path) -> None:
+        """Write the part for everyone into a checkpoint's folder."""
+        with values_from(self.read):
+            self.parts.write_model(folder)
+        place("checkpoint-weights")
+
+    def write_state(self, folder: Path, stem: str = "") -> dict[str, Any]:
+        """Write this rank's part of the training state -> the manifest's `tensors`. `stem`: in file names."""
+        tensors: dict[str, Any] = {}
+        if self.parts.config.save_optimizer:
+            moments = (
+                (one.name, state.Piece(self.read(one.tensor), one.box.offset, one.whole))
+                for one in self.parts.optimizer.kept()
+            )
+            tensors |= state.write_pieces(folder, f"optimizer{stem}", moments)
+        if not stem:
+            tensors |= state.write_pieces(folder, "random", self.random)
+        return tensors
