@@ -15,6 +15,7 @@ from mix_core.training.lora import RunAdapter
 from mix_core.training.optimizer import AdamW
 from mix_core.training.processors import make_processor, model_options, processor_options
 from mix_core.training.rates import rate_factors
+from mix_core.training.sharded_optimizer import ShardedAdamW
 from mix_core.training.stream import StepStream
 from mix_core.training.vocabulary import fit_vocabulary
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.device.ranks import Job
     from mix_core.models.registry import ModelFamily
+    from mix_core.training.parallel import Ranks
     from mix_core.training.precision import Precision
     from mix_core.training.rows import Rows
     from mix_core.training.run_folder import RunFolder
@@ -61,17 +63,21 @@ def choose_what_learns(
     return adapter, learning
 
 
-def new_optimizer(config: RunConfig, model: Any, precision: Precision, learning: list[str]) -> AdamW:
+def new_optimizer(
+    config: RunConfig, model: Any, precision: Precision, learning: list[str], ranks: Ranks
+) -> AdamW:
     """Without moments yet. Brings the model to the dtype in which it is kept."""
-    return AdamW(
-        model,
-        beta1=config.adam_beta1,
-        beta2=config.adam_beta2,
-        epsilon=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        rate_factors=rate_factors(learning, config),
-        masters=precision.narrow(model),
-    )
+    options: dict[str, Any] = {
+        "beta1": config.adam_beta1,
+        "beta2": config.adam_beta2,
+        "epsilon": config.adam_epsilon,
+        "weight_decay": config.weight_decay,
+        "rate_factors": rate_factors(learning, config),
+        "masters": precision.narrow(model),
+    }
+    if ranks.sharding is None:
+        return AdamW(model, **options)
+    return ShardedAdamW(model, ranks.sharding, ranks, **options)
 
 
 def open_stream(

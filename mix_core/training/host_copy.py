@@ -77,7 +77,9 @@ class HostCopy:
         """The copy that was last taken of a tensor, bfloat16 as uint16. Needs no device."""
         place = self._places.get(id(tensor))
         if place is None:
-            raise KeyError(f"{tensor.name} of shape {tensor.shape} is not among the tensors of this copy")
+            raise KeyError(
+                f"{tensor.name} of shape {list(tensor.shape)} is not among the tensors of this copy"
+            )
         return place.values
 
     def _allocate(self) -> None:

@@ -20,6 +20,7 @@ from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.registry import family_of_folder, model_sizes
 from mix_core.training import checkpoint, record
 from mix_core.training.launch import note_end
+from mix_core.training.layout import Layout, layout_of
 from mix_core.training.precision import Precision
 from mix_core.training.reporters import check_installed
 from mix_core.training.rows import read_rows
@@ -57,6 +58,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
         raise ConfigError("output_dir is missing; give the folder that the run may fill")
     check_installed(config)
     job = job_of(os.environ)
+    layout = layout_of(config, job.ranks)
     if job.ranks > 1:
         config = share_of_batch(config, job)
     with RunFolder(config.output_dir, leads=job.leads) as folder:
@@ -66,7 +68,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
             return
         start, make_room = _starting_point(folder, config)
         try:
-            _train(config, folder, start, make_room, device_name, command, job)
+            _train(config, folder, start, make_room, device_name, command, job, layout)
         except OSError as error:
             reason = checkpoint.write_failure(error)
             if reason != "no space left":
@@ -84,6 +86,7 @@ def _train(
     device_name: str | None,
     command: list[str],
     job: Job,
+    layout: Layout,
 ) -> None:
     if start is not None:
         _check_start(start, config)
@@ -115,7 +118,8 @@ def _train(
     from mix_core.training.parallel import Ranks
     from mix_core.training.session import Session
 
-    ranks = Ranks(job)
+    collective = activation.profile.collective
+    ranks = Ranks(job, layout, scatters=collective is None or not collective.scatter_by_all_reduce)
     with Session(config, folder, source, start, rows, activation, precision, command, ranks) as session:
         ranks.wait()
         if ranks.leads:

@@ -34,14 +34,12 @@ class Saver:
 
     Args:
         limit: how many to keep; None: all.
-        divided: whether ranks hold different parts of what is saved. Otherwise the first rank writes alone.
     """
 
-    def __init__(
-        self, run_folder: Path, parts: Parts, ranks: Ranks, *, limit: int | None, divided: bool = False
-    ) -> None:
+    def __init__(self, run_folder: Path, parts: Parts, ranks: Ranks, *, limit: int | None) -> None:
         self.run_folder, self.parts, self.ranks, self.limit = run_folder, parts, ranks, limit
-        self.divided = divided and ranks.job.ranks > 1
+        self.writers = 1 if ranks.sharding is None else ranks.sharding.degree
+        """The first so many ranks hold different parts of what is saved; others have the same again."""
         self.spent: dict[str, float] = {"saves": 0, "stalled_s": 0.0, "copying_s": 0.0, "writing_s": 0.0}
         """Over the run: times saved, seconds that training stood still for it, seconds of these that went
         into the copy, seconds that threads wrote."""
@@ -59,9 +57,9 @@ class Saver:
         self.wait()
         if self.ranks.leads:
             checkpoint.begin(self.run_folder, reached.step)
-        if self.divided:
+        if self.writers > 1:
             self.ranks.wait()
-        if self.divided or self.ranks.leads:
+        if self.ranks.job.rank < self.writers:
             if goes_on:
                 captured = self.parts.capture(reached, self._copied().read)
                 self._writing = self._threads.submit(self._write_timed, captured)
@@ -74,6 +72,11 @@ class Saver:
         """Raise what a write in the background met, once."""
         if self._writing is not None and self._writing.done():
             self.wait()
+
+    @property
+    def writes(self) -> bool:
+        """Whether files are being written now."""
+        return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
         """Until everything that was saved is on disk. Raises as `check`."""
@@ -124,10 +127,11 @@ class Saver:
         inner = folder / state.FOLDER
         inner.mkdir(exist_ok=True)
         parts = [captured.write_state(inner)]
-        if self.divided:
-            parts += [_wait_for(folder, rank) for rank in range(1, self.ranks.job.ranks)]
+        parts += [_wait_for(folder, rank) for rank in range(1, self.writers)]
         captured.write_model(folder)
-        state.write_manifest(inner, captured.step, captured.values, state.joined(parts))
+        state.write_manifest(
+            inner, captured.step, captured.values | {"ranks": self.writers}, state.joined(parts)
+        )
 
     def _share(self, captured: Captured, folder: Path) -> None:
         rank, inner = self.ranks.job.rank, folder / state.FOLDER

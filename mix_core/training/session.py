@@ -85,7 +85,7 @@ class Session:
         self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
         """Numbers of the model that are kept in 8 bits."""
         self.model.recompute = config.recompute
-        self.optimizer = assembly.new_optimizer(config, self.model, precision, learning)
+        self.optimizer = assembly.new_optimizer(config, self.model, precision, learning, self.ranks)
         self.parts = Parts(
             config,
             family,

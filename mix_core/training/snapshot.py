@@ -97,7 +97,6 @@ class Parts:
             "waiting": list(reached.waiting),
             "seed": self.config.seed,
             "family": self.family.name,
-            "ranks": 1,
         }
         if self.loss_scale is not None:
             values["loss_scale"] = self.loss_scale.state()

@@ -10,6 +10,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ class Ranks:
     def __init__(self, rank: int = 0, ranks: int = 1, barrier: threading.Barrier | None = None) -> None:
         self.job, self._barrier = Job(rank, ranks), barrier
         self.leads = rank == 0
+        self.sharding = SimpleNamespace(degree=ranks) if ranks > 1 else None
 
     def wait(self) -> None:
         if self._barrier is not None:
@@ -82,8 +84,7 @@ class Captured:
 
 def saver(folder: Path, tensor, ranks: Ranks | None = None, **options) -> Saver:
     ranks = ranks or Ranks()
-    options = {"limit": None} | options
-    return Saver(folder, Matrix(tensor, ranks), ranks, divided=ranks.job.ranks > 1, **options)
+    return Saver(folder, Matrix(tensor, ranks), ranks, **({"limit": None} | options))
 
 
 def kept(checkpoint: Path) -> np.ndarray:
