@@ -304,9 +304,9 @@ class OptimizerKeys(Keys):
 class LayoutKeys(Keys):
     """How several devices share a run."""
 
-    sharding: Literal["", "none", "stage1", "stage2"] = ""
-    """What data-parallel devices share. stage1: moments and masters; stage2: gradients too. Default:
-    nothing."""
+    sharding: Literal["", "none", "stage1", "stage2", "stage3"] = ""
+    """What data-parallel devices share. stage1: moments and masters; stage2: gradients too; stage3:
+    parameters too, and blocks are computed again going back. Default: nothing."""
     sharding_parallel_degree: Annotated[int, Ge(-1)] = -1
     """Devices that share, a divisor of their number; the others have the same again. Default: all."""
 

@@ -10,7 +10,7 @@ from mix_core.errors import ConfigError
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
 
-STAGES = {"": 0, "none": 0, "stage1": 1, "stage2": 2}
+STAGES = {"": 0, "none": 0, "stage1": 1, "stage2": 2, "stage3": 3}
 
 
 @dataclass(frozen=True)

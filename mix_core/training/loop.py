@@ -113,6 +113,7 @@ class Stepper:
             (expected,) = self._totals(_labels(batches.passes))
             scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
         missing = self._missing(len(batches.passes))
+        self.optimizer.begin_step()
         for batch in batches.passes:
             if self.model.random is not None:
                 self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
@@ -191,7 +192,8 @@ class Stepper:
             return True
         if math.isfinite(loss) and self.loss_scale is not None and self.loss_scale.overflowed():
             return False
-        where = first_not_finite(dict(self.model.named_parameters()), self.optimizer.summed())
+        whole = {name: one for name, one in self.model.named_parameters() if one._is_initialized()}
+        where = first_not_finite(whole, self.optimizer.summed())
         at = "" if self.loss_scale is None else f" at loss scale {self.loss_scale.scale:g}"
         raise NotFiniteError(
             f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}{at}; {where}"

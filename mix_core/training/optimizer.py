@@ -10,6 +10,7 @@ rounded copy. Its gradients of several passes are summed in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,6 +138,23 @@ class AdamW:
     def summed(self) -> dict[str, Tensor]:
         """What the update takes: the gradients, once they are summed over all passes and ranks."""
         return self.gradients()
+
+    def begin_step(self) -> None:
+        """Called before the first pass of a step."""
+
+    def release(self) -> None:
+        """Called before training: parameters may be in parts from here on."""
+
+    def gather(self) -> None:
+        """Called after training: parameters are whole again."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around whatever needs whole parameters between steps, on all ranks."""
+        return nullcontext()
+
+    def weights(self) -> Iterator[KeptPart]:
+        """This rank's parts of parameters that no rank has whole, by the parameters' names."""
+        return iter(())
 
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""

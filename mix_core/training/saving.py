@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mix_core.errors import RunFailedError
 from mix_core.training import checkpoint, state
 from mix_core.training.host_copy import HostCopy
+from mix_core.training.snapshot import WEIGHTS
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
@@ -94,7 +95,7 @@ class Saver:
 
     def _copied(self) -> HostCopy:
         if self._copy is None:
-            self._copy = HostCopy(*self.parts.tensors())
+            self._copy = HostCopy(*self.parts.tensors(model=self.ranks.leads))
         started = time.perf_counter()
         self._copy.take()
         self.spent["copying_s"] += time.perf_counter() - started
@@ -127,17 +128,23 @@ class Saver:
         inner = folder / state.FOLDER
         inner.mkdir(exist_ok=True)
         parts = [captured.write_state(inner)]
-        parts += [_wait_for(folder, rank) for rank in range(1, self.writers)]
-        captured.write_model(folder)
-        state.write_manifest(
-            inner, captured.step, captured.values | {"ranks": self.writers}, state.joined(parts)
-        )
+        weights = [captured.write_weights(inner)]
+        for rank in range(1, self.writers):
+            word = _wait_for(folder, rank)
+            parts.append(word["tensors"])
+            weights.append(word["weights"])
+        captured.write_model(folder, state.joined(weights))
+        for path in inner.glob(f"{WEIGHTS}*"):
+            path.unlink()
+        values = captured.values | {"ranks": self.writers}
+        state.write_manifest(inner, captured.step, values, state.joined(parts))
 
     def _share(self, captured: Captured, folder: Path) -> None:
         rank, inner = self.ranks.job.rank, folder / state.FOLDER
         inner.mkdir(exist_ok=True)
-        entries = captured.write_state(inner, f".rank{rank}")
-        state.write_json(_word_of(folder, rank), {"tensors": entries})
+        stem = f".rank{rank}"
+        word = {"tensors": captured.write_state(inner, stem), "weights": captured.write_weights(inner, stem)}
+        state.write_json(_word_of(folder, rank), word)
 
 
 def _word_of(partial: Path, rank: int) -> Path:
@@ -146,7 +153,7 @@ def _word_of(partial: Path, rank: int) -> Path:
 
 
 def _wait_for(partial: Path, rank: int) -> dict[str, Any]:
-    """The tensors of a rank that has written its files. Raises RunFailedError."""
+    """What a rank says that has written its files. Raises RunFailedError."""
     path, end = _word_of(partial, rank), time.monotonic() + WAIT_S
     while not path.is_file():
         if time.monotonic() > end:
@@ -159,4 +166,4 @@ def _wait_for(partial: Path, rank: int) -> dict[str, Any]:
     if "failed" in word:
         raise RunFailedError(f"rank {rank}: {word['failed']}")
     path.unlink()
-    return dict(word["tensors"])
+    return dict(word)

@@ -190,6 +190,7 @@ class Session:
             ) as self.progress,
             StopRequest() as stop,
         ):
+            self.optimizer.release()
             asked, exhausted = 0, self._is_exhausted
             while self.step < self.last_step and not (asked or exhausted):
                 self._one_step(stepper, stream)
@@ -197,6 +198,7 @@ class Session:
             if self.saved_step != self.step and (asked or not config.benchmark):
                 self._save(goes_on=False)
             self._wait_until_saved()
+            self.optimizer.gather()
             self._note_throughput()
             if exhausted:
                 self.progress.note(f"stopped early at step {self.step}: {self.parts.best.in_words()}")
@@ -367,7 +369,7 @@ class Session:
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
         """The first rank evaluates; the others wait for it and have no results."""
-        with self.clock.of(EVALUATION):
+        with self.clock.of(EVALUATION), self.optimizer.whole():
             results = self._evaluate_here(during=during) if self.ranks.leads else {}
             self.ranks.wait()
         return results

@@ -2,18 +2,21 @@
 
 Stage 1 sums gradients over ranks once a step; stage 2 while each pass goes back, message by message, so that
 only one message's whole gradients are there at a time. Both then update their parts and gather parameters.
+Stage 3 leaves parameters in parts too (gathering.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import paddle
 from paddle import Tensor
 
 from mix_core.ops.dtypes import NARROW, cast
-from mix_core.training.optimizer import AdamW
+from mix_core.training.gathering import Gathering
+from mix_core.training.optimizer import AdamW, KeptPart
 from mix_core.training.partition import Box
 from mix_core.training.sharding import Bucket, Sharding, buckets_of, rows
 
@@ -37,9 +40,22 @@ class ShardedAdamW(AdamW):
         """Those that have one of this pass, not sent yet."""
         self._sent = 0
         """Messages of this pass."""
-        if sharding.stage >= 2:
+        self._gathering: Gathering | None = None
+        self._narrow: dict[str, Tensor] = {}
+        """At stage 3, this rank's parts of narrow parameters."""
+        if sharding.stage == 3:
+            self._narrow = {n: cast(m, d) for n, m, d in self._masters() if d in NARROW}
+            local = {name: self._narrow.get(name, master) for name, master, _ in self._masters()}
+            self._gathering = Gathering(model, self._parameters, sharding, local, self._send)
+        if sharding.stage == 2:
             for name, parameter in self._named:
                 parameter._register_backward_hook(self._arriving(name))
+
+    def _masters(self) -> Iterator[tuple[str, Tensor, Any]]:
+        """(name, this rank's part of the master, the parameter's dtype)."""
+        for group in self.groups:
+            for name, parameter, master in zip(group.names, group.parameters, group.masters):
+                yield name, master, parameter.dtype
 
     def _box(self, parameter: Tensor) -> Box:
         return self.sharding.box(parameter.shape)
@@ -76,6 +92,9 @@ class ShardedAdamW(AdamW):
         """Send what this rank has no gradients for, so that all ranks have sent the same messages."""
         if self.sharding.stage < 2:
             return
+        if self._gathering is not None:
+            self._gathering.end_pass()
+            return
         left = 1
         while left:
             for bucket in self.buckets[self._sent :]:
@@ -101,9 +120,41 @@ class ShardedAdamW(AdamW):
     def _over_ranks(self, square: Tensor) -> Tensor:
         return self.sharding.total(square.reshape([1]))
 
+    def begin_step(self) -> None:
+        if self._gathering is not None:
+            self._gathering.begin_step()
+
+    def release(self) -> None:
+        if self._gathering is not None:
+            self._gathering.release()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        if self._gathering is None or self._gathering.is_whole:
+            yield
+            return
+        self._gathering.gather()
+        yield
+        self._gathering.release()
+
+    def gather(self) -> None:
+        if self._gathering is not None and not self._gathering.is_whole:
+            self._gathering.gather()
+
+    def weights(self) -> Iterator[KeptPart]:
+        if self._gathering is None:
+            return
+        for name, local in self._gathering.local.items():
+            parameter = self._parameters[name]
+            yield KeptPart(name, local, self._box(parameter), tuple(parameter.shape))
+
     @paddle.no_grad()
     def _publish(self) -> None:
-        masters = {n: one for group in self.groups for n, one in zip(group.names, group.masters)}
+        masters = {name: master for name, master, _ in self._masters()}
+        for name, narrow in self._narrow.items():
+            paddle.assign(cast(masters[name], narrow.dtype), output=narrow)
+        if self._gathering is not None and not self._gathering.is_whole:
+            return
         for bucket in self.buckets:
             for name, whole in self.sharding.gather(bucket, masters).items():
                 parameter = self._parameters[name]
@@ -112,6 +163,8 @@ class ShardedAdamW(AdamW):
 
     def clear_grad(self) -> None:
         super().clear_grad()
+        if self._gathering is not None:
+            self._gathering.end_step()
         self._parts.clear()
         self._seen.clear()
         self._ready.clear()

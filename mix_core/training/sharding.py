@@ -4,6 +4,7 @@
 |---|---|---|
 | 1 | moments, masters | gradients of a step, parameters |
 | 2 | moments, masters, gradients | parameters, the gradients of one message |
+| 3 | moments, masters, gradients, parameters | those of one block; all step long, of what is in no block |
 
 Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020. A part is
 rows of a parameter's first axis (partition.py). Paddle's own `group_sharded_parallel` wraps one of Paddle's

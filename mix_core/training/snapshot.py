@@ -7,7 +7,7 @@ what it returns is written with no look at the device where `read` has copies of
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.weights import parameters_of, slots_of, values_from
 from mix_core.training import state
 from mix_core.training.faults import place
-from mix_core.training.optimizer import AdamW
+from mix_core.training.optimizer import AdamW, KeptPart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mix_core.training.lora import RunAdapter
     from mix_core.training.loss_scale import LossScale
 
+WEIGHTS = "weights"
+"""Files of parts of parameters, which are put together to the published files and then removed."""
 RANDOM_STATE = "random."
 """Before the parts of the device generator's state, in checkpoints."""
 
@@ -74,16 +76,26 @@ class Parts:
         else:
             self.family.load_weights(self.model, checkpoint)
 
-    def tensors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The tensors that a checkpoint takes values of -> (all of them, those that change in training)."""
+    def tensors(self, *, model: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors that a checkpoint takes values of -> (all of them, those that change in training).
+
+        `model`: whether this rank writes the model.
+        """
+        parts = list(self.optimizer.weights())
+        kept = [part.tensor for part in parts]
+        if self.config.save_optimizer:
+            kept += [part.tensor for part in self.optimizer.kept()]
+        if not model:
+            return kept, kept
         if self.adapter is not None:
             found = self.adapter.tensors(self._whole())
         else:
             slots = (self.family.slots or slots_of)(self.model)
             found = [*parameters_of(slots.values()), *self.model.parameters()]
-        kept = [part.tensor for part in self.optimizer.kept()] if self.config.save_optimizer else []
-        changing = [one for one in found if not one.stop_gradient]
-        return found + kept, changing + kept
+        named = dict(self.model.named_parameters())
+        divided = {id(named[part.name]) for part in parts}
+        found = [one for one in found if id(one) not in divided]
+        return found + kept, [one for one in found if not one.stop_gradient] + kept
 
     def capture(self, reached: Progressed, read: Callable[[Tensor], np.ndarray]) -> Captured:
         """Note what a checkpoint will hold. `read`: a tensor's values on the host, now or later."""
@@ -161,21 +173,37 @@ class Captured:
     read: Callable[[Tensor], np.ndarray]
     best_step: int | None
 
-    def write_model(self, folder: Path) -> None:
-        """Write the part for everyone into a checkpoint's folder."""
-        with values_from(self.read):
+    def write_model(self, folder: Path, divided: Mapping[str, Any]) -> None:
+        """Write the part for everyone into a checkpoint's folder.
+
+        `divided`: the manifest's entries of parameters that no rank has whole; their files are there.
+        """
+        reader = state.StateReader(folder, divided)
+        named = self.parts.model.named_parameters()
+        names = {id(parameter): name for name, parameter in named if name in divided}
+
+        def values(parameter: Tensor) -> np.ndarray:
+            name = names.get(id(parameter))
+            return self.read(parameter) if name is None else reader.read(name)
+
+        with values_from(values):
             self.parts.write_model(folder)
         place("checkpoint-weights")
+
+    def write_weights(self, folder: Path, stem: str = "") -> dict[str, Any]:
+        """Write this rank's parts of parameters that no rank has whole -> their entries."""
+        return state.write_pieces(folder, f"{WEIGHTS}{stem}", self._pieces(self.parts.optimizer.weights()))
 
     def write_state(self, folder: Path, stem: str = "") -> dict[str, Any]:
         """Write this rank's part of the training state -> the manifest's `tensors`. `stem`: in file names."""
         tensors: dict[str, Any] = {}
         if self.parts.config.save_optimizer:
-            moments = (
-                (one.name, state.Piece(self.read(one.tensor), one.box.offset, one.whole))
-                for one in self.parts.optimizer.kept()
-            )
+            moments = self._pieces(self.parts.optimizer.kept())
             tensors |= state.write_pieces(folder, f"optimizer{stem}", moments)
         if not stem:
             tensors |= state.write_pieces(folder, "random", self.random)
         return tensors
+
+    def _pieces(self, parts: Iterable[KeptPart]) -> Iterator[tuple[str, state.Piece]]:
+        for one in parts:
+            yield one.name, state.Piece(self.read(one.tensor), one.box.offset, one.whole)

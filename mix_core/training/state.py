@@ -266,9 +266,10 @@ def description(manifest: Mapping[str, Any]) -> Iterator[str]:
 class StateReader:
     """The tensors of a checkpoint's training state, put together from their pieces when asked for."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, tensors: Mapping[str, Any] | None = None) -> None:
+        """`tensors`: the manifest's, where there is no manifest yet."""
         self.folder = checkpoint / FOLDER
-        self.manifest = read_manifest(checkpoint)
+        self.manifest = read_manifest(checkpoint) if tensors is None else {"tensors": tensors}
         self._headers: dict[str, dict[str, StoredTensor]] = {}
 
     def names(self, prefix: str = "") -> list[str]:

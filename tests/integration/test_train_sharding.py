@@ -58,6 +58,19 @@ def test_each_rank_writes_its_part_of_a_checkpoint(one, stage2):
     assert set(files) == {f"optimizer{rank}-00001-of-00001.safetensors" for rank in ("", ".rank1")}
 
 
+@pytest.fixture(scope="module")
+def stage3(folder: Path) -> Path:
+    return on_ranks(folder, "stage3", 2, "--sharding", "stage3")
+
+
+def test_two_devices_that_share_parameters_train_as_one(one, stage3):
+    assert_same_run(stage3, one)
+    last = stage3 / f"checkpoint-{STEPS}"
+    assert first_fault(last) is None
+    kinds = {path.name.split("-")[0].split(".")[0] for path in (last / "training_state").iterdir()}
+    assert kinds == {"optimizer", "random", "manifest"}, "parts of weights have become model.safetensors"
+
+
 def test_a_sharded_run_goes_on_on_one_device(folder, one, stage2):
     run = alone(folder, "shrunk", 2, "--resume", str(stage2 / "checkpoint-4"))
     wanted = {row["step"]: row["loss"] for row in metrics(one)}
@@ -86,7 +99,7 @@ def test_two_devices_that_share_moments_train_as_one(folder, one):
 
 @pytest.mark.slow
 def test_a_run_on_one_device_goes_on_sharded(folder, one):
-    words = ("--sharding", "stage2", "--resume", str(one / "checkpoint-4"))
+    words = ("--sharding", "stage3", "--resume", str(one / "checkpoint-4"))
     run = on_ranks(folder, "grown", 2, *words)
     wanted = {row["step"]: row["loss"] for row in metrics(one)}
     found = {row["step"]: row["loss"] for row in metrics(run)}
@@ -94,18 +107,19 @@ def test_a_run_on_one_device_goes_on_sharded(folder, one):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
 def test_ranks_without_a_picture_send_what_the_others_send(tmp_path, stage):
-    """Rows 1, 4, 7 and 10 are text; with batches of one a rank has no picture, or at an epoch's end no pass."""
+    """Rows 1, 4, 7 and 10 are text: a rank has a pass without a picture, or at an epoch's end none."""
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False, recompute=True)
     words = ("--sharding", stage, "--gradient_accumulation_steps", "3")
     assert_same_run(on_ranks(folder, "two", 2, *words), alone(folder, "one", 6))
 
 
 @pytest.mark.slow
-def test_two_pairs_of_ranks_share_and_sum(tmp_path):
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
+def test_two_pairs_of_ranks_share_and_sum(tmp_path, stage):
     folder = inputs(tmp_path, per_device_train_batch_size=1)
-    words = ("--sharding", "stage2", "--sharding_parallel_degree", "2")
+    words = ("--sharding", stage, "--sharding_parallel_degree", "2")
     assert_same_run(on_ranks(folder, "four", 4, *words), alone(folder, "one", 4))
 
 
@@ -117,10 +131,11 @@ def test_other_chips_share(folder, device):
 
 
 @pytest.mark.slow
-def test_masters_of_narrow_parameters_are_shared(folder):
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
+def test_masters_of_narrow_parameters_are_shared(folder, stage):
     words = ("--bf16", "--fp16_opt_level", "O2")
-    two = on_ranks(folder, "two-bf16", 2, "--sharding", "stage2", *words)
-    rows, wanted = metrics(two), metrics(alone(folder, "one-bf16", 2, *words))
+    two = on_ranks(folder, f"two-bf16-{stage}", 2, "--sharding", stage, *words)
+    rows, wanted = metrics(two), metrics(alone(folder, f"one-bf16-{stage}", 2, *words))
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in rows] == pytest.approx([row[key] for row in wanted], rel=1e-3)
     assert StateReader(two / f"checkpoint-{STEPS}").names("optimizer.master.")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mix_core.device as device
 from mix_core.config import load_config
 from mix_core.errors import ConfigError
 from mix_core.training.layout import Layout, layout_of
@@ -47,6 +48,7 @@ def test_degrees_that_do_not_multiply_to_the_devices_are_refused(keys, says):
     ranks=st.integers(1, 4),
 )
 def test_messages_hold_every_parameter_once_last_first(shapes, limit, ranks):
+    device.activate("cpu")
     from mix_core.training.sharding import buckets_of
 
     named = {str(number): shape for number, shape in enumerate(shapes)}
