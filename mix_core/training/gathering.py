@@ -31,7 +31,7 @@ def blocks_of(model: Any) -> list[tuple[str, Any]]:
         for name, child in owner.named_children():
             if isinstance(child, paddle.nn.LayerList):
                 inside = ".".join(part for part in (owner_name, name) if part)
-                found = decoder if owner is model.model else towers
+                found = decoder if owner is getattr(model, "model", None) else towers
                 found += [(f"{inside}.{number}", block) for number, block in enumerate(child)]
     return towers + decoder
 

@@ -14,9 +14,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from mix_core.errors import RunFailedError
+from mix_core.errors import OtherRankError, RunFailedError
 from mix_core.training import checkpoint, state
 from mix_core.training.host_copy import HostCopy
 from mix_core.training.snapshot import WEIGHTS
@@ -47,6 +48,8 @@ class Saver:
         self._copy: HostCopy | None = None
         self._threads = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self._ends = Event()
+        """Set when this rank waits for nobody any more."""
 
     def save(self, reached: Progressed, *, goes_on: bool) -> None:
         """Save what the run has reached. Unless training goes on, the checkpoint is whole on return.
@@ -86,7 +89,8 @@ class Saver:
             writing.result()
 
     def close(self) -> None:
-        """Wait, and pass over errors: the run has one of its own to tell, or was told."""
+        """Finish what this rank writes itself, and pass over errors: the run has one to tell, or was told."""
+        self._ends.set()
         self._threads.shutdown()
 
     def summary(self) -> dict[str, float]:
@@ -130,7 +134,7 @@ class Saver:
         parts = [captured.write_state(inner)]
         weights = [captured.write_weights(inner)]
         for rank in range(1, self.writers):
-            word = _wait_for(folder, rank)
+            word = _wait_for(folder, rank, self._ends)
             parts.append(word["tensors"])
             weights.append(word["weights"])
         captured.write_model(folder, state.joined(weights))
@@ -152,7 +156,7 @@ def _word_of(partial: Path, rank: int) -> Path:
     return partial / f"rank{rank}.json"
 
 
-def _wait_for(partial: Path, rank: int) -> dict[str, Any]:
+def _wait_for(partial: Path, rank: int, ends: Event) -> dict[str, Any]:
     """What a rank says that has written its files. Raises RunFailedError."""
     path, end = _word_of(partial, rank), time.monotonic() + WAIT_S
     while not path.is_file():
@@ -161,7 +165,8 @@ def _wait_for(partial: Path, rank: int) -> dict[str, Any]:
                 f"rank {rank} has not written its part of {partial} in {WAIT_S:.0f} s; do all ranks see one "
                 "output_dir?"
             )
-        time.sleep(_POLL_S)
+        if ends.wait(_POLL_S):
+            raise OtherRankError(f"rank {rank} had not written its part of {partial} when this one ended")
     word = json.loads(path.read_text(encoding="utf-8"))
     if "failed" in word:
         raise RunFailedError(f"rank {rank}: {word['failed']}")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mix_core.device.ranks import Job
-from mix_core.errors import RunFailedError
+from mix_core.errors import OtherRankError, RunFailedError
 from mix_core.training import state
 from mix_core.training.checkpoint import first_fault, list_checkpoints
 from mix_core.training.partition import part_of
@@ -168,4 +168,15 @@ def test_a_full_disk_on_one_rank_is_told_by_both_and_leaves_no_half(paddle, tmp_
         first, second = pool.map(train, range(2))
     assert "rank 1: checkpoint-1 could not be written" in first and "no space left" in first
     assert "checkpoint-1 could not be written" in second
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_ends_waits_for_no_other_rank(paddle, tmp_path):
+    """The other rank died: what was begun is given up at once, and no half is left."""
+    saving = saver(tmp_path, paddle.ones([3, 2]), Ranks(0, 2))
+    saving.save(Progressed(1, 0), goes_on=True)
+    assert saving.writes
+    saving.close()
+    with pytest.raises(OtherRankError, match="rank 1 had not written its part"):
+        saving.wait()
     assert list(tmp_path.iterdir()) == []
