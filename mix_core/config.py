@@ -32,6 +32,7 @@ from mix_core.config_fields import (
     BatchKeys,
     DataKeys,
     EvaluationKeys,
+    LayoutKeys,
     ModelKeys,
     OptimizerKeys,
     OutputKeys,
@@ -43,10 +44,22 @@ from mix_core.config_types import expected_of, from_argument
 from mix_core.errors import ConfigError
 from mix_core.recipes import recipe_file
 
-GROUPS = (ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys)
+GROUPS = (
+    ModelKeys,
+    DataKeys,
+    TileKeys,
+    BatchKeys,
+    OptimizerKeys,
+    LayoutKeys,
+    EvaluationKeys,
+    OutputKeys,
+    RunKeys,
+)
 
 
-class RunConfig(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys):
+class RunConfig(
+    ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, LayoutKeys, EvaluationKeys, OutputKeys, RunKeys
+):
     """All keys of one run, under their own names, checked."""
 
     @model_validator(mode="after")

@@ -38,6 +38,10 @@ def _opposite(value: Any) -> Any:
     return (not value) if isinstance(value, bool) else value
 
 
+def _first_stage(value: Any) -> Any:
+    return {True: "stage1", False: SILENT}.get(value, value) if isinstance(value, bool) else value
+
+
 def _off_is_silent(value: Any) -> Any:
     return SILENT if value is None else value
 
@@ -112,6 +116,7 @@ ALIASES: dict[str, Alias] = {
     "no_load_rng": Alias("load_random_state", _opposite, boolean=True),
     "no_save_optim": Alias("save_optimizer", _opposite, boolean=True),
     "no_save_rng": Alias("save_random_state", _opposite, boolean=True),
+    "use_distributed_optimizer": Alias("sharding", _first_stage, boolean=True),
     "disable_tqdm": Alias("progress_bar", _opposite, boolean=True),
 }
 
@@ -184,12 +189,6 @@ _ADAPTERS = {
 _PARALLEL = {
     **_later("tensor parallelism", tensor_parallel_degree=ONE_DEVICE),
     **_later("pipeline parallelism", pipeline_parallel_degree=ONE_DEVICE, pipeline_parallel_config=("",)),
-    **_later(
-        "sharding",
-        sharding=("", "none"),
-        sharding_parallel_degree=ONE_DEVICE,
-        use_distributed_optimizer=(False,),
-    ),
     **_later("sequence parallelism", sep_parallel_degree=ONE_DEVICE, context_parallel_size=ONE_DEVICE),
     **_later("data parallelism", data_parallel_degree=ONE_DEVICE),
     **_settled(

@@ -306,6 +306,21 @@ class OptimizerKeys(Keys):
     """Gradients are scaled down to this global norm; 0: never."""
 
 
+class LayoutKeys(Keys):
+    """How several devices share a run."""
+
+    sharding: Literal["", "none", "stage1", "stage2", "stage3"] = ""
+    """What data-parallel devices share. stage1: moments and masters; stage2: gradients too; stage3:
+    parameters too, and blocks are computed again going back. Default: nothing."""
+    sharding_parallel_degree: Annotated[int, Ge(-1)] = -1
+    """Devices that share, a divisor of their number; the others have the same again. Default: all."""
+
+    @field_validator("sharding", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+
 class EvaluationKeys(Keys):
     """When and how the held-out rows are asked."""
 

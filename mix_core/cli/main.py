@@ -33,6 +33,7 @@ COMMANDS = (
     "convert",
     "merge-lora",
     "plan",
+    "checkpoint",
 )
 
 

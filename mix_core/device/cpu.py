@@ -70,7 +70,7 @@ def mix_profile() -> DeviceProfile:
         # paddle.amp.is_bfloat16_supported() says True here, yet every bf16 and fp16 operator raises.
         dtypes={"default": ("float32", "float64"), "products": ("float32", *narrow_products())},
         capabilities=frozenset({Capability.COLLECTIVES, Capability.INT8_WEIGHTS, Capability.MEMORY_STATS}),
-        collective=Collective("gloo"),
+        collective=Collective("gloo", scatter_by_all_reduce=True),
         memory_bytes=_total_memory(),
         paddle_versions=VersionRange(">=3.3.1,<3.4", "the wheel the settings were measured with"),
     )

@@ -85,6 +85,8 @@ class Collective:
     """dtypes that an all-reduce does not take; core converts and counts."""
     gather_by_all_gather: bool = False
     """True when `gather` does not exist and `all_gather` has to stand in."""
+    scatter_by_all_reduce: bool = False
+    """True when `reduce_scatter` does not exist and `all_reduce` has to stand in."""
 
 
 @dataclass(frozen=True)

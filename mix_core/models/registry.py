@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -204,6 +204,35 @@ def read_config(folder: Path) -> dict[str, Any]:
 def family_of_folder(folder: Path) -> ModelFamily:
     """Return the family of the model in this folder, by its config.json."""
     return get_family(read_config(folder)["model_type"])
+
+
+_SIZES = frozenset(
+    (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "depth", "embed_dim", "width", "layers", "heads", "out_hidden_size"),
+    )
+)
+
+
+def model_sizes(folder: Path) -> dict[str, Any]:
+    """What tells the model of a folder from another: its family, and widths and depths by name.
+
+    Vocabulary, picture sizes and the like are left out, which keys of a run change. Raises BadInputError.
+    """
+    source = read_config(folder)
+    family = get_family(source["model_type"])
+    return {"family": family.name} | _sizes(family.config_from_dict(source), "")
+
+
+def _sizes(config: Any, before: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in fields(config) if is_dataclass(config) else ():
+        value, name = getattr(config, field.name), f"{before}{field.name}"
+        if is_dataclass(value):
+            found |= _sizes(value, f"{name}.")
+        elif field.name in _SIZES:
+            found[name] = value
+    return found
 
 
 def load_model(

@@ -14,10 +14,11 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mix_core.errors import CheckpointError, RunFailedError
+from mix_core.errors import CheckpointError, OtherRankError, RunFailedError
 from mix_core.training import state
 from mix_core.training.faults import place
 
@@ -57,30 +58,75 @@ def save_checkpoint(run_folder: Path, step: int, write: Callable[[Path], None]) 
         RunFailedError: there is no space, or the folder cannot be written; the partial folder is gone then
             and earlier checkpoints are untouched.
     """
-    partial = run_folder / f".checkpoint-{step}.partial"
-    final = run_folder / f"checkpoint-{step}"
-    try:
+    with _named_failure(run_folder, step):
+        begin(run_folder, step)
+        return publish(run_folder, step, write)
+
+
+def begin(run_folder: Path, step: int) -> Path:
+    """Make the empty folder of a checkpoint that is yet to be written. Raises as `save_checkpoint`."""
+    partial = partial_folder(run_folder, step)
+    with _named_failure(run_folder, step):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        write(partial)
-        _sync_tree(partial)
-        place("checkpoint-state")
-        if final.exists():
-            replaced = run_folder / f".checkpoint-{step}.replaced"
-            final.rename(replaced)
-            partial.rename(final)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(final)
-        sync(run_folder)
+    return partial
+
+
+def partial_folder(run_folder: Path, step: int) -> Path:
+    return run_folder / f".checkpoint-{step}.partial"
+
+
+def publish(run_folder: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill the folder that `begin` made, and give it its name. Raises as `save_checkpoint`."""
+    partial = partial_folder(run_folder, step)
+    final = run_folder / f"checkpoint-{step}"
+    with _named_failure(run_folder, step):
+        try:
+            write(partial)
+            _sync_tree(partial)
+            place("checkpoint-state")
+            if final.exists():
+                replaced = run_folder / f".checkpoint-{step}.replaced"
+                final.rename(replaced)
+                partial.rename(final)
+                shutil.rmtree(replaced)
+            else:
+                partial.rename(final)
+            sync(run_folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    place("checkpoint-renamed")
+    return final
+
+
+def contribute(run_folder: Path, step: int, write: Callable[[Path], None]) -> None:
+    """Let `write` add this rank's files to a folder that the first rank publishes.
+
+    Raises:
+        RunFailedError: as `save_checkpoint`.
+        OtherRankError: the first rank has given this checkpoint up.
+    """
+    partial = partial_folder(run_folder, step)
+    with _named_failure(run_folder, step):
+        try:
+            write(partial)
+        except FileNotFoundError as error:
+            if partial.is_dir():
+                raise
+            raise OtherRankError(f"checkpoint-{step} was given up by the first rank") from error
+
+
+@contextmanager
+def _named_failure(run_folder: Path, step: int) -> Iterator[None]:
+    """Say which checkpoint could not be written, why, and what there is."""
+    try:
+        yield
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
         reason = write_failure(error)
         if reason is None:
             raise
         raise RunFailedError(_not_written(run_folder, step, reason)) from error
-    place("checkpoint-renamed")
-    return final
 
 
 def write_failure(error: BaseException) -> str | None:
@@ -175,8 +221,17 @@ def find_checkpoint(run_folder: Path, resume: str) -> Path | None:
         path = _checkpoint_at(Path(resume))
     fault = first_fault(path)
     if fault is not None:
-        raise CheckpointError(f"resume: {fault}")
+        before = whole_before(path)
+        offer = f"; {before.name} before it is whole: --resume {before}" if before else ""
+        raise CheckpointError(f"resume: {fault}{offer}")
     return path
+
+
+def whole_before(checkpoint: Path) -> Path | None:
+    """The newest whole checkpoint beside this one that is older."""
+    step = checkpoint_step(checkpoint)
+    older = [one for one in list_checkpoints(checkpoint.parent) if (checkpoint_step(one) or 0) < (step or 0)]
+    return next((one for one in reversed(older) if is_whole(one)), None)
 
 
 def _checkpoint_at(path: Path) -> Path:

@@ -25,7 +25,8 @@ PLACES = (
     "end",
 )
 """start: before the first step. forward: a step's gradients are there, its update is not. step: after a step.
-checkpoint-weights: weights written, training state not. checkpoint-state: all written, nothing renamed yet.
+checkpoint-weights: weights and training state written, the manifest not. checkpoint-state: all written,
+nothing renamed yet. Checkpoints are written beside training, so the step at which these kill is not fixed.
 checkpoint-renamed: the checkpoint is in place, old ones not yet removed. rotation: an old one has lost its
 name but not its files. end: trained, results not written."""
 

@@ -28,6 +28,7 @@ from mix_core.device.ranks import Job
 from mix_core.device.values import Workload
 from mix_core.errors import EXIT_INTERRUPTED, ConfigError, MixError, OtherRankError, RunFailedError
 from mix_core.training import checkpoint, record
+from mix_core.training.layout import layout_of
 from mix_core.training.run_folder import LOGS, read_json
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def launch(asked: Launch, config: RunConfig, *, device_name: str | None, command
         raise ConfigError("output_dir is missing; give the folder that the run may fill")
     words = _without(command[3:], [one.name for one in dataclasses.fields(Launch)])
     ranks = len(asked.devices) * asked.nnodes
+    layout_of(config, ranks)
     workload = Workload(mode="train", dtype=config.dtype, world_size=ranks, simulate=config.simulate)
     workload = dataclasses.replace(workload, simulate=simulate.wanted(workload))
     environ = _environment(device_name or config.device, workload, asked)

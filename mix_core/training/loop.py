@@ -112,15 +112,20 @@ class Stepper:
         if self.loss_scale is not None:
             (expected,) = self._totals(_labels(batches.passes))
             scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
+        missing = self._missing(len(batches.passes))
+        self.optimizer.begin_step()
         for batch in batches.passes:
             if self.model.random is not None:
                 self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
             with self.precision.computing():
                 pass_loss, count = self.model.loss(batch)
                 (pass_loss if factor == 1.0 else pass_loss * factor).backward()
+            self.optimizer.after_pass()
             label_tokens += count
             detached = pass_loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
+        for _ in range(missing):
+            self.optimizer.after_pass()
         digits = self.counter.count(batches.passes).digits()
         label_tokens, tokens, *digits = self._totals(label_tokens, batches.tokens, *digits)
         if label_tokens == 0:
@@ -165,12 +170,19 @@ class Stepper:
         with self.clock.of(COMMUNICATION):
             return self.ranks.totals(counts)
 
+    def _missing(self, passes: int) -> int:
+        """Passes that other ranks have and this one has not, where that matters before the step's end."""
+        if self.ranks is None or self.ranks.sharding is None or self.ranks.sharding.stage < 2:
+            return 0
+        with self.clock.of(COMMUNICATION):
+            return self.ranks.missing(passes)
+
     def _modules(self, step: int, scale: float) -> dict[str, dict[str, float]] | None:
         if not self.module_stats_steps or step % self.module_stats_steps:
             return None
         from mix_core.training.module_stats import module_stats
 
-        return module_stats(self.optimizer.named_parameters(), self.optimizer.gradients(), scale)
+        return module_stats(self.optimizer.named_parameters(), self.optimizer.summed(), scale)
 
     def _check(self, step: int, loss: float, norm: float) -> bool:
         """Whether the step may be taken; False where scaled gradients overflowed. Moves the loss scale."""
@@ -180,7 +192,8 @@ class Stepper:
             return True
         if math.isfinite(loss) and self.loss_scale is not None and self.loss_scale.overflowed():
             return False
-        where = first_not_finite(dict(self.model.named_parameters()), self.optimizer.gradients())
+        whole = {name: one for name, one in self.model.named_parameters() if one._is_initialized()}
+        where = first_not_finite(whole, self.optimizer.summed())
         at = "" if self.loss_scale is None else f" at loss scale {self.loss_scale.scale:g}"
         raise NotFiniteError(
             f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}{at}; {where}"

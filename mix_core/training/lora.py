@@ -28,6 +28,8 @@ from mix_core.models.common.lora import (
 )
 
 if TYPE_CHECKING:
+    from paddle import Tensor
+
     from mix_core.config import RunConfig
     from mix_core.device import Activation
     from mix_core.models.registry import ModelFamily
@@ -99,6 +101,10 @@ class RunAdapter:
     def load(self, checkpoint: Path) -> None:
         """Take the values that a checkpoint of this run holds."""
         self.adapters.refill(NAME, read_adapter(checkpoint))
+
+    def tensors(self, learned: Sequence[str]) -> list[Tensor]:
+        """What `write` takes values of."""
+        return self.adapters.tensors(NAME, learned)
 
     def write(self, folder: Path, learned: Sequence[str]) -> None:
         """Fill a checkpoint's folder: the adapter, and what learned as a whole."""

@@ -10,6 +10,7 @@ rounded copy. Its gradients of several passes are summed in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from paddle import Tensor, _C_ops
 from mix_core import ops
 from mix_core.errors import CheckpointError
 from mix_core.ops.dtypes import NARROW, cast
+from mix_core.training.partition import Box, whole_box
 from mix_core.training.state import StateReader
 
 MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
@@ -39,6 +41,19 @@ class Group:
     """Float32 values; the parameters themselves where these are float32."""
     means: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """A tensor of the optimizer's state, or this rank's part of it."""
+
+    name: str
+    """In checkpoints."""
+    tensor: Tensor
+    box: Box
+    """Where it stands in the whole."""
+    whole: tuple[int, ...]
+    """Shape of the whole."""
 
 
 def decays(parameter: Tensor) -> bool:
@@ -71,26 +86,36 @@ class AdamW:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
         """Updates so far; the moments' correction for their start at zero depends on it."""
+        self._named: list[tuple[str, Tensor]] = []
         groups: dict[tuple[float, float], Group] = {}
         for name, parameter in model.named_parameters():
             if parameter.stop_gradient:
+                continue
+            self._named.append((name, parameter))
+            box = self._box(parameter)
+            if not box.size:
                 continue
             kind = (weight_decay if decays(parameter) else 0.0, (rate_factors or {}).get(name, 1.0))
             group = groups.setdefault(kind, Group(*kind))
             group.names.append(name)
             group.parameters.append(parameter)
-            group.masters.append((masters or {}).get(name, parameter))
-            group.means.append(paddle.zeros(parameter.shape, dtype="float32"))
-            group.squares.append(paddle.zeros(parameter.shape, dtype="float32"))
+            group.masters.append(self._master((masters or {}).get(name, parameter), box))
+            group.means.append(paddle.zeros(list(box.shape), dtype="float32"))
+            group.squares.append(paddle.zeros(list(box.shape), dtype="float32"))
         self.groups = list(groups.values())
-        order = {name: place for place, (name, _) in enumerate(model.named_parameters())}
-        pairs = [pair for group in self.groups for pair in zip(group.names, group.parameters)]
-        self._named = sorted(pairs, key=lambda pair: order[pair[0]])
         self._sums: dict[str, Tensor] = {}
         """Gradients of narrow parameters so far, in float32."""
         for name, parameter in self._named:
             if parameter.dtype in NARROW:
                 parameter._register_backward_hook(self._summing(name, parameter))
+
+    def _box(self, parameter: Tensor) -> Box:
+        """What of a parameter is updated here."""
+        return whole_box(parameter.shape)
+
+    def _master(self, values: Tensor, box: Box) -> Tensor:
+        """The float32 tensor that updates change, of these values."""
+        return values
 
     def _summing(self, name: str, parameter: Tensor) -> Callable[..., None]:
         """What is called when the parameter has its gradient of one pass: add it to the sum, forget it."""
@@ -110,6 +135,30 @@ class AdamW:
             for name, parameter in self._named
         }
 
+    def summed(self) -> dict[str, Tensor]:
+        """What the update takes: the gradients, once they are summed over all passes and ranks."""
+        return self.gradients()
+
+    def begin_step(self) -> None:
+        """Called before the first pass of a step."""
+
+    def release(self) -> None:
+        """Called before training: parameters may be in parts from here on."""
+
+    def gather(self) -> None:
+        """Called after training: parameters are whole again."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around whatever needs whole parameters between steps, on all ranks."""
+        return nullcontext()
+
+    def weights(self) -> Iterator[KeptPart]:
+        """This rank's parts of parameters that no rank has whole, by the parameters' names."""
+        return iter(())
+
+    def after_pass(self) -> None:
+        """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
+
     @paddle.no_grad()
     def ensure_gradient(self, name: str) -> None:
         """Where the parameter has no gradient yet, make it zero."""
@@ -127,25 +176,27 @@ class AdamW:
     @paddle.no_grad()
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
         """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
-        squares = [_C_ops.squared_l2_norm(g) for g in self.gradients().values() if g is not None]
-        square = paddle.add_n(squares) if squares else paddle.zeros([1])
+        squares = [_C_ops.squared_l2_norm(g) for g in self.summed().values() if g is not None]
+        square = self._over_ranks(paddle.add_n(squares) if squares else paddle.zeros([1]))
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()
         return float(np.sqrt(both[0], dtype=np.float64)), float(both[1])
+
+    def _over_ranks(self, square: Tensor) -> Tensor:
+        return square
 
     @paddle.no_grad()
     def step(self, learning_rate: float, *, grad_scale: float = 1.0) -> None:
         """Update every parameter that has a gradient; `grad_scale` multiplies the gradients on the way."""
         self.steps += 1
-        all_gradients = self.gradients()
+        all_gradients = self.summed()
         for group in self.groups:
-            gradients = [all_gradients[name] for name in group.names]
+            gradients = [all_gradients.get(name) for name in group.names]
             lists = (group.parameters, group.masters, gradients, group.means, group.squares)
             if any(gradient is None for gradient in gradients):
                 rows = [row for row in zip(*lists) if row[2] is not None]
                 lists = tuple(list(column) for column in zip(*rows)) if rows else ([], [], [], [], [])
             if not lists[0]:
                 continue
-            parameters, masters, *_ = lists
             ops.adamw(
                 *lists[1:],
                 step=self.steps,
@@ -156,7 +207,12 @@ class AdamW:
                 weight_decay=group.weight_decay,
                 grad_scale=grad_scale,
             )
-            _round(parameters, masters)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Bring the parameters to their masters' values."""
+        for group in self.groups:
+            _round(group.parameters, group.masters)
 
     def clear_grad(self) -> None:
         """Forget the gradients, their memory too."""
@@ -164,15 +220,16 @@ class AdamW:
             parameter.clear_gradient(False)
         self._sums.clear()
 
-    def state(self) -> Iterator[tuple[str, np.ndarray]]:
+    def kept(self) -> Iterator[KeptPart]:
         """Moments and masters, by their names in checkpoints."""
         for group in self.groups:
             lists = (group.names, group.parameters, group.masters, group.means, group.squares)
             for name, parameter, master, mean, square in zip(*lists):
-                yield MEAN + name, mean.numpy()
-                yield SQUARE + name, square.numpy()
-                if master is not parameter:
-                    yield MASTER + name, master.numpy()
+                box, whole = self._box(parameter), tuple(parameter.shape)
+                yield KeptPart(MEAN + name, mean, box, whole)
+                yield KeptPart(SQUARE + name, square, box, whole)
+                if parameter.dtype in NARROW:
+                    yield KeptPart(MASTER + name, master, box, whole)
 
     def load(self, reader: StateReader, steps: int) -> None:
         """Take moments, and the masters where it has them, from a checkpoint.
@@ -187,18 +244,19 @@ class AdamW:
             )
         kept = set(reader.names(MASTER))
         for group in self.groups:
-            for name, master, mean, square in zip(group.names, group.masters, group.means, group.squares):
+            lists = (group.names, group.parameters, group.masters, group.means, group.squares)
+            for name, parameter, master, mean, square in zip(*lists):
                 for prefix, tensor in ((MEAN, mean), (SQUARE, square), (MASTER, master)):
                     if prefix == MASTER and prefix + name not in kept:
                         continue  # the published weights were float32: the model has them
-                    values = reader.read(prefix + name)
-                    if list(values.shape) != list(tensor.shape):
+                    shape = reader.entry(prefix + name)["shape"]
+                    if list(shape) != list(parameter.shape):
                         raise CheckpointError(
-                            f"{reader.folder}: {prefix}{name} has shape {values.shape}, the model's is "
-                            f"{tuple(tensor.shape)}"
+                            f"{reader.folder}: {prefix}{name} has shape {tuple(shape)}, the model's is "
+                            f"{tuple(parameter.shape)}"
                         )
-                    tensor.set_value(values)
-            _round(group.parameters, group.masters)
+                    tensor.set_value(reader.read(prefix + name, self._box(parameter)))
+        self._publish()
         self.steps = steps
 
 

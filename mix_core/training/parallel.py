@@ -15,6 +15,9 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from mix_core.device.ranks import Job
+from mix_core.training.layout import Layout
+from mix_core.training.sharded_optimizer import ShardedAdamW
+from mix_core.training.sharding import Sharding
 
 if TYPE_CHECKING:
     from mix_core.training.optimizer import AdamW
@@ -26,11 +29,14 @@ BUCKET_BYTES = 32 << 20
 class Ranks:
     """The ranks of a run. Of one rank, every method does nothing."""
 
-    def __init__(self, job: Job) -> None:
-        """Joins the other ranks, which wait for this one to do so."""
+    def __init__(self, job: Job, layout: Layout | None = None, *, scatters: bool = True) -> None:
+        """Joins the other ranks, which wait for this one to do so. `scatters`: of `Sharding`."""
         self.job = job
+        self.sharding: Sharding | None = None
         if job.ranks > 1:
             dist.init_parallel_env()
+        if layout is not None and layout.stage:
+            self.sharding = Sharding(layout.stage, layout.sharing, job, scatters=scatters)
 
     @property
     def leads(self) -> bool:
@@ -46,6 +52,14 @@ class Ranks:
         dist.all_reduce(both)
         return [int(total) for total in both.numpy()]
 
+    def missing(self, passes: int) -> int:
+        """How many passes fewer than some other rank this one has in a step."""
+        if self.job.ranks == 1:
+            return 0
+        most = paddle.to_tensor(np.array([passes], np.int32))
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return int(most.numpy()[0]) - passes
+
     @paddle.no_grad()
     def sum_passes(self, optimizer: AdamW, loss: Tensor | None) -> Tensor:
         """Sum every gradient over all ranks in place, and the loss, which is None on a rank without a pass.
@@ -57,7 +71,10 @@ class Ranks:
             return loss
         total = paddle.zeros([1]) if loss is None else loss.astype("float32").reshape([1])
         dist.all_reduce(total)
-        self._sum_gradients(optimizer)
+        if isinstance(optimizer, ShardedAdamW):
+            optimizer.sum_over_ranks()
+        else:
+            self._sum_gradients(optimizer)
         return total
 
     def _sum_gradients(self, optimizer: AdamW) -> None:

@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 def data_record(files: list[Path], rows: int) -> dict[str, Any]:
     """What was read: files with their checksums, and how many rows they gave."""
-    return {"rows": rows, "files": {str(path): checksum(path) for path in files}}
+    return {"rows": rows, "files": {str(path): checksum(path, "sha256") for path in files}}
 
 
 def start_record(

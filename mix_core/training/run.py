@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mix_core.device as device
@@ -16,9 +17,10 @@ from mix_core.device.ranks import Job, job_of
 from mix_core.errors import CheckpointError, ConfigError, MixError, RunFailedError
 from mix_core.models.common.adapter_files import is_adapter
 from mix_core.models.common.hub import resolve_model_folder
-from mix_core.models.registry import family_of_folder
+from mix_core.models.registry import family_of_folder, model_sizes
 from mix_core.training import checkpoint, record
 from mix_core.training.launch import note_end
+from mix_core.training.layout import Layout, layout_of
 from mix_core.training.precision import Precision
 from mix_core.training.reporters import check_installed
 from mix_core.training.rows import read_rows
@@ -26,7 +28,6 @@ from mix_core.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mix_core.config import RunConfig
 
@@ -57,6 +58,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
         raise ConfigError("output_dir is missing; give the folder that the run may fill")
     check_installed(config)
     job = job_of(os.environ)
+    layout = layout_of(config, job.ranks)
     if job.ranks > 1:
         config = share_of_batch(config, job)
     with RunFolder(config.output_dir, leads=job.leads) as folder:
@@ -66,7 +68,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
             return
         start, make_room = _starting_point(folder, config)
         try:
-            _train(config, folder, start, make_room, device_name, command, job)
+            _train(config, folder, start, make_room, device_name, command, job, layout)
         except OSError as error:
             reason = checkpoint.write_failure(error)
             if reason != "no space left":
@@ -84,9 +86,10 @@ def _train(
     device_name: str | None,
     command: list[str],
     job: Job,
+    layout: Layout,
 ) -> None:
     if start is not None:
-        _check_start(start, config.lora)
+        _check_start(start, config)
     if start is not None and not config.lora:
         source = start
     elif config.model_name_or_path is not None:
@@ -115,7 +118,8 @@ def _train(
     from mix_core.training.parallel import Ranks
     from mix_core.training.session import Session
 
-    ranks = Ranks(job)
+    collective = activation.profile.collective
+    ranks = Ranks(job, layout, scatters=collective is None or not collective.scatter_by_all_reduce)
     with Session(config, folder, source, start, rows, activation, precision, command, ranks) as session:
         ranks.wait()
         if ranks.leads:
@@ -163,12 +167,22 @@ def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
         print(f"passing over {path.name}: {checkpoint.first_fault(path)}", file=sys.stderr)
 
 
-def _check_start(start: Path, lora: bool) -> None:
+def _check_start(start: Path, config: RunConfig) -> None:
     """A run goes on as what it was: with adapters, or with a model of its own. Raises CheckpointError."""
-    if is_adapter(start) and not lora:
+    if is_adapter(start) and not config.lora:
         raise CheckpointError(f"resume: {start} holds an adapter and lora is false; give lora: true")
-    if lora and not is_adapter(start):
+    if config.lora and not is_adapter(start):
         raise CheckpointError(
             f"resume: {start} holds a whole model and lora is true; to put adapters on it give it as "
             "model_name_or_path and another output_dir"
+        )
+    named = Path(config.model_name_or_path) if config.model_name_or_path is not None else None
+    if named is None or is_adapter(start) or not (named / "config.json").is_file():
+        return  # an adapter is compared with its model's weights; a name of the hub may be unreachable
+    found, wanted = model_sizes(start), model_sizes(named)
+    differ = next((name for name in wanted if found.get(name) != wanted[name]), None)
+    if differ is not None:
+        raise CheckpointError(
+            f"resume: {start} is a checkpoint of another model than {named}: {differ} is "
+            f"{found.get(differ)}, there {wanted[differ]}; give its model_name_or_path, or another output_dir"
         )

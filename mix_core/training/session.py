@@ -11,31 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import paddle
 
-from mix_core.data.skipped import FILE as SKIPPED
-from mix_core.data.skipped import SkippedRows
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job
 from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
 from mix_core.models.common.adapter_files import ADAPTERS
-from mix_core.models.registry import load_model, read_config
-from mix_core.training import checkpoint, record
+from mix_core.training import assembly, checkpoint, record
 from mix_core.training.best import best_of
 from mix_core.training.evaluate import evaluate, result_names
 from mix_core.training.faults import place
-from mix_core.training.freeze import freeze, learning_table
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
-from mix_core.training.lora import RunAdapter
 from mix_core.training.metrics import MetricsWriter
-from mix_core.training.optimizer import AdamW
 from mix_core.training.parallel import Ranks
-from mix_core.training.processors import make_processor, model_options, processor_options
 from mix_core.training.progress import Progress, clock
-from mix_core.training.rates import rate_factors
 from mix_core.training.report import write_report
 from mix_core.training.reporters import Reporters
 from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, read_json
+from mix_core.training.saving import Saver
 from mix_core.training.schedule import schedule_of
 from mix_core.training.snapshot import Parts, Progressed
 from mix_core.training.stream import StepBatches, StepStream
@@ -51,7 +44,6 @@ from mix_core.training.throughput import (
     parts_that_learn,
     peak_of,
 )
-from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
@@ -84,12 +76,16 @@ class Session:
         self._folders = [folder.path, *([start.parent] if start is not None else [])]
         """Where checkpoints of this run, and of what it goes on from, lie."""
         paddle.seed(config.seed)
-        family, model_config = self._load(source, random_init=config.from_scratch and start is None)
-        adapter, learning = self._choose_what_learns(family, start)
+        family, model_config, self.model, self.processor = assembly.load_parts(
+            config, source, random_init=config.from_scratch and start is None
+        )
+        adapter, learning = assembly.choose_what_learns(
+            self.model, family, config, start, show=self.ranks.leads
+        )
         self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
         """Numbers of the model that are kept in 8 bits."""
         self.model.recompute = config.recompute
-        self.optimizer = self._new_optimizer(learning)
+        self.optimizer = assembly.new_optimizer(config, self.model, precision, learning, self.ranks)
         self.parts = Parts(
             config,
             family,
@@ -106,6 +102,7 @@ class Session:
         reached = self.parts.restore(start) if start is not None else Progressed(0, 0)
         if self.parts.best is not None:
             self.parts.best.look_for(self._folders)
+        self.saver = Saver(folder.path, self.parts, self.ranks, limit=config.save_total_limit)
         self.step = reached.step
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
@@ -120,18 +117,6 @@ class Session:
             )
         self._start_record(family.name, start)
 
-    def _new_optimizer(self, learning: list[str]) -> AdamW:
-        config = self.config
-        return AdamW(
-            self.model,
-            beta1=config.adam_beta1,
-            beta2=config.adam_beta2,
-            epsilon=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-            rate_factors=rate_factors(learning, config),
-            masters=self.precision.narrow(self.model),
-        )
-
     def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
         """Count work and time from here on."""
         outline = None if family.outline is None else family.outline(model_config)
@@ -142,47 +127,12 @@ class Session:
         peak = peak_of(self.config, self.activation.profile, self.precision.dtype, ranks)
         self.throughput = Throughput(peak)
 
-    def _choose_what_learns(
-        self, family: ModelFamily, start: Path | None
-    ) -> tuple[RunAdapter | None, list[str]]:
-        """Put the adapter on, freeze, and show the table -> the adapter, names of what learns.
-
-        Raises ConfigError where adapters and what they are on would learn both.
-        """
-        adapter = RunAdapter(self.model, family, self.config, start) if self.config.lora else None
-        learning = freeze(self.model, self.config, family.published_name)
-        if adapter is not None:
-            adapter.check_learning([family.published_name(n) for n in learning if ADAPTERS not in n])
-        if self.ranks.leads:
-            print(learning_table(self.model, family.published_name), file=sys.stderr)
-        return adapter, learning
-
     def _open_stream(self, source: Path, reached: Progressed, start: Path | None) -> StepStream:
-        config = self.config
-        skipped = SkippedRows(
-            self.folder.path / SKIPPED if self.ranks.leads else None,
-            known=start.parent / SKIPPED if start is not None else None,
-        )
+        config, processor, job = self.config, self.processor, self.ranks.job
         workers = max(config.dataloader_num_workers, self.activation.profile.min_loader_workers)
-        where = {"position": reached.position, "waiting": reached.waiting, "job": self.ranks.job}
-        return StepStream(
-            self.rows, self.processor, source, config, workers=workers, skipped=skipped, **where
+        return assembly.open_stream(
+            config, self.rows, processor, source, reached, start, self.folder, job, workers=workers
         )
-
-    def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
-        """Set model and processor, as the keys about them say; family and configuration of the model."""
-        config = self.config
-        self.processor = make_processor(source, processor_options(config))
-        family, model_config, self.model = load_model(
-            source, random_init=random_init, seed=config.seed, keys=model_options(config)
-        )
-        if config.new_special_tokens or config.resize_vocab:
-            tokenizer = self.processor.tokenizer
-            resized = fit_vocabulary(family, read_config(source), self.model, tokenizer, config)
-            model_config = resized or model_config
-        if config.neftune:
-            self.model.add_noise(config.neftune_noise_alpha)
-        return family, model_config
 
     def __enter__(self) -> Session:
         return self
@@ -192,6 +142,7 @@ class Session:
     ) -> None:
         if self.stream is not None:
             self.stream.close()
+        self.saver.close()
         if error is None or self.record["status"] != "running":
             return
         stopped = isinstance(error, KeyboardInterrupt)
@@ -239,12 +190,15 @@ class Session:
             ) as self.progress,
             StopRequest() as stop,
         ):
+            self.optimizer.release()
             asked, exhausted = 0, self._is_exhausted
             while self.step < self.last_step and not (asked or exhausted):
                 self._one_step(stepper, stream)
                 asked, exhausted = self.ranks.totals([stop.asked, self._is_exhausted])
             if self.saved_step != self.step and (asked or not config.benchmark):
-                self._save()
+                self._save(goes_on=False)
+            self._wait_until_saved()
+            self.optimizer.gather()
             self._note_throughput()
             if exhausted:
                 self.progress.note(f"stopped early at step {self.step}: {self.parts.best.in_words()}")
@@ -263,6 +217,7 @@ class Session:
         return MetricsWriter(self.folder.path / METRICS, resume_step=self.step or None)
 
     def _one_step(self, stepper: Stepper, stream: StepStream) -> None:
+        self.saver.check()
         self.throughput.add_between(self.clock.take())
         started = time.perf_counter()
         batches = self._next_step(stream)
@@ -295,7 +250,7 @@ class Session:
             self.reporters.write(result.step, values)
         place("step")
         if is_best or self._is_due(self.config.save_strategy, self.config.save_steps, result):
-            self._save()
+            self._save(goes_on=self.step < self.last_step)
 
     def _next_step(self, stream: StepStream) -> StepBatches:
         """The step's passes of this rank. Where one rank cannot make its own, all stop before the step."""
@@ -346,22 +301,20 @@ class Session:
             return result.step % (every or self.config.logging_steps) == 0
         return strategy == "epoch" and result.ends_epoch
 
-    def _save(self) -> None:
+    def _save(self, *, goes_on: bool) -> None:
+        """Save the step that was reached; if training goes on, it does so while files are being written."""
         with self.clock.of(CHECKPOINT):
-            self._save_now()
+            if self.metrics is not None:
+                self.metrics.flush()
+            self.saver.save(Progressed(self.step, self.position, self.waiting), goes_on=goes_on)
         self.saved_step = self.step
         self.progress.pause()
 
-    def _save_now(self) -> None:
-        if self.metrics is not None:
-            self.metrics.flush()
-            reached = Progressed(self.step, self.position, self.waiting)
-            checkpoint.save_checkpoint(
-                self.folder.path, self.step, lambda folder: self.parts.write(folder, reached)
-            )
-            best_step = self.parts.best.step if self.parts.best is not None else None
-            checkpoint.rotate(self.folder.path, self.config.save_total_limit, best_step)
-        self.ranks.wait()
+    def _wait_until_saved(self) -> None:
+        with self.clock.of(CHECKPOINT):
+            self.saver.wait()
+            self.ranks.wait()
+        self.record["checkpoints"] = self.saver.summary()
 
     @property
     def _is_exhausted(self) -> bool:
@@ -402,7 +355,8 @@ class Session:
         if self.step == 0:
             return error
         if self.saved_step != self.step:
-            self._save()
+            self._save(goes_on=False)
+        self.saver.wait()
         return type(error)(f"{error}; step {self.step} is saved: mend that, then go on with --resume auto")
 
     def _stop(self) -> None:
@@ -414,7 +368,7 @@ class Session:
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
         """The first rank evaluates; the others wait for it and have no results."""
-        with self.clock.of(EVALUATION):
+        with self.clock.of(EVALUATION), self.optimizer.whole():
             results = self._evaluate_here(during=during) if self.ranks.leads else {}
             self.ranks.wait()
         return results

@@ -1,20 +1,27 @@
-"""What a checkpoint of a session holds: a model folder or an adapter for everyone, and the training state."""
+"""What a checkpoint of a session holds: a model folder or an adapter for everyone, and the training state.
+
+Writing has two halves. `Parts.capture` notes all that changes from step to step, while training stands still;
+what it returns is written with no look at the device where `read` has copies of the tensors.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.chat_template import TEMPLATE_FILE
+from mix_core.models.common.weights import parameters_of, slots_of, values_from
 from mix_core.training import state
 from mix_core.training.faults import place
-from mix_core.training.optimizer import AdamW
+from mix_core.training.optimizer import AdamW, KeptPart
 
 if TYPE_CHECKING:
     import numpy as np
+    from paddle import Tensor
 
     from mix_core.config import RunConfig
     from mix_core.device import DeviceRuntime
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
     from mix_core.training.lora import RunAdapter
     from mix_core.training.loss_scale import LossScale
 
+WEIGHTS = "weights"
+"""Files of parts of parameters, which are put together to the published files and then removed."""
 RANDOM_STATE = "random."
 """Before the parts of the device generator's state, in checkpoints."""
 
@@ -68,39 +77,58 @@ class Parts:
         else:
             self.family.load_weights(self.model, checkpoint)
 
-    def write(self, folder: Path, reached: Progressed) -> None:
-        """Fill an empty checkpoint folder."""
-        if self.adapter is not None:
-            self.adapter.write(folder, self._whole())
-            if self.config.chat_template:  # the model's folder has another
-                path = folder / TEMPLATE_FILE
-                path.write_text(self.processor.template.source, encoding="utf-8")
-        else:
-            self.family.save_weights(self.model, folder)
-            self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
-            self.processor.save(folder)
-        place("checkpoint-weights")
-        inner = folder / state.FOLDER
-        inner.mkdir()
-        tensors: dict[str, Any] = {}
+    def tensors(self, *, model: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors that a checkpoint takes values of -> (all of them, those that change in training).
+
+        `model`: whether this rank writes the model.
+        """
+        parts = list(self.optimizer.weights())
+        kept = [part.tensor for part in parts]
         if self.config.save_optimizer:
-            moments = ((name, state.whole_piece(values)) for name, values in self.optimizer.state())
-            tensors |= state.write_pieces(inner, "optimizer", moments)
+            kept += [part.tensor for part in self.optimizer.kept()]
+        if not model:
+            return kept, kept
+        if self.adapter is not None:
+            found = self.adapter.tensors(self._whole())
+        else:
+            slots = (self.family.slots or slots_of)(self.model)
+            found = [*parameters_of(slots.values()), *self.model.parameters()]
+        named = dict(self.model.named_parameters())
+        divided = {id(named[part.name]) for part in parts}
+        found = [one for one in found if id(one) not in divided]
+        return found + kept, [one for one in found if not one.stop_gradient] + kept
+
+    def capture(self, reached: Progressed, read: Callable[[Tensor], np.ndarray]) -> Captured:
+        """Note what a checkpoint will hold. `read`: a tensor's values on the host, now or later."""
+        random: list[tuple[str, state.Piece]] = []
         if self.config.save_random_state:
             parts = self.runtime.get_random_state().items()
-            pieces = ((RANDOM_STATE + name, state.whole_piece(state.storable(v))) for name, v in parts)
-            tensors |= state.write_pieces(inner, "random", pieces)
+            random = [(RANDOM_STATE + name, state.whole_piece(state.storable(v))) for name, v in parts]
         values = {
             "optimizer_steps": self.optimizer.steps,
             "position": reached.position,
             "waiting": list(reached.waiting),
             "seed": self.config.seed,
+            "family": self.family.name,
         }
         if self.loss_scale is not None:
             values["loss_scale"] = self.loss_scale.state()
         if self.best is not None:
             values["best"] = self.best.state()
-        state.write_manifest(inner, reached.step, values, tensors)
+        best_step = self.best.step if self.best is not None else None
+        return Captured(self, reached.step, values, random, read, best_step)
+
+    def write_model(self, folder: Path) -> None:
+        """What everyone can load: the model and its processor, or the adapter."""
+        if self.adapter is not None:
+            self.adapter.write(folder, self._whole())
+            if self.config.chat_template:  # the model's folder has another
+                path = folder / TEMPLATE_FILE
+                path.write_text(self.processor.template.source, encoding="utf-8")
+            return
+        self.family.save_weights(self.model, folder)
+        self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
+        self.processor.save(folder)
 
     def restore(self, checkpoint: Path) -> Progressed:
         """Take the training state from a checkpoint; the model's weights are loaded already.
@@ -135,3 +163,66 @@ class Parts:
             f"Paddle's generators start from seed {self.config.seed}",
             file=sys.stderr,
         )
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A checkpoint that is yet to be written."""
+
+    parts: Parts
+    step: int
+    values: dict[str, Any]
+    """Of the manifest's `state`."""
+    random: list[tuple[str, state.Piece]]
+    read: Callable[[Tensor], np.ndarray]
+    best_step: int | None
+
+    def write(self, folder: Path, others: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Fill a checkpoint's folder: this rank's share, then, once the others' are there, the rest.
+
+        `others`: what `write_share` gave on each further rank.
+        """
+        inner = folder / state.FOLDER
+        inner.mkdir(exist_ok=True)
+        shares = [self.write_share(inner), *others]
+        self._write_model(folder, state.joined([share["weights"] for share in shares]))
+        for path in inner.glob(f"{WEIGHTS}*"):
+            path.unlink()
+        values = self.values | {"ranks": len(shares)}
+        tensors = state.joined([share["tensors"] for share in shares])
+        state.write_manifest(inner, self.step, values, tensors)
+
+    def write_share(self, folder: Path, stem: str = "") -> dict[str, Any]:
+        """Write what this rank has of the training state, and its parts of parameters that no rank has whole.
+
+        `stem`: in the names of the files; the first rank's is empty. -> the entries of both for the manifest.
+        """
+        tensors: dict[str, Any] = {}
+        if self.parts.config.save_optimizer:
+            moments = self._pieces(self.parts.optimizer.kept())
+            tensors |= state.write_pieces(folder, f"optimizer{stem}", moments)
+        if not stem:
+            tensors |= state.write_pieces(folder, "random", self.random)
+        weights = self._pieces(self.parts.optimizer.weights())
+        return {"tensors": tensors, "weights": state.write_pieces(folder, f"{WEIGHTS}{stem}", weights)}
+
+    def _write_model(self, folder: Path, divided: Mapping[str, Any]) -> None:
+        """Write the part for everyone into a checkpoint's folder.
+
+        `divided`: the manifest's entries of parameters that no rank has whole; their files are there.
+        """
+        reader = state.StateReader(folder, divided)
+        named = self.parts.model.named_parameters()
+        names = {id(parameter): name for name, parameter in named if name in divided}
+
+        def values(parameter: Tensor) -> np.ndarray:
+            name = names.get(id(parameter))
+            return self.read(parameter) if name is None else reader.read(name)
+
+        with values_from(values):
+            self.parts.write_model(folder)
+        place("checkpoint-weights")
+
+    def _pieces(self, parts: Iterable[KeptPart]) -> Iterator[tuple[str, state.Piece]]:
+        for one in parts:
+            yield one.name, state.Piece(self.read(one.tensor), one.box.offset, one.whole)

@@ -2,17 +2,17 @@
 
 A folder `training_state/` holds `NAME-00001-of-00002.safetensors` files and `manifest.json`:
 
-    {"format": "mix_core.training_state", "version": 1, "step": 300,
+    {"format": "mix_core.training_state", "version": 2, "step": 300,
      "state": {...plain values: place in the data, seeds, configuration...},
      "tensors": {"optimizer.mean.visual.merger.mlp.0.weight":
                    {"dtype": "F32", "shape": [80, 64],
                     "pieces": [{"file": "state-00001-of-00001.safetensors", "key": "...",
                                 "offset": [0, 0], "shape": [80, 64]}]}},
-     "files": {"../model.safetensors": {"bytes": 1234, "sha256": "..."}}}
+     "files": {"../model.safetensors": {"bytes": 1234, "crc32": "89abcdef"}}}
 
 `offset` is where a piece starts in the whole tensor, so that pieces written by some number of devices are
 read by any other number. `files` covers every file of the checkpoint but the manifest, which is written last:
-a folder whose manifest fits its files is whole.
+a folder whose manifest fits its files is whole. Version 1 had SHA-256 in place of CRC-32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ import numpy as np
 
 from mix_core.errors import CheckpointError, WeightsError
 from mix_core.models.common.tensor_files import StoredTensor, read_header
+from mix_core.training.partition import Box, whole_box
 
 FOLDER = "training_state"
 MANIFEST = "manifest.json"
 FORMAT = "mix_core.training_state"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 MAX_SHARD_BYTES = 4 << 30
+_BLOCK_BYTES = 4 << 20
 
 _DTYPES = {
     "float32": "F32",
@@ -44,6 +48,8 @@ _DTYPES = {
     "int64": "I64",
     "int32": "I32",
 }
+NUMPY_OF = {stored: np.dtype(name) for name, stored in _DTYPES.items()}
+"""What numpy calls the dtypes of the format; bfloat16 is read as its bits."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +77,21 @@ def write_pieces(
 ) -> dict[str, Any]:
     """Write pieces into files of at most `max_shard_bytes` and return the manifest's `tensors`.
 
-    A piece larger than that gets a file of its own.
+    A piece larger than that gets a file of its own, one without elements is left out, and without a piece
+    there is no file.
     """
     shards: list[list[tuple[str, Piece]]] = [[]]
     held = 0
     for name, piece in tensors:
+        if not piece.values.size:
+            continue
         if shards[-1] and held + piece.values.nbytes > max_shard_bytes:
             shards.append([])
             held = 0
         shards[-1].append((name, piece))
         held += piece.values.nbytes
     entries: dict[str, Any] = {}
-    for number, shard in enumerate(shards, start=1):
+    for number, shard in enumerate(shards if shards[0] else [], start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         write_safetensors(folder / file, {name: piece.values for name, piece in shard})
         for name, piece in shard:
@@ -99,6 +108,25 @@ def write_pieces(
                 ],
             }
     return entries
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The manifest's `tensors` of several ranks as one.
+
+    Raises:
+        CheckpointError: two ranks have a tensor of one name and another dtype or shape.
+    """
+    found: dict[str, Any] = {}
+    for entries in parts:
+        for name, entry in entries.items():
+            kept = found.setdefault(name, {**entry, "pieces": []})
+            if (kept["dtype"], kept["shape"]) != (entry["dtype"], entry["shape"]):
+                raise CheckpointError(
+                    f"ranks disagree about {name}: {kept['dtype']} {kept['shape']} and {entry['dtype']} "
+                    f"{entry['shape']}"
+                )
+            kept["pieces"] += entry["pieces"]
+    return found
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -129,7 +157,7 @@ def write_manifest(folder: Path, step: int, state: Mapping[str, Any], tensors: M
     for path in sorted(folder.parent.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
             name = os.path.relpath(path, folder)
-            files[name] = {"bytes": path.stat().st_size, "sha256": checksum(path)}
+            files[name] = {"bytes": path.stat().st_size, "crc32": checksum(path)}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -138,28 +166,29 @@ def write_manifest(folder: Path, step: int, state: Mapping[str, Any], tensors: M
         "tensors": dict(tensors),
         "files": files,
     }
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
+    write_json(folder / MANIFEST, manifest)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(beside, path)
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+def checksum(path: Path, kind: str = "crc32") -> str:
+    """A file's CRC-32, or the SHA-256 of older manifests, as hexadecimal digits."""
+    digest, value = hashlib.sha256(), 0
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(file)
-        )
-
-
-def _digest(file: Any) -> str:
-    """hashlib.file_digest of Python 3.11, for 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        while block := file.read(_BLOCK_BYTES):
+            if kind == "crc32":
+                value = zlib.crc32(block, value)
+            else:
+                digest.update(block)
+    return f"{value:08x}" if kind == "crc32" else digest.hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
@@ -180,8 +209,10 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not the manifest of a training state")
-    if manifest.get("version") != VERSION:
-        raise CheckpointError(f"{path} has version {manifest.get('version')}, this mix-core reads {VERSION}")
+    if manifest.get("version") not in READABLE:
+        raise CheckpointError(
+            f"{path} has version {manifest.get('version')}, this mix-core reads up to {VERSION}"
+        )
     return manifest
 
 
@@ -204,42 +235,75 @@ def faults(checkpoint: Path, *, checksums: bool = True) -> Iterator[str]:
             yield f"{path} is missing"
         elif path.stat().st_size != entry["bytes"]:
             yield f"{path} is truncated: {path.stat().st_size} bytes, expected {entry['bytes']}"
-        elif checksums and checksum(path) != entry["sha256"]:
+        elif checksums and not _fits(path, entry):
             yield f"{path} is damaged: its checksum is not the manifest's"
+
+
+def _fits(path: Path, entry: Mapping[str, Any]) -> bool:
+    kind = "crc32" if "crc32" in entry else "sha256"
+    return checksum(path, kind) == entry.get(kind)
+
+
+def description(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What a checkpoint holds, in lines."""
+    known = manifest["state"]
+    ranks = known.get("ranks", 1)
+    family, writers = known.get("family", "a model"), f"{ranks} ranks" if ranks > 1 else "one rank"
+    yield f"step {manifest['step']}, {family}, written by {writers}, format {manifest['version']}"
+    kinds: dict[str, list[int]] = {}
+    for name, entry in manifest["tensors"].items():
+        kind = ".".join(name.split(".")[:2]) if name.startswith("optimizer.") else name.split(".")[0]
+        numbers = kinds.setdefault(kind, [0, 0, 0])
+        size = int(np.prod(entry["shape"], dtype=np.int64)) * NUMPY_OF[entry["dtype"]].itemsize
+        numbers[:] = numbers[0] + 1, numbers[1] + len(entry["pieces"]), numbers[2] + size
+    for kind, (count, pieces, size) in kinds.items():
+        yield f"{kind:<18} {count:>5} tensors in {pieces:>5} pieces  {size / 1e6:>10,.1f} MB"
+    for name, entry in sorted(manifest["files"].items()):
+        digest = entry.get("crc32") or entry.get("sha256", "")[:8]
+        yield f"{entry['bytes']:>14,} bytes  {digest}  {os.path.normpath(os.path.join(FOLDER, name))}"
 
 
 class StateReader:
     """The tensors of a checkpoint's training state, put together from their pieces when asked for."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, tensors: Mapping[str, Any] | None = None) -> None:
+        """`tensors`: the manifest's, where there is no manifest yet."""
         self.folder = checkpoint / FOLDER
-        self.manifest = read_manifest(checkpoint)
+        self.manifest = read_manifest(checkpoint) if tensors is None else {"tensors": tensors}
         self._headers: dict[str, dict[str, StoredTensor]] = {}
 
     def names(self, prefix: str = "") -> list[str]:
         return [name for name in self.manifest["tensors"] if name.startswith(prefix)]
 
-    def read(self, name: str) -> np.ndarray:
-        """The whole tensor.
+    def read(self, name: str, box: Box | None = None) -> np.ndarray:
+        """The whole tensor, or a box of it, from the bytes of that box alone.
 
         Raises:
             CheckpointError: it is not there, or its pieces do not cover it.
         """
+        entry = self.entry(name)
+        box = whole_box(entry["shape"]) if box is None else box
+        values, found = np.empty(box.shape, NUMPY_OF[entry["dtype"]]), 0
+        for piece in entry["pieces"]:
+            held = Box(tuple(piece["offset"]), tuple(piece["shape"]))
+            common = box.common(held)
+            if common is not None:
+                values[common.inside(box)] = self._piece(piece)[common.inside(held)]
+                found += common.size
+        if found != box.size:
+            raise CheckpointError(
+                f"{self.folder}: the pieces of {name} do not cover its shape {tuple(entry['shape'])}"
+            )
+        return values
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """What the manifest says of a tensor. Raises CheckpointError."""
         entry = self.manifest["tensors"].get(name)
         if entry is None:
             raise CheckpointError(
                 f"{self.folder} holds no {name}; it was written by another model or optimizer"
             )
-        shape = tuple(entry["shape"])
-        pieces = [(piece, self._piece(piece)) for piece in entry["pieces"]]
-        if sum(values.size for _, values in pieces) != int(np.prod(shape, dtype=np.int64)):
-            raise CheckpointError(f"{self.folder}: the pieces of {name} do not cover its shape {shape}")
-        if len(pieces) == 1:
-            return np.array(pieces[0][1]).reshape(shape)
-        whole = np.empty(shape, dtype=pieces[0][1].dtype)
-        for piece, values in pieces:
-            whole[tuple(slice(o, o + n) for o, n in zip(piece["offset"], piece["shape"]))] = values
-        return whole
+        return dict(entry)
 
     def _piece(self, piece: Mapping[str, Any]) -> np.ndarray:
         file = piece["file"]

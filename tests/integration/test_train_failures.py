@@ -159,6 +159,15 @@ def test_a_full_disk_during_a_checkpoint(config, tmp_path):
     assert first_fault(run / "checkpoint-8") is None
 
 
+def test_a_full_disk_is_told_by_the_step_after_while_training_goes_on(config, tmp_path):
+    """The write is in the background: the run ends where it looks next, long before its last step."""
+    words = ("--output_dir", tmp_path / "run", "--save_steps", 2, "--max_steps", 200)
+    done = train(config, *words, preexec_fn=limited)
+    assert_refused(done, 3, "checkpoint-2 could not be written", "no space left", "there is no earlier one")
+    assert 2 < len(metrics(tmp_path / "run")) < 100
+    assert not list((tmp_path / "run").glob("*checkpoint*"))
+
+
 @pytest.fixture
 def small_disk(tmp_path) -> Path:
     """A file system of 1 MiB."""

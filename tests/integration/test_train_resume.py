@@ -82,9 +82,14 @@ def test_killed_twice(config, undisturbed, tmp_path):
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_line(config, undisturbed, tmp_path):
     run = tmp_path / "run"
-    train(config, "--output_dir", run, env={"MIX_KILL_AT": "step:5"})
+    train(config, "--output_dir", run, env={"MIX_KILL_AT": "checkpoint-weights:3"})
     weights = run / "checkpoint-4/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-7])
+    flipped = bytearray(weights.read_bytes())
+    flipped[-7] ^= 1
+    weights.write_bytes(flipped)
+    named = train(config, "--output_dir", run, "--resume", "4")
+    says = (f"{weights} is damaged", "checkpoint-2 before it is whole: --resume")
+    assert_refused(named, 2, *says)
     done = train(config, "--output_dir", run, "--resume", "auto")
     assert done.returncode == 0 and "passing over checkpoint-4: " in done.stderr
     assert digests(run / f"checkpoint-{STEPS}") == digests(undisturbed / f"checkpoint-{STEPS}")
@@ -115,6 +120,15 @@ def test_a_step_or_a_path_to_go_on_from(config, undisturbed, tmp_path):
     )
     assert done.returncode == 0 and "another max_steps: 9, was 8" in done.stderr, done.stderr
     assert [path.name for path in list_checkpoints(run)] == ["checkpoint-9"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(config, undisturbed, tmp_path):
+    other = write_inputs(tmp_path, output_dir=str(tmp_path / "other"))
+    changed = json.loads((tmp_path / "model/config.json").read_text())
+    changed["num_hidden_layers"] += 1
+    (tmp_path / "model/config.json").write_text(json.dumps(changed))
+    done = train(other, "--resume", undisturbed / "checkpoint-6")
+    assert_refused(done, 2, "is a checkpoint of another model", "num_hidden_layers is 2, there 3")
 
 
 def test_what_is_not_saved_is_not_there_and_what_is_not_loaded_has_no_say(config, tmp_path):

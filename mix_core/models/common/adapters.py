@@ -28,7 +28,7 @@ from mix_core.models.common.lora import (
     use_adapter,
 )
 from mix_core.models.common.tensor_files import Outgoing, StoredTensor, write_file
-from mix_core.models.common.weights import STORED_AS, AnySlot, slots_of
+from mix_core.models.common.weights import STORED_AS, AnySlot, host_values, parameters_of, slots_of
 from mix_core.models.registry import ModelFamily
 
 
@@ -206,9 +206,7 @@ class AdapterSet:
             rounded: how the weights under it are rounded, if they are.
         """
         pairs = list(of_name(self.maps, name))
-        modules = files.modules_of(learned, self.slots)
-        inside = tuple(f"{module}." for module in modules)
-        whole = [parameter for parameter in self.slots if inside and parameter.startswith(inside)]
+        modules, whole = self._modules(learned)
         tensors = [*self._low_rank(pairs), *map(self._of_whole, whole)]
         header = {files.FINGERPRINT: fingerprint} | ({files.ROUNDED: rounded} if rounded else {})
         write_file(folder / files.TENSORS, tensors, header)
@@ -218,6 +216,18 @@ class AdapterSet:
             pairs[0][1].settings, base=base, targets=targets, others=others, whole=modules
         )
         (folder / files.CONFIG).write_text(text, encoding="utf-8")
+
+    def tensors(self, name: str, learned: Iterable[str] = ()) -> list[Tensor]:
+        """What `write` takes values of."""
+        found = [one for _, pair in of_name(self.maps, name) for one in (pair.down, pair.up, pair.magnitude)]
+        slots = [self.slots[parameter] for parameter in self._modules(learned)[1]]
+        return [one for one in found if one is not None] + parameters_of(slots)
+
+    def _modules(self, learned: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Modules that learned as a whole, and their parameters, by published name."""
+        modules = files.modules_of(learned, self.slots)
+        inside = tuple(f"{module}." for module in modules)
+        return modules, [one for one in self.slots if inside and one.startswith(inside)]
 
     def _low_rank(self, pairs: list[tuple[LinearMap, LowRank]]) -> Iterator[Outgoing]:
         groups: dict[str, list[tuple[LinearMap, LowRank]]] = {}
@@ -239,10 +249,10 @@ class AdapterSet:
         self, kind: str, parts: list[tuple[LinearMap, LowRank]], shape: tuple[int, ...]
     ) -> np.ndarray:
         if kind == files.DOWN:
-            return parts[0][1].down.numpy().T
+            return host_values(parts[0][1].down).T
         values: np.ndarray | None = None
         for one, low_rank in parts:
-            own = (low_rank.up if kind == files.UP else low_rank.magnitude).numpy().T
+            own = host_values(low_rank.up if kind == files.UP else low_rank.magnitude).T
             values = np.empty(shape, own.dtype) if values is None else values
             values[self._rows(one)] = own
         assert values is not None

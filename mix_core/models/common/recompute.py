@@ -7,11 +7,21 @@ what a layer draws comes from a counter (see random.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
+
+AROUND = "around"
+"""An attribute that a layer may be given: called with whether it goes back, the context in which the layer
+computes, forward or again."""
+
+
+def _around(layer: Callable[..., Tensor], *, going_back: bool) -> AbstractContextManager[None]:
+    make = getattr(getattr(layer, "__self__", layer), AROUND, None)
+    return nullcontext() if make is None else make(going_back)
 
 
 class _Recompute(PyLayer):
@@ -19,16 +29,18 @@ class _Recompute(PyLayer):
     def forward(ctx: Any, x: Tensor, layer: Callable[..., Tensor], rest: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(x)
         ctx.layer, ctx.rest = layer, rest
-        return layer(x, *rest)
+        with _around(layer, going_back=False):
+            return layer(x, *rest)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (saved,) = ctx.saved_tensor()
         x = saved.detach()
         x.stop_gradient = False
-        with paddle.enable_grad():
-            out = ctx.layer(x, *ctx.rest)
-        paddle.autograd.backward([out], [grad])
+        with _around(ctx.layer, going_back=True):
+            with paddle.enable_grad():
+                out = ctx.layer(x, *ctx.rest)
+            paddle.autograd.backward([out], [grad])
         return x.grad
 
 

@@ -6,7 +6,9 @@ Paddle computes with (in, out). A family adds the parameters that are stored in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,25 @@ from mix_core.models.common.tensor_files import (
 )
 
 STORED_AS = {paddle.float32: "F32", paddle.bfloat16: "BF16", paddle.float16: "F16", paddle.float64: "F64"}
+
+
+_READER: ContextVar[Callable[[Tensor], np.ndarray] | None] = ContextVar("reader", default=None)
+
+
+@contextmanager
+def values_from(reader: Callable[[Tensor], np.ndarray]) -> Iterator[None]:
+    """Whatever this thread writes in here takes parameters' values from `reader`, not from the device."""
+    token = _READER.set(reader)
+    try:
+        yield
+    finally:
+        _READER.reset(token)
+
+
+def host_values(parameter: Tensor) -> np.ndarray:
+    """A parameter's values, bfloat16 as uint16: from the device, or from where `values_from` says."""
+    reader = _READER.get()
+    return parameter.numpy() if reader is None else reader(parameter)
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Slot:
 
     def values(self) -> np.ndarray:
         """The parameter in its published form."""
-        return self.to_published(self.parameter.numpy())
+        return self.to_published(host_values(self.parameter))
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,13 @@ class JoinedSlot:
 
 
 AnySlot = Slot | JoinedSlot
+
+
+def parameters_of(slots: Iterable[AnySlot]) -> list[Tensor]:
+    """The parameters behind slots."""
+    return [
+        part.parameter for slot in slots for part in (slot.parts if isinstance(slot, JoinedSlot) else (slot,))
+    ]
 
 
 def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) -> dict[str, Slot]:

@@ -43,15 +43,9 @@ def test_published_sample_for_internvl2_is_taken():
     assert (config.dtype, config.fp16_opt_level, config.max_length) == ("bfloat16", "O2", 4096)
 
 
-def test_published_lora_sample_says_what_is_not_built():
-    with pytest.raises(ConfigError, match=r"which asks for .*not built yet"):
-        load_config(SAMPLES / "llava_lora_sft.json")
-    without = {
-        "sharding": "none",
-        "sharding_parallel_degree": "1",
-        "dataset.train": "a.json",
-    }
-    config = load_config(SAMPLES / "llava_lora_sft.json", arguments=without)
+def test_published_lora_sample_is_taken():
+    config = load_config(SAMPLES / "llava_lora_sft.json", arguments={"dataset.train": "a.json"})
+    assert (config.sharding, config.sharding_parallel_degree) == ("stage2", 8)
     assert (config.lora, config.lora_rank, config.mm_projector_lr) == (True, 128, 2e-5)
 
 
@@ -83,9 +77,9 @@ def test_qwen_vl_command_line():
     assert config.freeze_vit and config.max_length == 2048 and config.dataset.train == "train.json"
     assert config.learning_rate == 1e-5 and config.output_dir == "runs/run"
     with pytest.raises(
-        ConfigError, match='sharding is the text "stage2", which asks for sharding, not built'
+        ConfigError, match="tensor_parallel_degree is the number 2, which asks for tensor parallelism, not"
     ):
-        load_config(arguments={**arguments, "sharding": "stage2"})
+        load_config(arguments={**arguments, "tensor_parallel_degree": "2"})
 
 
 def test_mindspeed_command_line():

@@ -75,7 +75,7 @@ def test_finding(tmp_path):
     (newest / "model.safetensors").write_text("w")
     assert find_checkpoint(tmp_path, "auto") == tmp_path / "checkpoint-1"
     for resume, says in (
-        ("2", "model.safetensors is truncated: 1 bytes, expected 7"),
+        ("2", "is truncated: 1 bytes, expected 7; checkpoint-1 before it is whole: --resume"),
         ("9", "has no checkpoint of step 9; there are: 1, 2"),
         (str(tmp_path / "none"), "is no folder"),
         (str(tmp_path.parent), "it is no training checkpoint"),

@@ -95,7 +95,7 @@ def test_the_norm_is_over_all_gradients(paddle):
 def save(optimizer, folder) -> state.StateReader:
     inner = folder / state.FOLDER
     inner.mkdir(parents=True)
-    pieces = [(name, state.whole_piece(values)) for name, values in optimizer.state()]
+    pieces = [(one.name, state.whole_piece(one.tensor.numpy())) for one in optimizer.kept()]
     state.write_manifest(inner, 3, {}, state.write_pieces(inner, "optimizer", pieces))
     return state.StateReader(folder)
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from mix_core.errors import CheckpointError
 from mix_core.training import state
+from mix_core.training.partition import Box
 from mix_core.training.state import Piece, StateReader, faults, whole_piece
 
 
@@ -47,17 +48,34 @@ def test_pieces_of_several_devices_are_put_together(tmp_path):
     folder = tmp_path / "checkpoint-1" / state.FOLDER
     folder.mkdir(parents=True)
     whole = np.arange(12, dtype=np.float32).reshape(3, 4)
-    entries: dict = {}
+    parts = []
     for rank, columns in enumerate((slice(0, 1), slice(1, 4))):
         piece = Piece(np.ascontiguousarray(whole[:, columns]), (0, columns.start), whole.shape)
-        written = state.write_pieces(folder, f"rank{rank}", [("w", piece)])
-        entries.setdefault("w", {**written["w"], "pieces": []})["pieces"] += written["w"]["pieces"]
+        parts.append(state.write_pieces(folder, f"rank{rank}", [("w", piece)]))
+    entries = state.joined(parts)
     state.write_manifest(folder, 1, {}, entries)
     np.testing.assert_array_equal(StateReader(folder.parent).read("w"), whole)
+    assert not StateReader(folder.parent).read("w", Box((1, 1), (0, 2))).size
+    with pytest.raises(CheckpointError, match=r"ranks disagree about w: F32 \[3, 4\] and F32 \[4, 3\]"):
+        state.joined([entries, {"w": {**entries["w"], "shape": [4, 3]}}])
     entries["w"]["pieces"].pop()
     state.write_manifest(folder, 1, {}, entries)
     with pytest.raises(CheckpointError, match=r"pieces of w do not cover its shape \(3, 4\)"):
         StateReader(folder.parent).read("w")
+    np.testing.assert_array_equal(StateReader(folder.parent).read("w", Box((1, 0), (2, 1))), whole[1:, :1])
+
+
+def test_a_manifest_of_version_1_is_read(checkpoint):
+    """Its checksums were SHA-256."""
+    path = checkpoint / state.FOLDER / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"version": 1}
+    for name, entry in manifest["files"].items():
+        del entry["crc32"]
+        entry["sha256"] = state.checksum(checkpoint / state.FOLDER / name, "sha256")
+    path.write_text(json.dumps(manifest))
+    assert list(faults(checkpoint)) == [] and StateReader(checkpoint).read("mean.0").shape == (2, 3)
+    (checkpoint / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert "model.safetensors is damaged" in next(faults(checkpoint))
 
 
 def test_a_whole_checkpoint_has_no_faults(checkpoint):
@@ -89,7 +107,7 @@ def test_damage_is_named(checkpoint, damage, says):
 def test_a_manifest_cannot_lead_out_of_its_checkpoint(checkpoint):
     path = checkpoint / state.FOLDER / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"]["../../elsewhere"] = {"bytes": 1, "sha256": ""}
+    manifest["files"]["../../elsewhere"] = {"bytes": 1, "crc32": ""}
     manifest["tensors"]["mean.0"]["pieces"][0]["file"] = "../model.safetensors"
     path.write_text(json.dumps(manifest))
     assert any("outside of" in fault for fault in faults(checkpoint))

@@ -1,0 +1,101 @@
+"""The parts that a session is put together from: model and processor, what learns, optimizer, rows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mix_core.data.skipped import FILE as SKIPPED
+from mix_core.data.skipped import SkippedRows
+from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.registry import load_model, read_config
+from mix_core.training.freeze import freeze, learning_table
+from mix_core.training.lora import RunAdapter
+from mix_core.training.optimizer import AdamW
+from mix_core.training.processors import make_processor, model_options, processor_options
+from mix_core.training.rates import rate_factors
+from mix_core.training.sharded_optimizer import ShardedAdamW
+from mix_core.training.stream import StepStream
+from mix_core.training.vocabulary import fit_vocabulary
+
+if TYPE_CHECKING:
+    from mix_core.config import RunConfig
+    from mix_core.device.ranks import Job
+    from mix_core.models.registry import ModelFamily
+    from mix_core.training.parallel import Ranks
+    from mix_core.training.precision import Precision
+    from mix_core.training.rows import Rows
+    from mix_core.training.run_folder import RunFolder
+    from mix_core.training.snapshot import Progressed
+
+
+def load_parts(config: RunConfig, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any, Any, Any]:
+    """What a folder holds, as the keys about it say -> (family, configuration, model, processor).
+
+    Raises BadInputError and WeightsError.
+    """
+    processor = make_processor(source, processor_options(config))
+    family, model_config, model = load_model(
+        source, random_init=random_init, seed=config.seed, keys=model_options(config)
+    )
+    if config.new_special_tokens or config.resize_vocab:
+        resized = fit_vocabulary(family, read_config(source), model, processor.tokenizer, config)
+        model_config = resized or model_config
+    if config.neftune:
+        model.add_noise(config.neftune_noise_alpha)
+    return family, model_config, model, processor
+
+
+def choose_what_learns(
+    model: Any, family: ModelFamily, config: RunConfig, start: Path | None, *, show: bool
+) -> tuple[RunAdapter | None, list[str]]:
+    """Put the adapter on, freeze, and show the table -> the adapter, names of what learns.
+
+    Raises ConfigError where adapters and what they are on would learn both.
+    """
+    adapter = RunAdapter(model, family, config, start) if config.lora else None
+    learning = freeze(model, config, family.published_name)
+    if adapter is not None:
+        adapter.check_learning([family.published_name(n) for n in learning if ADAPTERS not in n])
+    if show:
+        print(learning_table(model, family.published_name), file=sys.stderr)
+    return adapter, learning
+
+
+def new_optimizer(
+    config: RunConfig, model: Any, precision: Precision, learning: list[str], ranks: Ranks
+) -> AdamW:
+    """Without moments yet. Brings the model to the dtype in which it is kept."""
+    options: dict[str, Any] = {
+        "beta1": config.adam_beta1,
+        "beta2": config.adam_beta2,
+        "epsilon": config.adam_epsilon,
+        "weight_decay": config.weight_decay,
+        "rate_factors": rate_factors(learning, config),
+        "masters": precision.narrow(model),
+    }
+    if ranks.sharding is None:
+        return AdamW(model, **options)
+    return ShardedAdamW(model, ranks.sharding, ranks, **options)
+
+
+def open_stream(
+    config: RunConfig,
+    rows: Rows,
+    processor: Any,
+    source: Path,
+    reached: Progressed,
+    start: Path | None,
+    folder: RunFolder,
+    job: Job,
+    *,
+    workers: int,
+) -> StepStream:
+    """The steps' passes from where the run has come to; of several ranks, this one's."""
+    skipped = SkippedRows(
+        folder.path / SKIPPED if job.leads else None,
+        known=start.parent / SKIPPED if start is not None else None,
+    )
+    where = {"position": reached.position, "waiting": reached.waiting, "job": job}
+    return StepStream(rows, processor, source, config, workers=workers, skipped=skipped, **where)

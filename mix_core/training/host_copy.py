@@ -1,0 +1,110 @@
+"""A copy of tensors in host memory: taken while training stands still, written to files while it goes on.
+
+The memory is allocated once, at the first copy, and used again by all later ones: fresh memory costs more
+than the copy itself, because the system hands it out page by page. Each tensor has a place of its own in it,
+so a copy is one pass over the bytes, from the device straight into its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.base import core
+
+_NUMPY_OF = {
+    paddle.float32: np.float32,
+    paddle.float64: np.float64,
+    paddle.float16: np.float16,
+    paddle.bfloat16: np.uint16,
+    paddle.int64: np.int64,
+    paddle.int32: np.int32,
+    paddle.int8: np.int8,
+    paddle.uint8: np.uint8,
+}
+_ALIGNMENT_BYTES = 64
+
+
+@dataclass
+class _Place:
+    """Where a tensor's copy lies."""
+
+    tensor: Tensor
+    values: np.ndarray
+    inside: Tensor
+    """A host tensor on the same memory."""
+    taken: bool = False
+
+
+class HostCopy:
+    """Copies of these tensors; a tensor that is given twice has one.
+
+    Args:
+        tensors: they must stay the same objects, of the same shapes and dtypes.
+        changing: those that are copied each time; the others only the first time.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], changing: Iterable[Tensor] = ()) -> None:
+        self._tensors = {id(one): one for one in (*tensors, *changing)}
+        self._changing = {id(one) for one in changing}
+        self._places: dict[int, _Place] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """Host memory that the copy takes, from the first `take` on."""
+        return sum(_padded(one) for one in self._tensors.values())
+
+    @paddle.no_grad()
+    def take(self) -> int:
+        """Copy what may have changed since the last time -> bytes copied."""
+        if not self._places:
+            self._allocate()
+        copied = 0
+        for place in self._places.values():
+            if place.taken and id(place.tensor) not in self._changing:
+                continue
+            place.inside.copy_(place.tensor, True)
+            if place.inside.data_ptr() != place.values.ctypes.data:  # the device gave it other memory
+                place.values[...] = place.inside.numpy()
+            place.taken = True
+            copied += place.values.nbytes
+        return copied
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """The copy that was last taken of a tensor, bfloat16 as uint16. Needs no device."""
+        place = self._places.get(id(tensor))
+        if place is None:
+            raise KeyError(
+                f"{tensor.name} of shape {list(tensor.shape)} is not among the tensors of this copy"
+            )
+        return place.values
+
+    def _allocate(self) -> None:
+        memory = np.empty(self.size_bytes + _ALIGNMENT_BYTES, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT_BYTES
+        for key, tensor in self._tensors.items():
+            kind = np.dtype(_NUMPY_OF[tensor.dtype])
+            end = start + int(tensor.size) * kind.itemsize
+            values = memory[start:end].view(kind).reshape(tensor.shape)
+            self._places[key] = _Place(tensor, values, _tensor_on(values, f"host_copy_{key}"))
+            start += _padded(tensor)
+
+
+def _padded(tensor: Tensor) -> int:
+    size = int(tensor.size) * np.dtype(_NUMPY_OF[tensor.dtype]).itemsize
+    return -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+def _tensor_on(values: np.ndarray, name: str) -> Tensor:
+    """A host tensor that shares the array's memory; Paddle's public functions copy, or know no bfloat16."""
+    return core.eager.Tensor(
+        value=values,
+        place=paddle.CPUPlace(),
+        persistable=False,
+        zero_copy=True,
+        name=name,
+        stop_gradient=True,
+    )

@@ -1,0 +1,170 @@
+"""AdamW of which every rank holds and updates a part (sharding.py: which, and what ranks tell each other).
+
+Stage 1 sums gradients over ranks once a step; stage 2 while each pass goes back, message by message, so that
+only one message's whole gradients are there at a time. Both then update their parts and gather parameters.
+Stage 3 leaves parameters in parts too (gathering.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import paddle
+from paddle import Tensor
+
+from mix_core.ops.dtypes import NARROW, cast
+from mix_core.training.gathering import Gathering
+from mix_core.training.optimizer import AdamW, KeptPart
+from mix_core.training.partition import Box
+from mix_core.training.sharding import Bucket, Sharding, buckets_of, rows
+
+if TYPE_CHECKING:
+    from mix_core.training.parallel import Ranks
+
+
+class ShardedAdamW(AdamW):
+    """As AdamW, over the parts of this rank. Every rank must make the same calls."""
+
+    def __init__(self, model: paddle.nn.Layer, sharding: Sharding, ranks: Ranks, **options: Any) -> None:
+        self.sharding, self._ranks = sharding, ranks
+        super().__init__(model, **options)
+        self.buckets = buckets_of({name: parameter.shape for name, parameter in self._named})
+        self._parameters = dict(self._named)
+        self._parts: dict[str, Tensor] = {}
+        """This rank's parts of the gradients' sums."""
+        self._seen: set[str] = set()
+        """Parameters that had a gradient in this step."""
+        self._ready: set[str] = set()
+        """Those that have one of this pass, not sent yet."""
+        self._sent = 0
+        """Messages of this pass."""
+        self._gathering: Gathering | None = None
+        self._narrow: dict[str, Tensor] = {}
+        """At stage 3, this rank's parts of narrow parameters."""
+        if sharding.stage == 3:
+            self._narrow = {n: cast(m, d) for n, m, d in self._masters() if d in NARROW}
+            local = {name: self._narrow.get(name, master) for name, master, _ in self._masters()}
+            self._gathering = Gathering(model, self._parameters, sharding, local, self._send)
+        if sharding.stage == 2:
+            for name, parameter in self._named:
+                parameter._register_backward_hook(self._arriving(name))
+
+    def _masters(self) -> Iterator[tuple[str, Tensor, Any]]:
+        """(name, this rank's part of the master, the parameter's dtype)."""
+        for group in self.groups:
+            for name, parameter, master in zip(group.names, group.parameters, group.masters):
+                yield name, master, parameter.dtype
+
+    def _box(self, parameter: Tensor) -> Box:
+        return self.sharding.box(parameter.shape)
+
+    @paddle.no_grad()
+    def _master(self, values: Tensor, box: Box) -> Tensor:
+        return rows(values, box).astype("float32").clone()
+
+    def _arriving(self, name: str) -> Callable[..., None]:
+        """What is called when a parameter has its gradient of a pass, after narrow ones have been summed."""
+
+        def note(*_: object) -> None:
+            self._ready.add(name)
+            while self._sent < len(self.buckets) and self._ready.issuperset(self.buckets[self._sent].names):
+                self._send(self.buckets[self._sent])
+                self._sent += 1
+
+        return note
+
+    @paddle.no_grad()
+    def _send(self, bucket: Bucket) -> None:
+        """Sum a message's gradients over ranks, add this rank's parts to its sums, and forget the rest."""
+        own = self.gradients()
+        gradients = [own[name] for name in bucket.names]
+        self._seen.update(name for name, gradient in zip(bucket.names, gradients) if gradient is not None)
+        for name, part in self.sharding.sum_parts(bucket, gradients).items():
+            self._parts[name] = self._parts[name].add_(part) if name in self._parts else part
+        for name in bucket.names:
+            self._parameters[name].clear_gradient(False)
+            self._sums.pop(name, None)
+            self._ready.discard(name)
+
+    def after_pass(self) -> None:
+        """Send what this rank has no gradients for, so that all ranks have sent the same messages."""
+        if self.sharding.stage < 2:
+            return
+        if self._gathering is not None:
+            self._gathering.end_pass()
+            return
+        left = 1
+        while left:
+            for bucket in self.buckets[self._sent :]:
+                self._send(bucket)
+            self._sent = 0
+            # a layer that is computed again twice in one pass gives its parameters gradients twice
+            (left,) = self._ranks.totals([any(one is not None for one in self.gradients().values())])
+
+    def sum_over_ranks(self) -> None:
+        """Of all passes of a step: afterwards `summed` has this rank's parts of the sums over all ranks."""
+        if self.sharding.stage < 2:
+            for bucket in self.buckets:
+                self._send(bucket)
+        names = [name for name, _ in self._named]
+        have = self._ranks.totals(name in self._seen for name in names)
+        for name, ranks_with in zip(names, have):
+            if not ranks_with:
+                self._parts.pop(name, None)
+
+    def summed(self) -> dict[str, Tensor]:
+        return self._parts
+
+    def _over_ranks(self, square: Tensor) -> Tensor:
+        return self.sharding.total(square.reshape([1]))
+
+    def begin_step(self) -> None:
+        if self._gathering is not None:
+            self._gathering.begin_step()
+
+    def release(self) -> None:
+        if self._gathering is not None:
+            self._gathering.release()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        if self._gathering is None or self._gathering.is_whole:
+            yield
+            return
+        self._gathering.gather()
+        yield
+        self._gathering.release()
+
+    def gather(self) -> None:
+        if self._gathering is not None and not self._gathering.is_whole:
+            self._gathering.gather()
+
+    def weights(self) -> Iterator[KeptPart]:
+        if self._gathering is None:
+            return
+        for name, local in self._gathering.local.items():
+            parameter = self._parameters[name]
+            yield KeptPart(name, local, self._box(parameter), tuple(parameter.shape))
+
+    @paddle.no_grad()
+    def _publish(self) -> None:
+        masters = {name: master for name, master, _ in self._masters()}
+        for name, narrow in self._narrow.items():
+            paddle.assign(cast(masters[name], narrow.dtype), output=narrow)
+        if self._gathering is not None and not self._gathering.is_whole:
+            return
+        for bucket in self.buckets:
+            for name, whole in self.sharding.gather(bucket, masters).items():
+                parameter = self._parameters[name]
+                narrow = parameter.dtype in NARROW
+                paddle.assign(cast(whole, parameter.dtype) if narrow else whole, output=parameter)
+
+    def clear_grad(self) -> None:
+        super().clear_grad()
+        if self._gathering is not None:
+            self._gathering.end_step()
+        self._parts.clear()
+        self._seen.clear()
+        self._ready.clear()
