@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from mix_core.errors import OtherRankError, RunFailedError
 from mix_core.training import checkpoint, state
 from mix_core.training.host_copy import HostCopy
-from mix_core.training.snapshot import WEIGHTS
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
