@@ -135,3 +135,12 @@ def test_a_diffusion_step_beside_its_peer(tmp_path):
     assert math.isfinite(ours["loss"]) and math.isfinite(peer["loss"])
     assert ratios["ratio_step_ms"] == pytest.approx(ours["step_ms"] / peer["step_ms"])
     assert ratios["ratio_rss_mib"] == pytest.approx(ours["rss_mib"] / peer["rss_mib"])
+
+
+def test_how_long_checkpoints_stop_training(tmp_path):
+    words = ("--size", "tiny", "--seq", "96", "--steps", "6", "--every", "2", "--folder", str(tmp_path))
+    (line,) = lines(tmp_path, "checkpoint_stall.py", *words)
+    assert line["saves"] == 3 and line["buffer_mib"] == pytest.approx(line["params"] * 12 / 2**20, rel=0.05)
+    assert line["ratio_stall"] == pytest.approx(line["stall_ms"] / line["copy_ms"])
+    assert 0 < line["share"] < 1
+    assert list(tmp_path.iterdir()) == []
