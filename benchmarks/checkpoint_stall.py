@@ -53,15 +53,16 @@ def make_parts(arguments: argparse.Namespace, activation: Any) -> Any:
     return Parts(RunConfig(), family, model_config, model, no_processor, optimizer, activation.runtime)
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train and save in this process."""
+def activate(arguments: argparse.Namespace) -> Any:
+    """The device; this process may start itself again for its settings."""
     import mix_core.device as device
 
-    activation = device.activate(
-        arguments.device,
-        workload=device.Workload(model="qwen2_5_vl", mode="train"),
-        allow_reexec=True,
-    )
+    run = device.Workload(model="qwen2_5_vl", mode="train")
+    return device.activate(arguments.device, workload=run, allow_reexec=True)
+
+
+def measure(arguments: argparse.Namespace, activation: Any, folder: Path) -> dict[str, Any]:
+    """Train and save in this process."""
     from mix_core.device.ranks import Job
     from mix_core.training.parallel import Ranks
     from mix_core.training.saving import Saver
@@ -127,8 +128,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 < arguments.every <= arguments.steps:
         parser.error(f"--every {arguments.every} saves nothing in {arguments.steps} steps")
+    activation = activate(arguments)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        workload.print_line(measure(arguments, Path(folder)))
+        workload.print_line(measure(arguments, activation, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ class RunFolder:
 
     def is_used(self) -> bool:
         """Whether there is anything in it but the lock and the logs of ranks that start."""
-        return any(path.name not in (LOCK, LOGS) for path in self.path.iterdir())
+        # of several ranks the first one makes the folder, perhaps after this one looks
+        return self.path.is_dir() and any(path.name not in (LOCK, LOGS) for path in self.path.iterdir())
 
     def refuse_if_used(self) -> None:
         """A run that is not resumed wants an empty folder."""

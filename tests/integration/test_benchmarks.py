@@ -144,3 +144,12 @@ def test_waits_for_samples_without_and_with_workers(tmp_path):
     assert [line["workers"] for line in found] == [0, 1]
     for line in found:
         assert line["steps"] == 2 and 0 < line["data_ms"] < line["step_ms"] and 0 < line["data_wait"] < 1
+
+
+def test_how_long_checkpoints_stop_training(tmp_path):
+    words = ("--size", "tiny", "--seq", "96", "--steps", "6", "--every", "2", "--folder", str(tmp_path))
+    (line,) = lines(tmp_path, "checkpoint_stall.py", *words)
+    assert line["saves"] == 3 and line["buffer_mib"] == pytest.approx(line["params"] * 12 / 2**20, rel=0.05)
+    assert line["ratio_stall"] == pytest.approx(line["stall_ms"] / line["copy_ms"])
+    assert 0 < line["share"] < 1
+    assert list(tmp_path.iterdir()) == []
