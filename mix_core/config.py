@@ -38,15 +38,31 @@ from mix_core.config_fields import (
     RunKeys,
     TileKeys,
 )
+from mix_core.config_pictures import DreamBoothKeys, PictureKeys, ValidationKeys
 from mix_core.config_text import kind_of, read_config_file
 from mix_core.config_types import expected_of, from_argument
 from mix_core.errors import ConfigError
 from mix_core.recipes import recipe_file
 
-GROUPS = (ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys)
+GROUPS = (
+    *(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys),
+    *(PictureKeys, DreamBoothKeys, ValidationKeys),
+)
 
 
-class RunConfig(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, EvaluationKeys, OutputKeys, RunKeys):
+class RunConfig(
+    ModelKeys,
+    DataKeys,
+    TileKeys,
+    BatchKeys,
+    OptimizerKeys,
+    EvaluationKeys,
+    OutputKeys,
+    RunKeys,
+    PictureKeys,
+    DreamBoothKeys,
+    ValidationKeys,
+):
     """All keys of one run, under their own names, checked."""
 
     @model_validator(mode="after")
