@@ -75,11 +75,11 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
-def random_peer(kind: str, seed: int = 0) -> Any:
-    """diffusers' model with weights of which every one matters."""
+def random_peer(kind: str, seed: int = 0, **changes: Any) -> Any:
+    """diffusers' model with weights of which every one matters; `changes`: of its configuration."""
     torch.manual_seed(seed)
     make, config = KINDS[kind]
-    model = make(**config).eval()
+    model = make(**{**config, **changes}).eval()
     for name, parameter in model.named_parameters():
         deviation = 0.3 * parameter[0].numel() ** -0.5 * 3 if parameter.ndim > 1 else 0.2
         mean = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0

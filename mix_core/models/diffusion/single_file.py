@@ -62,7 +62,7 @@ def load_single_file(path: Path, class_name: str, *, config: dict[str, Any] | No
     stored = read_header(path)
     own = _without_prefix(stored, _PREFIXES[class_name], path)
     kind = network(class_name)
-    source = config or _with_inputs(_CONFIGS[class_name][single_file_family(stored, path)], own)
+    source = config or _published_config(class_name, stored, path)
     made = kind.config_from_dict(source)
     model = kind.build(made)
     slots = kind.slots(model)
@@ -73,6 +73,16 @@ def load_single_file(path: Path, class_name: str, *, config: dict[str, Any] | No
     fill_slots(slots, by_published_name(found, rename, slots, path), path)
     model.eval()
     return model
+
+
+def config_of_single_file(path: Path, class_name: str) -> dict[str, Any]:
+    """config.json of a network in a file of published size. Raises BadInputError and WeightsError."""
+    return _published_config(class_name, read_header(path), path)
+
+
+def _published_config(class_name: str, stored: Mapping[str, StoredTensor], path: Path) -> dict[str, Any]:
+    own = _without_prefix(stored, _PREFIXES[class_name], path)
+    return _with_inputs(_CONFIGS[class_name][single_file_family(stored, path)], own)
 
 
 def _without_prefix(stored: Mapping[str, StoredTensor], prefix: str, path: Path) -> dict[str, StoredTensor]:
@@ -86,7 +96,7 @@ def _without_prefix(stored: Mapping[str, StoredTensor], prefix: str, path: Path)
 
 def _with_inputs(config: dict[str, Any], own: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """The published configuration with as many input channels as the file has: inpainting has 9."""
-    first = own.get("input_blocks.0.0.weight")
+    first = own.get("input_blocks.0.0.weight")  # the autoencoder has none
     return config if first is None else {**config, "in_channels": first.shape[1]}
 
 

@@ -124,6 +124,21 @@ class Sd15Prompts(PromptEncoder):
         return Conditioning(self.text_encoder.normed(_state(encoded, clip_skip)))
 
 
+class OneEncoderPrompts(PromptEncoder):
+    """One CLIP encoder for a network that takes a pooled vector too: its last hidden state (B, S, D), and
+    pooled (B, D), or (B, P) where it is projected. For small models of SD3's form."""
+
+    def __init__(self, text_encoder: ClipTextModel, tokenizer: PromptTokenizer) -> None:
+        super().__init__([tokenizer])
+        self.text_encoder = text_encoder
+
+    def forward(self, tokens: Tokens, clip_skip: int | None = None) -> Conditioning:
+        encoded = self.text_encoder(tokens[0])
+        if not clip_skip:
+            return Conditioning(encoded.last, encoded.pooled)
+        return Conditioning(self.text_encoder.normed(_state(encoded, clip_skip)), encoded.pooled)
+
+
 class SdxlPrompts(PromptEncoder):
     """Of ViT-L and bigG the last hidden state but one, side by side, (B, 77, 2048); pooled of bigG (1280)."""
 
