@@ -14,14 +14,12 @@ import mix_core.device as device
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job, job_of
 from mix_core.errors import CheckpointError, ConfigError, MixError, RunFailedError
-from mix_core.models.common.adapter_files import is_adapter
 from mix_core.models.common.hub import resolve_model_folder
-from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
+from mix_core.training.kinds import holds_adapter, kind_of_run
 from mix_core.training.launch import note_end
 from mix_core.training.precision import Precision
 from mix_core.training.reporters import check_installed
-from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -95,12 +93,12 @@ def _train(
         raise ConfigError(
             "model_name_or_path is missing; give a model folder or a hub name, or --recipe NAME"
         )
-    family = family_of_folder(source)
-    rows = read_rows(config)
+    kind = kind_of_run(config, source)
     activation = device.activate(
         device_name,
         workload=device.Workload(
-            model=family.name,
+            task=kind.task,
+            model=kind.model,
             mode="train",
             dtype=config.dtype,
             world_size=job.ranks,
@@ -113,10 +111,11 @@ def _train(
     )
     precision = Precision.of(config.dtype, config.fp16_opt_level, activation, config.scale_loss)
     from mix_core.training.parallel import Ranks
-    from mix_core.training.session import Session
 
     ranks = Ranks(job)
-    with Session(config, folder, source, start, rows, activation, precision, command, ranks) as session:
+    with kind.session(
+        config, folder, source, start, kind.rows, activation, precision, command, ranks
+    ) as session:
         ranks.wait()
         if ranks.leads:
             make_room()
@@ -165,9 +164,9 @@ def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
 
 def _check_start(start: Path, lora: bool) -> None:
     """A run goes on as what it was: with adapters, or with a model of its own. Raises CheckpointError."""
-    if is_adapter(start) and not lora:
+    if holds_adapter(start) and not lora:
         raise CheckpointError(f"resume: {start} holds an adapter and lora is false; give lora: true")
-    if lora and not is_adapter(start):
+    if lora and not holds_adapter(start):
         raise CheckpointError(
             f"resume: {start} holds a whole model and lora is true; to put adapters on it give it as "
             "model_name_or_path and another output_dir"

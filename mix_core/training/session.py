@@ -31,7 +31,7 @@ from mix_core.training.metrics import MetricsWriter
 from mix_core.training.optimizer import AdamW
 from mix_core.training.parallel import Ranks
 from mix_core.training.processors import make_processor, model_options, processor_options
-from mix_core.training.progress import Progress, clock
+from mix_core.training.progress import PlainStream, Progress, clock
 from mix_core.training.rates import rate_factors
 from mix_core.training.report import write_report
 from mix_core.training.reporters import Reporters
@@ -287,7 +287,7 @@ class Session:
             self.progress.note(self._skipped(result))
         values = self._measured(result, speed)
         is_best = False
-        if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
+        if self.rows.eval and self._evaluation_is_due(result):
             results = self._evaluate(during=True)
             values |= {f"eval_{name}": value for name, value in results.items()}
             is_best = self._is_best(results)
@@ -341,6 +341,9 @@ class Session:
             f"step {result.step}: gradients overflow {dtype} at loss scale {result.loss_scale:g}, "
             f"so there is no update; going on at {after:g}"
         )
+
+    def _evaluation_is_due(self, result: StepResult) -> bool:
+        return self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result)
 
     def _is_due(self, strategy: str, every: int | None, result: StepResult) -> bool:
         if strategy == "steps":
@@ -487,13 +490,3 @@ class Session:
         self.record |= {"status": status, "ended": record.now(), "last_step": self.step, "message": message}
         self.record["device"] = self.activation.to_json()
         self.folder.write_json(RECORD, self.record)
-
-
-class PlainStream:
-    """stderr without being a terminal, so that progress comes as lines."""
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()

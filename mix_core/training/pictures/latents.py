@@ -9,6 +9,7 @@ Shapes: B samples, H and W of pictures, C channels, h and w of latents.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from paddle import Tensor, nn
 
 from mix_core.errors import RunFailedError
 from mix_core.models.vae.model import Gaussian
+from mix_core.ops.dtypes import products_in
 from mix_core.schedulers import NoiseStream
 
 _PLACE = 3
@@ -26,8 +28,9 @@ _PLACE = 3
 class Encoder:
     """Callable: a batch -> clean samples (B, C, h, w) float32."""
 
-    def __init__(self, vae: nn.Layer | None) -> None:
-        self.vae = vae
+    def __init__(self, vae: nn.Layer | None, channels: int = 3) -> None:
+        """`channels`: of the network's pixels, where there is no autoencoder: 1 is grey."""
+        self.vae, self.channels = vae, channels
         self._kept: dict[Hashable, tuple[np.ndarray, np.ndarray]] = {}
         """Mean and logarithm of the variance, by what was cut."""
 
@@ -35,11 +38,11 @@ class Encoder:
     def __call__(self, batch: dict[str, Any], seed: int, step: int) -> Tensor:
         pixels = batch["pixels"]
         if self.vae is None:
-            return paddle.to_tensor(pixels)
+            return paddle.to_tensor(pixels.mean(1, keepdims=True) if self.channels == 1 else pixels)
         found = self._distribution(pixels, batch.get("latent_keys"))
         shape = found.mean.shape[1:]
-        noise = np.stack([NoiseStream(seed, step, int(one), _PLACE).normal(shape) for one in batch["sample_ids"]])
-        return self.vae.to_network(found.sample(paddle.to_tensor(noise))).astype(paddle.float32)
+        drawn = [NoiseStream(seed, step, int(one), _PLACE).normal(shape) for one in batch["sample_ids"]]
+        return self.vae.to_network(found.sample(paddle.to_tensor(np.stack(drawn)))).astype(paddle.float32)
 
     def _distribution(self, pixels: np.ndarray, keys: Sequence[Hashable] | None) -> Gaussian:
         if keys is None:
@@ -53,11 +56,12 @@ class Encoder:
         return Gaussian(*(paddle.to_tensor(np.stack(column)) for column in columns))
 
     def _encoded(self, pixels: np.ndarray) -> Gaussian:
-        found = self.vae.encode(paddle.to_tensor(pixels))
+        with products_in(None) if self.vae.config.force_upcast else nullcontext():
+            found = self.vae.encode(paddle.to_tensor(pixels))
         if not bool(paddle.isfinite(found.mean).all()):
             raise RunFailedError(
-                "the autoencoder's latents are not finite: its activations outgrow 16 bits; give "
-                "pretrained_vae_model_name_or_path an autoencoder made for them (madebyollin/sdxl-vae-fp16-fix), "
-                "or --mixed_precision no"
+                "the autoencoder's latents are not finite: its activations outgrow 16 bits; give an "
+                "autoencoder made for them (pretrained_vae_model_name_or_path "
+                "madebyollin/sdxl-vae-fp16-fix), or force_upcast in its config.json"
             )
         return found

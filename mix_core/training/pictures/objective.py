@@ -185,4 +185,3 @@ def trained_schedule(config: RunConfig, scheduler: NoiseSchedule) -> NoiseSchedu
             "picture; give prediction_type v_prediction"
         )
     return scheduler
-
