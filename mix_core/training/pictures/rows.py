@@ -50,6 +50,8 @@ def read_picture_rows(config: RunConfig) -> PictureRows:
         DataError: a folder, captions or a picture are missing.
     """
     prompts = list(config.validation_prompt or [])
+    if config.scored_digits:
+        prompts.append(config.digit_prompt)
     if not config.do_train:
         return PictureRows([], eval=prompts)
     if config.instance_data_dir is not None:
