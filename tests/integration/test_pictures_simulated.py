@@ -29,8 +29,10 @@ WORDS = (
 def train(folder: Path, name: str, device: str, *words: str) -> Path:
     run = folder / name
     command = [*WORDS, "--device", device, "--output_dir", run, *words]
-    simulate = {"MIX_SIMULATE": "0"} if device == "cpu" else {}
-    done = run_simulated(command, folder, device=None if device == "cpu" else device, **simulate)
+    if device == "cpu":
+        done = run_simulated(command, folder, MIX_SIMULATE="0")
+    else:
+        done = run_simulated(command, folder, device=device)
     assert done.returncode == 0, done.stderr
     return run
 
