@@ -73,10 +73,10 @@ def test_ranks_share_a_step(pictures) -> None:
 
 
 def test_buckets_keep_shapes(pictures) -> None:
-    made = stream(pictures, aspect_ratio_buckets=True, bucket_step=8, side=16)
+    made = stream(pictures, aspect_ratio_buckets=True, bucket_step=8, side=32)
     batches = taken(made, made.per_epoch)
     shapes = {int(n): batch["pixels"].shape[2:] for batch in batches for n in batch["labels"]}
-    assert shapes[0] == (16, 16) and shapes[1][0] < shapes[1][1] and shapes[3][0] > shapes[3][1]
+    assert shapes[0] == (32, 32) and shapes[1][0] < shapes[1][1] and shapes[3][0] > shapes[3][1]
 
 
 def test_pictures_of_the_class_stand_beside_the_others(pictures) -> None:
