@@ -30,8 +30,8 @@ def load_prompt_encoder(folder: Path, *, t5_length: int = 256, seed: int | None 
     """What the folder's model_index.json names. Raises BadInputError and WeightsError.
 
     A T5 that model_index.json leaves out, or whose folder is not there, is done without; an SD3 without a
-    second encoder has the first alone (`OneEncoderPrompts`). `seed`: draw the weights of CLIP encoders whose
-    folder holds none.
+    second encoder has the first alone (`OneEncoderPrompts`). `seed`: draw the weights of encoders whose
+    folders hold none.
     """
     folder = Path(folder)
     index = read_index(folder)
@@ -53,14 +53,18 @@ def load_prompt_encoder(folder: Path, *, t5_length: int = 256, seed: int | None 
         return SdxlPrompts((first, second), tokenizers, index.get("force_zeros_for_empty_prompt", True))
     third = None
     if not _is_left_out(index, "text_encoder_3") and (folder / "text_encoder_3").is_dir():
-        third = load_t5(folder / "text_encoder_3")
+        part = folder / "text_encoder_3"
+        third = load_t5(part, random_init=_is_drawn(part, seed), seed=seed or 0)
         tokenizers.append(load_t5_tokenizer(folder / "tokenizer_3", "the third text encoder (T5)"))
     return Sd3Prompts((first, second), third, tokenizers, _joint_width(folder), t5_length)
 
 
 def _clip(folder: Path, seed: int | None) -> ClipTextModel:
-    drawn = seed is not None and not any(folder.glob("*.safetensors"))
-    return load_clip_text(folder, random_init=drawn, seed=seed or 0)
+    return load_clip_text(folder, random_init=_is_drawn(folder, seed), seed=seed or 0)
+
+
+def _is_drawn(folder: Path, seed: int | None) -> bool:
+    return seed is not None and not any(folder.glob("*.safetensors"))
 
 
 def _is_left_out(index: dict[str, Any], part: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 
 from mix_core.errors import ConfigError, WeightsError
-from mix_core.models.common.adapter_files import DOWN, UP, shortest_names
+from mix_core.models.common.adapter_files import DOWN, UP
 from mix_core.models.common.adapters import fingerprint
 from mix_core.models.common.lora import (
     LinearMap,
@@ -137,10 +137,21 @@ class PictureAdapter:
                 "lora_alpha": settings.alpha if settings.alpha % 1 else int(settings.alpha),
                 "lora_dropout": settings.dropout,
                 "use_rslora": settings.rslora,
-                "target_modules": shortest_names(names, others),
+                "target_modules": _named(names, others),
             }
             found |= {f"{part}.{key}": value for key, value in values.items()}
         return found
+
+
+def _named(names: Sequence[str], others: set[str]) -> list[str]:
+    """Modules by the ends of their names, a number with what it is of; whole where others end so, too."""
+
+    def end(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
+
+    ends = {end(name) for name in names}
+    return sorted(names if ends & {end(name) for name in others} else ends)
 
 
 def _turned(parameter: Any) -> np.ndarray:

@@ -24,13 +24,15 @@ IN_MODEL = "prompts."
 
 
 def load_parts(source: FolderSource, seed: int | None) -> PictureModel:
-    """The parts of a model. `seed`: draw the network's weights, and those of text encoders without files.
+    """The parts of a model. `seed`: draw the network's weights, and those of other parts without files.
 
     Raises BadInputError and WeightsError.
     """
     if seed is None:
         return source.load()
-    vae = None if source.vae is None else load_network(source.vae)
+    vae = None
+    if source.vae is not None:
+        vae = load_network(source.vae, seed=None if has_weights(source.vae) else seed)
     prompts = load_prompt_encoder(source.folder, seed=seed)
     network = load_network(source.network, seed=seed)
     return PictureModel(source.family, network, vae, prompts, source.scheduler, source.scheduler_file)
@@ -54,7 +56,7 @@ def family_of(source: FolderSource) -> ModelFamily:
         build=_not_asked,
         init_weights=_not_asked,
         load_weights=load_weights,
-        save_weights=lambda model, folder: save_parts(model, source.folder, folder),
+        save_weights=lambda model, folder: save_parts(model, source, folder),
         write_config=lambda config, folder, dtype: None,
         load_processor=_not_asked,
         published_name=published_name,
@@ -63,7 +65,7 @@ def family_of(source: FolderSource) -> ModelFamily:
 
 
 def _not_asked(*arguments: Any, **options: Any) -> Any:
-    raise NotImplementedError("a text-to-image model is made of its parts")
+    raise TypeError("a text-to-image model is made of its parts, by load_parts")
 
 
 def learner_slots(model: PictureLearner) -> dict[str, Any]:
@@ -76,12 +78,16 @@ def learner_slots(model: PictureLearner) -> dict[str, Any]:
     return found
 
 
-def save_parts(model: PictureLearner, source: Path, folder: Path) -> None:
+def has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def save_parts(model: PictureLearner, source: FolderSource, folder: Path) -> None:
     """Write what diffusers reads: model_index.json and a sub-folder for each part.
 
     What does not learn is linked, or copied where the file system cannot.
     """
-    index = read_index(source)
+    index = read_index(source.folder)
     scheduler = model.pictures.scheduler
     index["scheduler"] = ["diffusers", scheduler.class_name]
     text = json.dumps(index, indent=2)
@@ -90,11 +96,14 @@ def save_parts(model: PictureLearner, source: Path, folder: Path) -> None:
     save_scheduler(scheduler, folder / "scheduler")
     with model.published():
         save_network(model.network, folder / model.family.part)
-        if model.encoders_learn:
+        drawn = not all(has_weights(source.folder / part) for part in model.text_encoders())
+        if model.encoders_learn or drawn:
             save_prompt_encoder(model.prompts, folder)
-    if model.vae is not None:
+    if source.vae is not None and has_weights(source.vae):
+        _link(source.vae, folder / "vae")
+    elif model.vae is not None:
         save_network(model.vae, folder / "vae")
-    for part in sorted(source.iterdir()):
+    for part in sorted(source.folder.iterdir()):
         if part.is_dir() and part.name in index and not (folder / part.name).exists():
             _link(part, folder / part.name)
 
