@@ -1,4 +1,7 @@
-"""`mix-core infer`: a question about pictures or a video, or a file of questions, answered by any model."""
+"""`mix-core infer`: a question about pictures or a video, or a file of questions, answered by any model.
+
+With a text-to-image model it draws (infer_pictures.py).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mix_core.cli import infer_pictures as pictures
 from mix_core.cli import model_options as options
 from mix_core.errors import BadInputError, ConfigError
 
@@ -26,62 +30,89 @@ Images = Annotated[
 Videos = Annotated[
     list[str] | None, typer.Option("--video", "--video_file", help="Path or address; repeatable.")
 ]
+DrawOn = Annotated[int | None, typer.Option("--draw_on", help="Which picture to draw on; the last.")]
+OutputDir = Annotated[str | None, typer.Option("--output_dir", help=f"Draw {PREDICTION} in this folder.")]
 OnBad = Annotated[
     str, typer.Option("--on_bad_sample", help="error, or skip: a bad row gets a line with its error.")
 ]
 
 
 def register(app: typer.Typer) -> None:
-    @app.command("infer")
-    def infer(
-        model: options.Model,
-        prompt: Prompt = None,
-        image: Images = None,
-        video: Videos = None,
-        fps: Annotated[float | None, typer.Option(help="Pictures taken of a second of video.")] = None,
-        batch: Annotated[str | None, typer.Option(help="JSON lines or list of rows, instead.")] = None,
-        out: Annotated[str | None, typer.Option(help="Answers to --batch, as JSON lines.")] = None,
-        batch_size: Annotated[int, typer.Option("--batch_size", help="Rows answered at once.")] = 8,
-        on_bad_sample: OnBad = "error",
-        device: options.Device = None,
-        simulate: options.Simulate = False,
-        kernels: options.Kernels = "auto",
-        dtype: options.Dtype = None,
-        weights: options.Weights = None,
-        lora: options.Lora = None,
-        seed: options.Seed = 0,
-        max_new_tokens: options.MaxNewTokens = 512,
-        temperature: options.Temperature = 0.0,
-        top_k: options.TopK = 0,
-        top_p: options.TopP = 1.0,
-        stop: options.Stop = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
-        draw: Annotated[str | None, typer.Option(help="Write the picture with the answer's boxes.")] = None,
-        draw_on: Annotated[
-            int | None, typer.Option("--draw_on", help="Which picture to draw on; the last.")
-        ] = None,
-        output_dir: Annotated[
-            str | None, typer.Option("--output_dir", help=f"Draw {PREDICTION} in this folder.")
-        ] = None,
-        visual: Annotated[str | None, typer.Option(help="false: draw nothing in --output_dir.")] = None,
-    ) -> None:
-        """Answer a question about pictures, a video or nothing but text; or all questions of a file."""
-        from mix_core.cli.output import only_results_on_stdout
+    app.command("infer")(infer)
 
-        drawing = Drawing(draw, draw_on, output_dir, visual)
-        loading = options.loading(device, simulate, kernels, dtype, weights, lora)
-        answering = options.answering(max_new_tokens, temperature, top_k, top_p, seed, stop)
-        with only_results_on_stdout(as_json) as write:
-            if batch is not None:
-                refuse_with_batch(prompt=prompt, image=image, video=video, draw=draw, draw_on=draw_on)
-                rows = Rows(batch, out, batch_size, on_bad_sample)
-                write(answer_rows(model, rows, loading, answering, as_json=as_json, drawing=drawing))
-                return
-            if out is not None:
-                raise ConfigError("--out belongs to --batch; one answer is printed")
-            videos = [{"video": one, "fps": fps} for one in video or []] if fps is not None else video or []
-            asked = Asked(prompt, image or [], videos)
-            write(answer(model, asked, loading, answering, as_json=as_json, drawing=drawing))
+
+def infer(
+    model: options.Model,
+    prompt: Prompt = None,
+    image: Images = None,
+    video: Videos = None,
+    fps: Annotated[float | None, typer.Option(help="Pictures taken of a second of video.")] = None,
+    batch: Annotated[str | None, typer.Option(help="JSON lines or list of rows, instead.")] = None,
+    out: Annotated[str | None, typer.Option(help="Answers to --batch, as JSON lines; or a picture.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", help="Rows answered at once.")] = 8,
+    on_bad_sample: OnBad = "error",
+    device: options.Device = None,
+    simulate: options.Simulate = False,
+    kernels: options.Kernels = "auto",
+    dtype: options.Dtype = None,
+    weights: options.Weights = None,
+    lora: options.Lora = None,
+    seed: options.Seed = 0,
+    max_new_tokens: options.MaxNewTokens = 512,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    stop: options.Stop = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
+    draw: Annotated[str | None, typer.Option(help="Write the picture with the answer's boxes.")] = None,
+    draw_on: DrawOn = None,
+    output_dir: OutputDir = None,
+    visual: Annotated[str | None, typer.Option(help="false: draw nothing in --output_dir.")] = None,
+    vae: pictures.Vae = None,
+    unet: pictures.Unet = None,
+    config: pictures.Config = None,
+    negative_prompt: pictures.NegativePrompt = None,
+    num_images: pictures.NumImages = 1,
+    steps: pictures.Steps = None,
+    guidance: pictures.Guidance = None,
+    width: pictures.Width = None,
+    height: pictures.Height = None,
+    init_image: pictures.InitImage = None,
+    mask: pictures.Mask = None,
+    strength: pictures.Strength = None,
+    scheduler: pictures.Scheduler = None,
+    tile: pictures.Tile = None,
+) -> None:
+    """Answer a question about pictures, a video or text, or all questions of a file; or draw pictures.
+
+    The model decides: a text-to-image model draws what --prompt says into --out.
+    """
+    given = dict(locals())  # every option by its name
+    from mix_core.cli.output import only_results_on_stdout
+
+    loading = options.loading(device, simulate, kernels, dtype, weights, lora)
+    with only_results_on_stdout(as_json) as write:
+        draws = pictures.draws_pictures(given)
+        write(pictures.draw(given, loading, check_picture_path) if draws else answered(given, loading))
+
+
+def answered(given: dict[str, Any], loading: dict[str, Any]) -> str:
+    """What the command prints for a model that answers; `given`: its options by name."""
+    drawing = Drawing(given["draw"], given["draw_on"], given["output_dir"], given["visual"])
+    answering = options.answering(
+        *(given[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"))
+    )
+    how: dict[str, Any] = {"as_json": given["as_json"], "drawing": drawing}
+    if given["batch"] is not None:
+        refuse_with_batch(**{name: given[name] for name in ("prompt", "image", "video", "draw", "draw_on")})
+        rows = Rows(given["batch"], given["out"], given["batch_size"], given["on_bad_sample"])
+        return answer_rows(given["model"], rows, loading, answering, **how)
+    if given["out"] is not None:
+        raise ConfigError("--out belongs to --batch, or to a model that draws; one answer is printed")
+    videos = given["video"] or []
+    videos = videos if given["fps"] is None else [{"video": one, "fps": given["fps"]} for one in videos]
+    asked = Asked(given["prompt"], given["image"] or [], videos)
+    return answer(given["model"], asked, loading, answering, **how)
 
 
 @dataclass(frozen=True)
@@ -254,28 +285,33 @@ def answer_rows(
     return f"{rows.out}: {counts.answered} row(s) answered{bad}{before}; {seconds:.1f} s"
 
 
+def check_picture_path(option: str, path: str) -> None:
+    """Raise BadInputError where a picture cannot be written there; `option` is named."""
+    import os
+    from pathlib import Path
+
+    from PIL import Image
+
+    Image.init()
+    suffix = Path(path).suffix.lower()
+    if Image.EXTENSION.get(suffix) not in Image.SAVE:
+        raise BadInputError(f"{option} {path}: {suffix or 'no suffix'} is no picture format; give a .png")
+    folder = Path(path).absolute().parent
+    target = path if Path(path).exists() else folder
+    if not folder.is_dir() or Path(path).is_dir() or not os.access(target, os.W_OK):
+        raise BadInputError(f"{option} {path} cannot be written; give a file in a folder that can be")
+
+
 class PictureFile:
     """Where --draw writes. Made before the model is loaded, so that a bad path costs no waiting."""
 
     def __init__(self, path: str | None, *, has_picture: bool, asked_for: bool = True) -> None:
-        import os
-        from pathlib import Path
-
-        from PIL import Image
-
         self.path = path if has_picture or asked_for else None
         if self.path is None or path is None:
             return
         if not has_picture:
             raise BadInputError("--draw needs a picture to draw on; give --image")
-        Image.init()
-        suffix = Path(path).suffix.lower()
-        if Image.EXTENSION.get(suffix) not in Image.SAVE:
-            raise BadInputError(f"--draw {path}: {suffix or 'no suffix'} is no picture format; give a .png")
-        folder = Path(path).absolute().parent
-        target = path if Path(path).exists() else folder
-        if not folder.is_dir() or Path(path).is_dir() or not os.access(target, os.W_OK):
-            raise BadInputError(f"--draw {path} cannot be written; give a file in a folder that can be")
+        check_picture_path("--draw", path)
 
     def write(self, picture: Any, boxes: list[Any]) -> None:
         import sys

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-import mix_core.device as device_layer
 from mix_core.errors import BadInputError
+from mix_core.inference.activating import activate_for, checked_dtype
 from mix_core.inference.adapters import Adapters, put_on, read_adapters
 from mix_core.inference.conversation import conversation, is_batch
 from mix_core.inference.streaming import TextStream, check_stop_strings, cut_at
+from mix_core.inference.text_to_image.engine import PictureEngine, load_engine
+from mix_core.inference.text_to_image.sources import is_picture_model
 from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.registry import family_of_folder, load_model
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from mix_core.models.common.adapters import AdapterSet
     from mix_core.models.registry import ModelFamily
 
-DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
 """What weights can be rounded to beside the dtypes."""
 
@@ -262,10 +263,16 @@ def load(
     kernels: Literal["auto", "reference"] | None = None,
     weights: Literal["int8"] | None = None,
     lora: Adapters | None = None,
+    vae: str | Path | None = None,
+    unet: str | Path | None = None,
+    config: str | Path | None = None,
     revision: str | None = None,
     allow_reexec: bool = False,
-) -> Engine:
-    """Load a model folder, a training checkpoint or a hub name, ready to answer.
+) -> Engine | PictureEngine:
+    """Load a model folder, a training checkpoint or a hub name, ready to answer or to draw.
+
+    A folder with model_index.json, or a safetensors file, is a text-to-image model and gives a
+    `PictureEngine`; any other an `Engine`.
 
     Args:
         device: `cpu`, `NAME`, `NAME:INDEX` or `auto`; None keeps the active one, else MIX_DEVICE, else auto.
@@ -275,15 +282,16 @@ def load(
             decoding is faster, weights take a quarter of the memory, activations stay float32. Answers are
             then near those of float32, not equal to them (docs/performance.md). None keeps `dtype`.
         lora: adapters in PEFT's layout: a folder, or names with folders; the first is in use, and
-            `Engine.set_adapter` changes that. A run folder stands for its newest checkpoint.
+            `Engine.set_adapter` changes that. A run folder stands for its newest checkpoint. For a
+            text-to-image model they are in diffusers' layout.
+        vae, unet: of a text-to-image model: folders whose autoencoder and network take the place of its own.
+        config: for one file with a text-to-image model: the folder that has its tokenizers.
         allow_reexec: for commands only, see `mix_core.device.activate`.
     Raises:
         BadInputError: the folder, a file in it or the dtype cannot be used.
         DeviceError: the device cannot be used, or paddle was imported before its settings were in place.
     """
-    dtype = dtype or "float32"
-    if dtype not in DTYPES:
-        raise BadInputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    dtype = checked_dtype(dtype)
     if weights is not None and weights not in WEIGHTS:
         raise BadInputError(f"weights is {weights!r}, expected {', '.join(WEIGHTS)}, or nothing for {dtype}")
     if weights is not None and dtype != "float32":
@@ -295,19 +303,19 @@ def load(
             f"weights is {weights} and there is an adapter; merge it first (mix-core merge-lora), or leave "
             "weights out"
         )
-    folder = resolve_model_folder(path, revision)
+    folder = Path(path) if is_picture_model(path) else resolve_model_folder(path, revision)
+    how: dict[str, Any] = {"simulate": simulate, "kernels": kernels, "allow_reexec": allow_reexec}
+    if is_picture_model(folder):
+        if weights is not None:
+            raise BadInputError(f"weights is {weights}, and {path} draws pictures; leave it out")
+        return load_engine(folder, device, dtype, vae=vae, unet=unet, config=config, lora=lora, **how)
+    for name, given in (("vae", vae), ("unet", unet), ("config", config)):
+        if given is not None:
+            raise BadInputError(f"{name} is given, and {path} is no text-to-image model; leave it out")
     family = family_of_folder(folder)
     stored = read_adapters(lora)
     processor = family.load_processor(folder)
-    workload = device_layer.Workload(model=family.name, mode="infer", dtype=dtype, simulate=bool(simulate))
-    activation = device_layer.activate(
-        device, workload=workload, simulate=simulate, kernels=kernels, allow_reexec=allow_reexec
-    )
-    if not activation.profile.supports_dtype(dtype):
-        computes = ", ".join(d for d in DTYPES if activation.profile.supports_dtype(d))
-        raise BadInputError(
-            f"dtype is {dtype}, but device {activation.name} computes in {computes}; give one of those"
-        )
+    activation = activate_for(family.name, dtype, device, **how)
     _, _, model = load_model(folder)
     adapters = put_on(model, family, stored) if stored else None
     if dtype != "float32":

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from mix_core.errors import BadInputError, RunFailedError
+from mix_core.inference.activating import DTYPES
 from mix_core.inference.conversation import conversation
-from mix_core.inference.engine import DTYPES, Engine, load
+from mix_core.inference.engine import Engine, load
 from mix_core.models.common.adapter_files import read_adapter
 from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.common.tensor_files import read_folder

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tests.builders.checkpoints import write_checkpoint
+from tests.builders.pictures import write_adapter, write_picture_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "migrating.md"
 SAMPLES = Path(__file__).parents[1] / "unit/config/samples"
@@ -69,8 +70,9 @@ def read_lines() -> dict[str, list[Line]]:
 def words_for_a_cpu(command: str) -> list[str]:
     """The words of a command, without the guide's device and 16-bit numbers, and with short answers."""
     on_cpu = re.sub(r"--device (?:npu|xpu)\b", "--device cpu", command)
-    words = shlex.split(on_cpu.replace("--dtype bfloat16 ", "").removesuffix("--dtype bfloat16"))
-    answers = words[:2] in (["mix-core", "infer"], ["mix-core", "chat"])
+    words = shlex.split(re.sub(r"--dtype (?:bfloat16|float16)\b", "", on_cpu))
+    draws = "--out" in words and "--batch" not in words
+    answers = words[:2] in (["mix-core", "infer"], ["mix-core", "chat"]) and not draws
     return [*words, "--max_new_tokens", "4"] if answers else words  # the last one given holds
 
 
@@ -105,6 +107,11 @@ def _paddle(folder: Path) -> None:
     convert(folder.with_name("its source"), folder, to="paddle")
 
 
+def _draws(folder: Path) -> None:
+    """An SD 1.5 in small: what the commands say is the same for all families."""
+    write_picture_model(folder, "unet")
+
+
 MODELS: dict[str, Callable[[Path], None]] = {
     "Qwen2.5-VL-3B-Instruct": _tiny,
     "Qwen2.5-VL-7B-Instruct": _tiny_of_28_layers,
@@ -112,16 +119,22 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "InternVL2-2B": _tiny,
     "Qwen-VL": _tiny,
     "Qwen-VL-Chat": _tiny,
+    "stable-diffusion-xl-base-1.0": _draws,
 }
 """What stands in for each model of the page: a small folder of its family, or of Qwen2.5-VL."""
+
+
+DRAWS = "stable-diffusion-xl-base-1.0"
 
 
 def prepare(folder: Path) -> Path:
     """Write every file that the commands of the page name."""
     for name, write in MODELS.items():
         write(folder / name)
-    (folder / "stable-diffusion-xl-base-1.0").mkdir()
-    (folder / "stable-diffusion-xl-base-1.0/model_index.json").write_text("{}")
+    (folder / "sdxl-vae-fp16-fix").symlink_to(folder / DRAWS / "vae")
+    (folder / "tuned").mkdir()
+    (folder / "tuned/unet").symlink_to(folder / DRAWS / "unet")
+    write_adapter(folder / "sdxl-lora")
     draw = np.random.default_rng(0)
     for name in ("picture.jpg", "other.jpg"):
         Image.fromarray(draw.integers(0, 256, (40, 56, 3), np.uint8)).save(folder / name)

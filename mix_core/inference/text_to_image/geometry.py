@@ -75,13 +75,17 @@ class Geometry:
         return max(height // one, 1) * one, max(width // one, 1) * one
 
     def check(self, height: int, width: int) -> None:
+        """Raise BadInputError for sides that the model cannot have."""
         one = self.multiple
+        most = getattr(self.network, "pos_embed_max_size", None)
         for name, side in (("height", height), ("width", width)):
             if side % one:
                 near = max(side // one, 1) * one
                 raise BadInputError(
                     f"{name} is {side}, expected a multiple of {one}; the nearest are {near} and {near + one}"
                 )
+            if most is not None and side > most * one:
+                raise BadInputError(f"{name} is {side}, and the model has positions for {most * one} pixels")
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(L, h, w) of a picture."""

@@ -127,7 +127,9 @@ class PictureRequest:
 
 
 def _texts(given: str | Sequence[str], name: str) -> tuple[str, ...]:
-    texts = (given,) if isinstance(given, str) else tuple(given)
+    texts: tuple[Any, ...] = (given,)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        texts = tuple(given)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise BadInputError(f"{name} is {given!r}, expected a text or several")
     return texts

@@ -41,10 +41,22 @@ def generate(
     Raises:
         BadInputError: the request does not fit the model, or a float16 overflows.
     """
+    request = PictureRequest.of(prompt, **options)
+    return draw(model, request, callback=callback, progress=progress, draws=draws)
+
+
+def draw(
+    model: PictureModel,
+    request: PictureRequest,
+    *,
+    callback: Callback | None = None,
+    progress: bool | None = None,
+    draws: Draws | None = None,
+) -> list[Image.Image]:
+    """As `generate`, of a request."""
     from mix_core.inference.text_to_image.decoding import pictures_of
     from mix_core.inference.text_to_image.denoising import denoise
 
-    request = PictureRequest.of(prompt, **options)
     request.check(model.geometry)
     with model.evaluating(request.tile), bar(progress) as advance:
         latents = denoise(model, request, draws or Draws(request.seed), _both(callback, advance))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mix_core.errors import BadInputError
 from mix_core.inference.text_to_image.families import FAMILIES, PictureFamily, family_of_pipeline
@@ -47,26 +47,16 @@ def is_picture_model(path: str | Path) -> bool:
     return (path / INDEX).is_file() or (path.is_file() and path.suffix == SUFFIX)
 
 
-class Source(Protocol):
-    """What both kinds have."""
-
-    family: PictureFamily
-    geometry: Geometry
-    scheduler: Any
-
-    def load(self) -> PictureModel: ...
-
-
 def source_of(
     path: str | Path,
     *,
     vae: str | Path | None = None,
     unet: str | Path | None = None,
     config: str | Path | None = None,
-) -> Source:
+) -> FolderSource | FileSource:
     """The source at a path or hub name. Raises BadInputError."""
     file = Path(path).expanduser()
-    made: Source
+    made: FolderSource | FileSource
     if file.is_file() and file.suffix == SUFFIX:
         made = FileSource(file, config, vae=vae, unet=unet)
     else:

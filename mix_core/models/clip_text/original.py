@@ -1,4 +1,4 @@
-"""Text encoders out of one safetensors file that holds a whole SD 1.5 or SDXL under its authors' names.
+"""Text encoders out of and into one safetensors file of a whole SD 1.5 or SDXL under its authors' names.
 
 ViT-L stands there under the published names behind a prefix; bigG under those of OpenCLIP, where queries,
 keys and values are one matrix and the projection is stored as (in, out). Such a file holds neither
@@ -12,13 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mix_core.errors import WeightsError
 from mix_core.models.clip_text.config import PLAIN, PROJECTED, config_from_dict
-from mix_core.models.common.tensor_files import StoredTensor, read_header
+from mix_core.models.common.tensor_files import Outgoing, StoredTensor, read_header
 
 VIT_L: dict[str, Any] = {
     "architectures": [PLAIN],
@@ -116,3 +119,47 @@ def _thirds(tensor: StoredTensor) -> Iterator[StoredTensor]:
     size_bytes = prod(shape) * {"F64": 8, "F32": 4}.get(tensor.dtype, 2)
     for part in range(3):
         yield replace(tensor, shape=shape, start=tensor.start + part * size_bytes)
+
+
+def original_tensors(model: Any, *, second: bool = False, sdxl: bool = False) -> Iterator[Outgoing]:
+    """A text encoder's tensors as such a file has them; `second`: bigG, under OpenCLIP's names."""
+    from mix_core.models.common.weights import STORED_AS, slots_of
+
+    slots = slots_of(model)
+    if not second:
+        for name, slot in slots.items():
+            yield Outgoing(_PREFIXES[sdxl] + name, STORED_AS[slot.dtype], slot.shape, slot.values)
+        return
+    for name, slot in slots.items():
+        dtype, shape = STORED_AS[slot.dtype], slot.shape
+        original, values = _original_name(name), slot.values
+        if original == _PROJECTION:  # stored as Paddle has it
+            shape, values = shape[::-1], slot.parameter.numpy
+        elif original.endswith(_JOINED):
+            if f".{_PARTS[0]}." not in name:
+                continue  # goes with the first
+            parts = [slots[name.replace(_PARTS[0], part)] for part in _PARTS]
+            shape, values = (3 * shape[0], *shape[1:]), partial(_joined, parts)
+        yield Outgoing(_SECOND_PREFIX + original, dtype, shape, values)
+
+
+_JOINED = ("attn.in_proj_weight", "attn.in_proj_bias")
+_OPENCLIP = {published: name for name, published in _NAMES.items()}
+_IN_OPENCLIP = {published: name for name, published in _IN_BLOCK.items()}
+_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def _original_name(name: str) -> str:
+    """OpenCLIP's name of a published one; queries, keys and values have one name."""
+    if name in _OPENCLIP:
+        return _OPENCLIP[name]
+    found = _LAYER.fullmatch(name)
+    if found is None:
+        raise WeightsError(f"{name} has no place in a file with OpenCLIP's names")
+    layer, module, kind = found.groups()
+    inner = f"{_IN_OPENCLIP[module]}.{kind}" if module in _IN_OPENCLIP else f"attn.in_proj_{kind}"
+    return f"transformer.resblocks.{layer}.{inner}"
+
+
+def _joined(parts: list[Any]) -> np.ndarray:
+    return np.concatenate([part.values() for part in parts])

@@ -69,7 +69,7 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint-N with the largest N of a run folder; None for a folder that holds a model itself."""
-    if (folder / "config.json").exists():
+    if any((folder / name).exists() for name in ("config.json", "model_index.json")):
         return None
     found = {int(m[1]): path for path in folder.iterdir() if (m := _CHECKPOINT.fullmatch(path.name))}
     return found[max(found)] if found else None

@@ -1,4 +1,4 @@
-"""A U-Net or autoencoder out of one safetensors file that holds a whole SD 1.5 or SDXL under original names.
+"""One safetensors file that holds a whole SD 1.5 or SDXL under its authors' names: read by part, and written.
 
 Such a file has no configuration: the family is told by the width of the text that the U-Net attends to.
 Importing this imports no paddle.
@@ -7,8 +7,11 @@ Importing this imports no paddle.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mix_core.errors import BadInputError, WeightsError
 from mix_core.models.common.tensor_files import StoredTensor, read_header
@@ -73,6 +76,43 @@ def load_single_file(path: Path, class_name: str, *, config: dict[str, Any] | No
     fill_slots(slots, by_published_name(found, rename, slots, path), path)
     model.eval()
     return model
+
+
+def save_single_file(layers: Mapping[str, Any], path: Path) -> None:
+    """Write a whole model, in the dtypes of its parameters; it holds neither configurations nor tokenizers.
+
+    layers: `unet`, `vae`, `text_encoder` and, for SDXL, `text_encoder_2`. Raises BadInputError.
+    """
+    from mix_core.models.clip_text.original import original_tensors
+    from mix_core.models.common.tensor_files import Outgoing, write_file
+    from mix_core.models.common.weights import STORED_AS
+
+    wanted = ["unet", "vae", "text_encoder"]
+    lacking = [name for name in wanted if name not in layers]
+    if lacking or set(layers) - {*wanted, "text_encoder_2"}:
+        raise BadInputError(f"a single file holds {', '.join(wanted)}; got {', '.join(layers)}")
+    outgoing: list[Outgoing] = []
+    for part, prefix in (("unet", UNET_PREFIX), ("vae", VAE_PREFIX)):
+        kind = layers[part].network
+        original = _names(kind.class_name, layers[part].config)
+        for name, slot in kind.slots(layers[part]).items():
+            # in the originals the autoencoder's attention is made of convolutions
+            shape = (*slot.shape, 1, 1) if _is_map_of_vae(part, name, slot.shape) else slot.shape
+            values = partial(_shaped, slot, shape)
+            outgoing.append(Outgoing(prefix + original(name), STORED_AS[slot.dtype], shape, values))
+    second = layers.get("text_encoder_2")
+    outgoing += original_tensors(layers["text_encoder"], sdxl=second is not None)
+    outgoing += [] if second is None else original_tensors(second, second=True)
+    write_file(Path(path), outgoing)
+
+
+def _is_map_of_vae(part: str, name: str, shape: tuple[int, ...]) -> bool:
+    return part == "vae" and ".attentions." in name and len(shape) == 2
+
+
+def _shaped(slot: Any, shape: tuple[int, ...]) -> np.ndarray:
+    values: np.ndarray = slot.values().reshape(shape)
+    return values
 
 
 def config_of_single_file(path: Path, class_name: str) -> dict[str, Any]:
