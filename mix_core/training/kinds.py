@@ -14,8 +14,8 @@ from mix_core.config_pictures import picture_keys
 from mix_core.errors import ConfigError
 from mix_core.inference.text_to_image.sources import is_picture_model
 from mix_core.models.common.adapter_files import is_adapter
+from mix_core.models.diffusion.adapter_files import FILE as PICTURE_ADAPTER
 from mix_core.models.registry import Later, family_of_folder
-from mix_core.training.pictures.files import is_picture_adapter
 from mix_core.training.pictures.kind import picture_run
 from mix_core.training.rows import read_rows
 
@@ -58,4 +58,4 @@ def kind_of_run(config: RunConfig, source: Path) -> RunKind:
 
 def holds_adapter(folder: Path) -> bool:
     """Whether a checkpoint is of a run with `lora`."""
-    return is_adapter(folder) or is_picture_adapter(folder)
+    return is_adapter(folder) or (folder / PICTURE_ADAPTER).is_file()

@@ -19,6 +19,7 @@ pytest.importorskip("diffusers")
 import diffusers
 
 from mix_core.inference.text_to_image import generate, load_pictures
+from mix_core.inference.text_to_image.engine import load_engine
 from mix_core.models.common.tensor_files import read_header
 from mix_core.train import main
 from tests.integration.training_runs import metrics
@@ -107,22 +108,11 @@ def test_adapters_of_sdxl_and_its_encoders_are_diffusers_own(folder: Path) -> No
     theirs.load_lora_weights(run / "checkpoint-2")
     ours = load_pictures(folder / "sdxl")
     assert same_picture(ours, theirs, "a handwritten one") > 2 >= before, "the adapter changes the picture"
-    adapted = _with_adapter(ours, run / "checkpoint-2")
-    assert same_picture(adapted, theirs, "a handwritten one") <= 2
+    adapted = load_engine(folder / "sdxl", "cpu", lora=run / "checkpoint-2")
+    assert same_picture(adapted.model, theirs, "a handwritten one") <= 2
     gallery = json.loads((run / "gallery.json").read_text())
     assert {one["task"] for one in gallery} == {"step 1", "step 2"}
     assert "Generated pictures" in (run / "report.html").read_text()
-
-
-def _with_adapter(model: Any, checkpoint: Path) -> Any:
-    from mix_core.config import RunConfig
-    from mix_core.training.pictures.adapter import PictureAdapter
-    from mix_core.training.pictures.model import PictureLearner
-    from mix_core.training.pictures.objective import objective_of
-
-    config = RunConfig(lora=True, lora_rank=2, lora_alpha=4.0, train_text_encoder=True)
-    PictureAdapter(PictureLearner(model, objective_of(config, model.scheduler)), config, checkpoint)
-    return model
 
 
 def test_dreambooth_keeps_a_class_and_leaves_a_model_that_diffusers_reads(folder: Path) -> None:
@@ -151,6 +141,18 @@ def test_dreambooth_keeps_a_class_and_leaves_a_model_that_diffusers_reads(folder
         not np.array_equal(*map(_values, pair)) for pair in zip(before.parameters(), theirs.unet.parameters())
     ]
     assert sum(moved) > 0.9 * len(moved)
+
+
+def test_the_recipe_with_all_parts_of_sd3(tmp_path: Path) -> None:
+    """Kept latents of a drawn autoencoder, T5 and two CLIP encoders; what was drawn is in the checkpoint."""
+    argv = ["--recipe", "wiring-sd3", "--max_steps", "3", "--output_dir", str(tmp_path / "run")]
+    assert main([*argv, "--device", "cpu", "--progress_bar", "false", "--validation_steps", "2"]) == 0
+    checkpoint = tmp_path / "run/checkpoint-3"
+    parts = {path.parent.name for path in checkpoint.glob("*/*.safetensors")} - {"training_state"}
+    assert parts == {"transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"}
+    one = load_pictures(checkpoint)
+    pictures = generate(one, "a handwritten seven", steps=2, seed=1, num_images=2, progress=False)
+    assert [picture.size for picture in pictures] == [(32, 32)] * 2
 
 
 def _values(parameter: Any) -> np.ndarray:

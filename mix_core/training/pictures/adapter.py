@@ -29,8 +29,8 @@ from mix_core.models.common.lora import (
 )
 from mix_core.models.common.tensor_files import Outgoing, read_header, write_file
 from mix_core.models.common.weights import STORED_AS
+from mix_core.models.diffusion.adapter_files import FILE, METADATA
 from mix_core.training.lora import NAME, targets
-from mix_core.training.pictures.files import ADAPTER, METADATA
 from mix_core.training.pictures.folders import published_name
 from mix_core.training.pictures.model import PictureLearner
 
@@ -90,7 +90,7 @@ class PictureAdapter:
     @paddle.no_grad()
     def load(self, checkpoint: Path) -> None:
         """Take the values of a file of this layout. Raises WeightsError."""
-        file = checkpoint if checkpoint.is_file() else checkpoint / ADAPTER
+        file = checkpoint if checkpoint.is_file() else checkpoint / FILE
         stored = read_header(file)
         wanted = {name: one for name, one in self._tensors().items()}
         if missing := sorted(wanted.keys() ^ stored.keys()):
@@ -117,7 +117,7 @@ class PictureAdapter:
                 Outgoing(name, STORED_AS[one.dtype], tuple(one.shape[::-1]), partial(_turned, one))
                 for name, one in self._tensors().items()
             ]
-            write_file(folder / ADAPTER, tensors, {"format": "pt", METADATA: json.dumps(self._metadata())})
+            write_file(folder / FILE, tensors, {"format": "pt", METADATA: json.dumps(self._metadata())})
 
     def _metadata(self) -> dict[str, Any]:
         """PEFT's configuration of each part, as diffusers keeps it."""
