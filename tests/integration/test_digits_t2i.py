@@ -1,4 +1,4 @@
-"""Real results of text to image: digits that a reader of the real ones names, and a class that an adapter lifts."""
+"""Text to image on real data: digits that a reader of real ones names, and a class that an adapter lifts."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def our_losses(folder: Path, kind: str) -> tuple[list[float], FlowEuler | None]:
     for name, parameter in model.named_parameters():
         parameter.stop_gradient = not published_name(name).startswith(part)
     model.settle()
-    options = {"max_grad_norm": 1.0, "seed": SEED, "counter": PictureCounter(None)}
+    options = {"max_grad_norm": 1.0, "seed": SEED, "counter": PictureCounter(pictures.geometry)}
     stepper = Stepper(model, AdamW(model), schedule_of(config, STEPS), **options)
     losses = []
     for step in range(1, STEPS + 1):

@@ -58,7 +58,7 @@ class Encoder:
     def _encoded(self, pixels: np.ndarray) -> Gaussian:
         with products_in(None) if self.vae.config.force_upcast else nullcontext():
             found = self.vae.encode(paddle.to_tensor(pixels))
-        if not bool(paddle.isfinite(found.mean).all()):
+        if not np.isfinite(found.mean.astype("float32").numpy()).all():
             raise RunFailedError(
                 "the autoencoder's latents are not finite: its activations outgrow 16 bits; give an "
                 "autoencoder made for them (pretrained_vae_model_name_or_path "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mix_core.inference.text_to_image.geometry import Geometry
 from mix_core.inference.text_to_image.sources import FolderSource
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.schedulers.flow import FlowEuler
@@ -38,11 +39,16 @@ class Nothing:
 
 
 class PictureCounter(Counter):
-    """Counts samples; operations of these models have no outline yet."""
+    """Counts samples and their tokens; operations of these models have no outline yet."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(None)
+        self.geometry = geometry
 
     def count(self, passes: Iterable[Mapping[str, Any]]) -> Counted:
-        samples = sum(len(batch["sample_ids"]) for batch in passes)
-        return Counted(samples, samples)
+        shapes = [batch["pixels"].shape for batch in passes]
+        places = sum(B * self.geometry.tokens(height, width) for B, _, height, width in shapes)
+        return Counted(sum(shape[0] for shape in shapes), places)
 
 
 class PictureSession(Session):
@@ -112,7 +118,7 @@ class PictureSession(Session):
 
     def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
         super()._start_measuring(family, model_config, learning)
-        self.counter = PictureCounter(None)
+        self.counter = PictureCounter(self.parts_of_model.geometry)
 
     def _open_stream(self, source: Path, reached: Progressed, start: Path | None) -> PictureStream:
         kept = ensure_class_pictures(self.model.pictures, self.config, self.rows, self.ranks, self.side)
@@ -125,6 +131,7 @@ class PictureSession(Session):
             position=reached.position,
             workers=workers,
             job=self.ranks.job,
+            tokens=self.parts_of_model.geometry.tokens,
         )
 
     def _results(self) -> list[str]:

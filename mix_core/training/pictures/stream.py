@@ -9,7 +9,7 @@ Shapes: B samples, H and W of a batch's pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -70,8 +70,10 @@ class PictureStream:
         position: int = 0,
         workers: int = 0,
         job: Job | None = None,
+        tokens: Callable[[int, int], int] = lambda height, width: 1,
     ) -> None:
         """`side`: pixels of a square picture. `kept`: pictures of the class, as many as others in a batch.
+        `tokens`: of a picture in the network, by height and width, for the speed that is shown.
 
         Raises:
             DataError: there is no picture, or one cannot be opened.
@@ -79,7 +81,7 @@ class PictureStream:
         if not pictures:
             raise DataError("there is no picture to train on")
         self.pictures, self.kept, self.config = list(pictures), list(kept), config
-        self.job = job or Job()
+        self.job, self.tokens = job or Job(), tokens
         self.passes_per_step = config.gradient_accumulation_steps * self.job.ranks
         self.seed = config.seed if config.data_seed is None else config.data_seed
         self.augmentation = Augmentation(
@@ -131,7 +133,7 @@ class PictureStream:
         while count < self.passes_per_step and not (count and (start + count) % self.per_epoch == 0):
             if count % self.job.ranks == self.job.rank:
                 batch = self._batch(start + count)
-                tokens += len(batch["sample_ids"])
+                tokens += len(batch["sample_ids"]) * self.tokens(*batch["pixels"].shape[2:])
                 passes.append(batch)
             count += 1
         self.position = start + count
