@@ -84,6 +84,7 @@ _SAME = {
     "pipeline_parallel_degree": ("pipeline_model_parallel_size",),
     "lora_rank": ("rank",),
     "vit_lr": ("vision_tower_lr",),
+    "weight_decay": ("adam_weight_decay",),
 }
 _SAME_BOOLEAN = {
     "freeze_vit": ("fix_vit", "freeze_backbone"),
