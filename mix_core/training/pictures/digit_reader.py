@@ -13,10 +13,10 @@ import numpy as np
 
 from mix_core.data.digit_captions import NAMES, SIDE_PX, digit_pictures
 
-TRAINED_ON = 3000
+TRAINED_ON = 6000
 HELD_OUT = 720
 CELL_PX = 4
-SHARPNESS = 8.0
+SHARPNESS = 6.0
 RIDGE = 1e-2
 
 
