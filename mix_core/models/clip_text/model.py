@@ -80,6 +80,8 @@ class ClipTextModel(nn.Layer):
         )
         self.recompute = False
         """Whether training keeps each layer's input only."""
+        self.random = None
+        """Set where adapters draw in training."""
 
     def forward(self, ids_BS: np.ndarray) -> Encoded:
         """Token ids (B, S) on the host, each row with its begin and end token.

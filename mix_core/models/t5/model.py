@@ -142,6 +142,8 @@ class T5Encoder(nn.Layer):
         self.encoder = Stack(config)
         self.recompute = False
         """Whether training keeps each layer's input only."""
+        self.random = None
+        """Set where adapters draw in training."""
 
     def forward(self, ids_BS: np.ndarray) -> Tensor:
         """Token ids (B, S) on the host -> (B, S, D).

@@ -298,6 +298,8 @@ def test_an_adapter_for_another_family_is_refused(folders: dict[str, Path], mode
     plain = values(generate(models["transformer"], PROMPT, **FEW))
     adapters.add("own", write("transformer.transformer_blocks.0.attn.to_q"))
     assert np.abs(values(generate(models["transformer"], PROMPT, **FEW)) - plain).max() > 0
+    adapters.add("text", write("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", 16, 16))
+    assert np.abs(values(generate(models["transformer"], PROMPT, **FEW)) - plain).max() > 0
     adapters.use(None)
     assert np.array_equal(values(generate(models["transformer"], PROMPT, **FEW)), plain)
     with pytest.raises(WeightsError, match="expected names as diffusers writes them"):
