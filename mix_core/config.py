@@ -39,12 +39,19 @@ from mix_core.config_fields import (
     RunKeys,
     TileKeys,
 )
+from mix_core.config_pictures import DreamBoothKeys, PictureKeys, ValidationKeys
 from mix_core.config_text import kind_of, read_config_file
 from mix_core.config_types import expected_of, from_argument
 from mix_core.errors import ConfigError
 from mix_core.recipes import recipe_file
 
 GROUPS = (
+    *(ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, LayoutKeys),
+    *(EvaluationKeys, OutputKeys, RunKeys, PictureKeys, DreamBoothKeys, ValidationKeys),
+)
+
+
+class RunConfig(
     ModelKeys,
     DataKeys,
     TileKeys,
@@ -54,11 +61,9 @@ GROUPS = (
     EvaluationKeys,
     OutputKeys,
     RunKeys,
-)
-
-
-class RunConfig(
-    ModelKeys, DataKeys, TileKeys, BatchKeys, OptimizerKeys, LayoutKeys, EvaluationKeys, OutputKeys, RunKeys
+    PictureKeys,
+    DreamBoothKeys,
+    ValidationKeys,
 ):
     """All keys of one run, under their own names, checked."""
 

@@ -89,6 +89,7 @@ _SAME = {
     "pipeline_parallel_degree": ("pipeline_model_parallel_size",),
     "lora_rank": ("rank",),
     "vit_lr": ("vision_tower_lr",),
+    "weight_decay": ("adam_weight_decay",),
 }
 _SAME_BOOLEAN = {
     "freeze_vit": ("fix_vit", "freeze_backbone"),
@@ -295,48 +296,11 @@ _MEGATRON = {
     **_settled("checkpoints are safetensors in the published layout", ckpt_format=ANYTHING),
 }
 
-_GENERATION = _later(
-    "text-to-image training",
-    **dict.fromkeys(
-        (
-            "pretrained_vae_model_name_or_path",
-            "dataset_name",
-            "dataset_config_name",
-            "train_data_dir",
-            "image_column",
-            "caption_column",
-            "resolution",
-            "validation_prompt",
-            "validation_epochs",
-            "num_validation_images",
-            "snr_gamma",
-            "prediction_type",
-            "timestep_bias_strategy",
-            "weighting_scheme",
-            "logit_mean",
-            "logit_std",
-            "mode_scale",
-            "instance_data_dir",
-            "instance_prompt",
-            "class_data_dir",
-            "class_prompt",
-            "num_class_images",
-            "prior_loss_weight",
-        ),
-        (),
-    ),
-    **dict.fromkeys(
-        (
-            "center_crop",
-            "random_flip",
-            "train_text_encoder",
-            "with_prior_preservation",
-            "not_validation_final",
-        ),
-        (False,),
-    ),
-    **dict.fromkeys(("proportion_empty_prompts", "noise_offset"), (0, 0.0)),
-)
+_GENERATION = {
+    **_later("a choice among the parts of a hub data set", dataset_config_name=()),
+    **_later("another column for the pictures than file_name", image_column=("image",)),
+    **_later("levels that are drawn unevenly", timestep_bias_strategy=("none",)),
+}
 
 _INFER = "mix-core infer --model DIR --image FILE --prompt TEXT [--draw out.png] asks a model"
 _ELSEWHERE = {

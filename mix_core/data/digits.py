@@ -231,7 +231,12 @@ def _row(split: str, task: str, name: str, picture: Picture) -> dict[str, Any]:
 
 
 def ensure_digits(out: Path, *, seed: int = 0) -> Path:
-    """Make the digits at `out` unless this version's are there already; returns `out`.
+    """Make the digits at `out` unless this version's are there already; returns `out`."""
+    return ensure_folder(out, _fingerprint(seed), lambda part: write_digits(part, seed=seed))
+
+
+def ensure_folder(out: Path, made_by: str, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill `out`, unless it says in a file that `made_by` has done so; returns `out`.
 
     Whole or not at all: written beside and renamed, so an interrupted run leaves nothing half done. Of two
     runs that start at once the second waits for the first.
@@ -242,13 +247,13 @@ def ensure_digits(out: Path, *, seed: int = 0) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(out.with_name(f"{out.name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if stamp.is_file() and stamp.read_text(encoding="utf-8") == _fingerprint(seed):
+            if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_by:
                 return out
             for rest in (part, old):  # of a run that was killed
                 shutil.rmtree(rest, ignore_errors=True)
             try:
-                write_digits(part, seed=seed)
-                (part / stamp.name).write_text(_fingerprint(seed), encoding="utf-8")
+                write(part)
+                (part / stamp.name).write_text(made_by, encoding="utf-8")
                 if out.exists():
                     out.rename(old)
                 part.rename(out)
@@ -263,8 +268,12 @@ def ensure_digits(out: Path, *, seed: int = 0) -> Path:
 
 
 def _fingerprint(seed: int) -> str:
+    return fingerprint_of(seed, __file__, glyphs.__file__)
+
+
+def fingerprint_of(seed: int, *sources: str) -> str:
     """Of everything that decides the pictures: these sources and the seed."""
     digest = hashlib.sha256(f"seed {seed}".encode())
-    for source in (__file__, glyphs.__file__):
+    for source in sources:
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()

@@ -24,6 +24,11 @@ LONG_ANSWER = 12
 PICKS = {
     "sample": ("A fair sample", "Evenly spaced over the held-out rows of each task."),
     "mistake": ("Mistakes", "The lowest scores among the rows not shown above."),
+    "made": (
+        "Generated pictures",
+        "Made by the model from the prompt; of digits the first few of each and all that a classifier, "
+        "trained on the real ones, named otherwise.",
+    ),
 }
 
 
@@ -93,12 +98,15 @@ class Card:
         question, answer, truth = (self._text(name) for name in ("question", "answer", "truth"))
         long = " long" if max(len(answer), len(truth)) > LONG_ANSWER else ""
         true = f'<p class="true">truth <b>{escape(truth)}</b></p>' if answer != truth else ""
-        return (
-            f'<article class="card {word}{long}">{self._frame()}<div class="words">'
-            f'<p class="question">{escape(question)}</p>'
+        said = (
             f'<p class="said"><b>{escape(answer or "(nothing)")}</b>'
             f'<span class="mark {word}"><span aria-hidden="true">{sign}</span> {text}</span></p>'
-            f"{true}</div></article>"
+        )
+        if self.entry.get("pick") == "made" and not answer:
+            word, said = "right", ""  # nobody judged it
+        return (
+            f'<article class="card {word}{long}">{self._frame()}<div class="words">'
+            f'<p class="question">{escape(question)}</p>{said}{true}</div></article>'
         )
 
     def _text(self, name: str) -> str:

@@ -15,15 +15,14 @@ import mix_core.device as device
 from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job, job_of
 from mix_core.errors import CheckpointError, ConfigError, MixError, RunFailedError
-from mix_core.models.common.adapter_files import is_adapter
 from mix_core.models.common.hub import resolve_model_folder
-from mix_core.models.registry import family_of_folder, model_sizes
+from mix_core.models.registry import model_sizes
 from mix_core.training import checkpoint, record
+from mix_core.training.kinds import holds_adapter, kind_of_run
 from mix_core.training.launch import note_end
 from mix_core.training.layout import Layout, layout_of
 from mix_core.training.precision import Precision
 from mix_core.training.reporters import check_installed
-from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -99,12 +98,12 @@ def _train(
         raise ConfigError(
             "model_name_or_path is missing; give a model folder or a hub name, or --recipe NAME"
         )
-    family = family_of_folder(source)
-    rows = read_rows(config)
+    kind = kind_of_run(config, source)
     activation = device.activate(
         device_name,
         workload=device.Workload(
-            model=family.name,
+            task=kind.task,
+            model=kind.model,
             mode="train",
             dtype=config.dtype,
             world_size=job.ranks,
@@ -117,11 +116,12 @@ def _train(
     )
     precision = Precision.of(config.dtype, config.fp16_opt_level, activation, config.scale_loss)
     from mix_core.training.parallel import Ranks
-    from mix_core.training.session import Session
 
     collective = activation.profile.collective
     ranks = Ranks(job, layout, scatters=collective is None or not collective.scatter_by_all_reduce)
-    with Session(config, folder, source, start, rows, activation, precision, command, ranks) as session:
+    with kind.session(
+        config, folder, source, start, kind.rows, activation, precision, command, ranks
+    ) as session:
         ranks.wait()
         if ranks.leads:
             make_room()
@@ -170,9 +170,9 @@ def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
 
 def _check_start(start: Path, lora: bool) -> None:
     """A run goes on as what it was: with adapters, or with a model of its own. Raises CheckpointError."""
-    if is_adapter(start) and not lora:
+    if holds_adapter(start) and not lora:
         raise CheckpointError(f"resume: {start} holds an adapter and lora is false; give lora: true")
-    if lora and not is_adapter(start):
+    if lora and not holds_adapter(start):
         raise CheckpointError(
             f"resume: {start} holds a whole model and lora is true; to put adapters on it give it as "
             "model_name_or_path and another output_dir"
@@ -181,7 +181,7 @@ def _check_start(start: Path, lora: bool) -> None:
 
 def _check_model(start: Path, named: str | Path | None) -> None:
     """Of the model that the run's keys name, where both can be looked at. Raises CheckpointError."""
-    if named is None or is_adapter(start) or not (Path(named) / "config.json").is_file():
+    if named is None or holds_adapter(start) or not (Path(named) / "config.json").is_file():
         return  # an adapter is compared with its model's weights; a name of the hub may be unreachable
     found, wanted = model_sizes(start), model_sizes(Path(named))
     differ = next((name for name in wanted if found.get(name) != wanted[name]), None)

@@ -24,7 +24,7 @@ from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.parallel import Ranks
-from mix_core.training.progress import Progress, clock
+from mix_core.training.progress import PlainStream, Progress, clock
 from mix_core.training.report import write_report
 from mix_core.training.reporters import Reporters
 from mix_core.training.run_folder import METRICS, RECORD, RESULTS, RunFolder, read_json
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.device import Activation
     from mix_core.models.registry import ModelFamily
+    from mix_core.training.optimizer import AdamW
     from mix_core.training.precision import Precision
     from mix_core.training.rows import Rows
 
@@ -76,16 +77,12 @@ class Session:
         self._folders = [folder.path, *([start.parent] if start is not None else [])]
         """Where checkpoints of this run, and of what it goes on from, lie."""
         paddle.seed(config.seed)
-        family, model_config, self.model, self.processor = assembly.load_parts(
-            config, source, random_init=config.from_scratch and start is None
-        )
-        adapter, learning = assembly.choose_what_learns(
-            self.model, family, config, start, show=self.ranks.leads
-        )
+        family, model_config = self._load(source, random_init=config.from_scratch and start is None)
+        adapter, learning = self._choose_what_learns(family, start)
         self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
         """Numbers of the model that are kept in 8 bits."""
         self.model.recompute = config.recompute
-        self.optimizer = assembly.new_optimizer(config, self.model, precision, learning, self.ranks)
+        self.optimizer = self._new_optimizer(learning)
         self.parts = Parts(
             config,
             family,
@@ -116,6 +113,20 @@ class Session:
                 config.max_steps if config.max_steps > 0 else self.stream.steps_in(config.num_train_epochs)
             )
         self._start_record(family.name, start)
+
+    def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
+        """Make model and processor -> family, configuration."""
+        family, model_config, self.model, self.processor = assembly.load_parts(
+            self.config, source, random_init=random_init
+        )
+        return family, model_config
+
+    def _choose_what_learns(self, family: ModelFamily, start: Path | None) -> tuple[Any, list[str]]:
+        """-> the adapter that learns in place of the model, if any; names of the parameters that learn."""
+        return assembly.choose_what_learns(self.model, family, self.config, start, show=self.ranks.leads)
+
+    def _new_optimizer(self, learning: list[str]) -> AdamW:
+        return assembly.new_optimizer(self.config, self.model, self.precision, learning, self.ranks)
 
     def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
         """Count work and time from here on."""
@@ -241,7 +252,7 @@ class Session:
             self.progress.note(self._skipped(result))
         values = self._measured(result, speed)
         is_best = False
-        if self.rows.eval and self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result):
+        if self.rows.eval and self._evaluation_is_due(result):
             results = self._evaluate(during=True)
             values |= {f"eval_{name}": value for name, value in results.items()}
             is_best = self._is_best(results)
@@ -295,6 +306,9 @@ class Session:
             f"step {result.step}: gradients overflow {dtype} at loss scale {result.loss_scale:g}, "
             f"so there is no update; going on at {after:g}"
         )
+
+    def _evaluation_is_due(self, result: StepResult) -> bool:
+        return self._is_due(self.config.evaluation_strategy, self.config.eval_steps, result)
 
     def _is_due(self, strategy: str, every: int | None, result: StepResult) -> bool:
         if strategy == "steps":
@@ -440,13 +454,3 @@ class Session:
         self.record |= {"status": status, "ended": record.now(), "last_step": self.step, "message": message}
         self.record["device"] = self.activation.to_json()
         self.folder.write_json(RECORD, self.record)
-
-
-class PlainStream:
-    """stderr without being a terminal, so that progress comes as lines."""
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()

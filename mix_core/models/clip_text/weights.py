@@ -10,15 +10,15 @@ from mix_core.models.clip_text.model import ClipTextModel
 from mix_core.models.common.weights import STORED_AS, fill_random, load_folder, save_folder, slots_of
 from mix_core.models.registry import read_config
 
-DEVIATION = 0.02
-"""Of random first values, as CLIP's embeddings have it."""
+WIDTH_OF_DEVIATION = 833
+"""Width at which random first values deviate by 0.02, as CLIP's embeddings do; a narrower one has larger."""
 
 
 def load_clip_text(folder: Path, *, random_init: bool = False, seed: int = 0) -> ClipTextModel:
     """The encoder of a folder, in evaluation mode. Raises BadInputError and WeightsError."""
     model = ClipTextModel(config_from_dict(read_config(folder)))
     if random_init:
-        fill_random(model, seed, DEVIATION)
+        fill_random(model, seed, 0.02 * max(1.0, WIDTH_OF_DEVIATION / model.config.hidden_size) ** 0.5)
     else:
         load_folder(slots_of(model), Path(folder), ignore=_is_computed)
     model.eval()

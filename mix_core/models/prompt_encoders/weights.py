@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mix_core.errors import BadInputError
+from mix_core.models.clip_text.model import ClipTextModel
 from mix_core.models.clip_text.original import load_original
 from mix_core.models.clip_text.tokenizer import load_clip_tokenizer
 from mix_core.models.clip_text.weights import load_clip_text, save_clip_text
@@ -25,22 +26,23 @@ from mix_core.models.t5.weights import load_t5, save_t5
 _SUFFIXES = ("", "_2", "_3")
 
 
-def load_prompt_encoder(folder: Path, *, t5_length: int = 256) -> PromptEncoder:
+def load_prompt_encoder(folder: Path, *, t5_length: int = 256, seed: int | None = None) -> PromptEncoder:
     """What the folder's model_index.json names. Raises BadInputError and WeightsError.
 
     A T5 that model_index.json leaves out, or whose folder is not there, is done without; an SD3 without a
-    second encoder has the first alone (`OneEncoderPrompts`).
+    second encoder has the first alone (`OneEncoderPrompts`). `seed`: draw the weights of encoders whose
+    folders hold none.
     """
     folder = Path(folder)
     index = read_index(folder)
     kind = pipeline_of(index["_class_name"], folder)
-    first = load_clip_text(folder / "text_encoder")
+    first = _clip(folder / "text_encoder", seed)
     own = load_clip_tokenizer(folder / "tokenizer", "the first text encoder (CLIP)")
     if kind == SD15:
         return Sd15Prompts(first, own)
     if kind == SD3 and _is_left_out(index, "text_encoder_2"):
         return OneEncoderPrompts(first, own)
-    second = load_clip_text(folder / "text_encoder_2")
+    second = _clip(folder / "text_encoder_2", seed)
     if not second.config.projected or (kind == SD3 and not first.config.projected):
         raise BadInputError(
             f"{folder} has a text encoder without projection where {kind} takes its pooled vector; expected "
@@ -51,9 +53,18 @@ def load_prompt_encoder(folder: Path, *, t5_length: int = 256) -> PromptEncoder:
         return SdxlPrompts((first, second), tokenizers, index.get("force_zeros_for_empty_prompt", True))
     third = None
     if not _is_left_out(index, "text_encoder_3") and (folder / "text_encoder_3").is_dir():
-        third = load_t5(folder / "text_encoder_3")
+        part = folder / "text_encoder_3"
+        third = load_t5(part, random_init=_is_drawn(part, seed), seed=seed or 0)
         tokenizers.append(load_t5_tokenizer(folder / "tokenizer_3", "the third text encoder (T5)"))
     return Sd3Prompts((first, second), third, tokenizers, _joint_width(folder), t5_length)
+
+
+def _clip(folder: Path, seed: int | None) -> ClipTextModel:
+    return load_clip_text(folder, random_init=_is_drawn(folder, seed), seed=seed or 0)
+
+
+def _is_drawn(folder: Path, seed: int | None) -> bool:
+    return seed is not None and not any(folder.glob("*.safetensors"))
 
 
 def _is_left_out(index: dict[str, Any], part: str) -> bool:

@@ -105,11 +105,13 @@ def test_mindspeed_command_line():
     assert config.gradient_accumulation_steps == 8 and config.samples_per_step == 16
 
 
-def test_text_to_image_command_says_what_is_not_built():
-    with pytest.raises(ConfigError, match="asks for text-to-image training, not built yet"):
-        load_config(arguments={"dataset_name": "lambdalabs/naruto-blip-captions"})
+def test_text_to_image_command():
+    with pytest.raises(ConfigError, match="asks for levels that are drawn unevenly, not built yet"):
+        load_config(arguments={"timestep_bias_strategy": "later"})
     config = load_config(
         arguments={
+            "pretrained_model_name_or_path": "stable-diffusion-xl-base-1.0",
+            "dataset_name": "lambdalabs/naruto-blip-captions",
             "train_batch_size": "1",
             "gradient_checkpointing": "true",
             "max_train_steps": "10000",
@@ -117,11 +119,13 @@ def test_text_to_image_command_says_what_is_not_built():
             "lr_warmup_steps": "0",
             "mixed_precision": "fp16",
             "checkpointing_steps": "5000",
-            "random_flip": "false",
+            "random_flip": "true",
+            "validation_prompt": "a cat, and a dog",
         }
     )
     assert config.recompute and config.max_steps == 10000 and config.dtype == "float16"
     assert config.per_device_train_batch_size == 1 and config.save_steps == 5000
+    assert config.random_flip and config.validation_prompt == ["a cat, and a dog"]
 
 
 def test_unknown_keys_name_the_nearest(tmp_path):
