@@ -20,6 +20,7 @@ from mix_core.models.registry import family_of_folder
 from mix_core.training import checkpoint, record
 from mix_core.training.launch import note_end
 from mix_core.training.precision import Precision
+from mix_core.training.processors import lost_with_adapters
 from mix_core.training.reporters import check_installed
 from mix_core.training.rows import read_rows
 from mix_core.training.run_folder import RunFolder
@@ -120,6 +121,8 @@ def _train(
         ranks.wait()
         if ranks.leads:
             make_room()
+            if config.lora and (lost := lost_with_adapters(config, source)):
+                print(lost, file=sys.stderr)
         session.run()
 
 
