@@ -54,6 +54,8 @@ class DatasetEntry(Keys):
     chat_template: str | None = None
     """Another chat template for these rows: a file or a name, as the key of the run. One that all sets to
     train on name is saved with the model, else the run's is (PaddleMIX)."""
+    max_dynamic_patch: Count | None = None
+    """Most tiles of a picture of these rows, in place of the run's; InternVL2 alone cuts so (InternVL2)."""
 
     @model_validator(mode="before")
     @classmethod

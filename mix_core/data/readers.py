@@ -46,6 +46,8 @@ class SetSpec:
     prompt: str = DEFAULT_PROMPT
     chat_template: str | None = None
     """Another template than the run's, for these rows."""
+    max_dynamic_patch: int | None = None
+    """Most tiles of a picture, for these rows."""
 
 
 def parse_spec(spec: str | Sequence[dict[str, Any]]) -> list[SetSpec]:
@@ -80,6 +82,7 @@ def _entry_sets(entry: dict[str, Any]) -> list[SetSpec]:
                 root=entry.get("root"),
                 prompt=entry.get("prompt") or DEFAULT_PROMPT,
                 chat_template=entry.get("chat_template"),
+                max_dynamic_patch=entry.get("max_dynamic_patch"),
             )
         )
     return sets
@@ -149,7 +152,8 @@ def _make_row(spec: SetSpec, root: Path, raw: Any, number: int, *, known: set[st
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
     row = {"messages": messages, "task": raw.get("task"), "id": raw.get("id", number + 1), "source": source}
-    return row if spec.chat_template is None else {**row, "chat_template": spec.chat_template}
+    own = {"chat_template": spec.chat_template, "max_dynamic_patch": spec.max_dynamic_patch}
+    return row | {key: value for key, value in own.items() if value is not None}
 
 
 def _check_file(file: str) -> None:

@@ -25,7 +25,7 @@ Sample = dict[str, np.ndarray]
 MakeProcessor = Callable[[], Any]
 """Makes a model family's processor; it is pickled, so a function of a module or a partial of one."""
 
-SENT = ("messages", "source", "chat_template")
+SENT = ("messages", "source", "chat_template", "max_dynamic_patch")
 """What a worker is told of a row."""
 _NARROW = ("input_ids", "labels", "position_ids")
 
@@ -62,8 +62,13 @@ def encode_row(processor: Any, row: dict[str, Any], options: dict[str, Any]) -> 
 
 
 def for_row(processor: Any, row: dict[str, Any]) -> Any:
-    """The processor with the chat template of the row's set, where that has its own."""
-    name = row.get("chat_template")
+    """The processor with the chat template and the most tiles of the row's set, where that has its own.
+
+    Raises ConfigError for tiles that the model does not cut.
+    """
+    name, tiles = row.get("chat_template"), row.get("max_dynamic_patch")
+    if tiles is not None:
+        processor = processor.with_tiles(tiles)
     return processor if name is None else processor.with_template(name)
 
 

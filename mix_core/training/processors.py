@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mix_core.errors import ConfigError
 from mix_core.models.common.custom_template import load_template
-from mix_core.models.registry import family_of_folder
+from mix_core.models.registry import family_of_folder, read_config
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
@@ -44,6 +44,24 @@ def processor_options(config: RunConfig) -> dict[str, Any]:
         OF_SETS: config.chat_templates_of_sets,
         **model_options(config),
     }
+
+
+def lost_with_adapters(config: RunConfig, folder: Path) -> str | None:
+    """A sentence on what this run asks of pictures beyond the model folder, which files of adapters have no
+    place for; None where that is nothing."""
+    family, source = family_of_folder(folder), read_config(folder)
+    of_model = model_options(config)
+    changed = family.with_changes(of_model).config_from_dict(source) != family.config_from_dict(source)
+    others = {key: value for key, value in processor_options(config).items() if key not in of_model}
+    for key in (TOKENS, TEMPLATE, OF_SETS, "allow_private_urls"):
+        del others[key]
+    lost = [*(of_model if changed else ()), *(key for key, value in others.items() if value is not None)]
+    if not lost:
+        return None
+    return (
+        f"an adapter does not keep {', '.join(sorted(lost))}: merged or asked, the model sees pictures as "
+        f"{folder} says; change its files too"
+    )
 
 
 def make_processor(folder: str | Path, options: dict[str, Any]) -> Any:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from mix_core.config import RunConfig
     from mix_core.config_fields import DatasetEntry
 
-META_KEYS = ("annotation", "file_name", "root", "repeat_time", "weight", "max_samples")
+META_KEYS = (
+    *("annotation", "file_name", "root", "repeat_time", "weight", "max_samples"),
+    "max_dynamic_patch",
+)
 META_WITHOUT_SAY = ("length", "data_augment")
 """`length` is counted here, `data_augment` may only be false."""
 
@@ -85,7 +88,11 @@ def _meta_entry(where: str, name: str, entry: Any) -> dict[str, Any]:
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
             raise DataError(f"{where}: {key} is {value!r}, expected a number above 0")
-    rest = {key: entry[key] for key in ("root", "max_samples") if entry.get(key) is not None}
+    tiles = entry.get("max_dynamic_patch")
+    if tiles is not None and (type(tiles) is not int or tiles < 1):
+        raise DataError(f"{where}: max_dynamic_patch is {tiles!r}, expected a whole number above 0")
+    kept = ("root", "max_samples", "max_dynamic_patch")
+    rest = {key: entry[key] for key in kept if entry.get(key) is not None}
     return {"name": name, "data_files": str(file), **rest, **numbers}
 
 

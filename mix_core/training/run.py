@@ -22,6 +22,7 @@ from mix_core.training.kinds import holds_adapter, kind_of_run
 from mix_core.training.launch import note_end
 from mix_core.training.layout import Layout, layout_of
 from mix_core.training.precision import Precision
+from mix_core.training.processors import lost_with_adapters
 from mix_core.training.reporters import check_installed
 from mix_core.training.run_folder import RunFolder
 
@@ -125,6 +126,8 @@ def _train(
         ranks.wait()
         if ranks.leads:
             make_room()
+            if config.lora and (lost := lost_with_adapters(config, source)):
+                print(lost, file=sys.stderr)
         session.run()
 
 

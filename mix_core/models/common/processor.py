@@ -122,6 +122,10 @@ class BaseProcessor:
         """A copy with one of `templates` in place of the folder's or the run's."""
         return replace(self, chat_template=self.templates[name])
 
+    def with_tiles(self, most: int) -> BaseProcessor:
+        """A copy that cuts a picture into at most so many tiles. Raises ConfigError where there are none."""
+        raise ConfigError(f"a data set has max_dynamic_patch and the model has not: {self.other_options}")
+
     def encode(
         self,
         messages: list[dict[str, Any]],

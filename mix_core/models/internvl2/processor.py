@@ -99,6 +99,11 @@ class Processor(BaseProcessor):
             template = named_template(config.template, self.tokenizer.special_tokens)
         return replace(self, vision=vision, config=config, chat_template=template)
 
+    def with_tiles(self, most: int) -> Processor:
+        configured(self.config, {"max_dynamic_patch": most})  # refuses what contradicts it
+        tiler = replace(self.images, max_tiles=most, min_tiles=min(most, self.images.min_tiles))
+        return replace(self, vision=replace(self.vision, tiler=tiler))
+
     def apply_chat_template(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of the messages by the model's template, with one placeholder a picture or video."""
         return self.template.render(as_text(messages), add_generation_prompt=add_generation_prompt)

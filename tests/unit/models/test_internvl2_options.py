@@ -14,7 +14,12 @@ from mix_core.config import load_config
 from mix_core.errors import ConfigError
 from mix_core.models.internvl2 import FAMILY
 from mix_core.models.registry import load_model
-from mix_core.training.processors import make_processor, model_options, processor_options
+from mix_core.training.processors import (
+    lost_with_adapters,
+    make_processor,
+    model_options,
+    processor_options,
+)
 from tests.builders.internvl2_checkpoints import write_folder
 
 WIDE = Image.new("RGB", (140, 28), (200, 10, 10))
@@ -136,3 +141,16 @@ def test_the_folder_s_own_ratio_and_template_may_be_named(folder: Path) -> None:
 
 def test_limits_in_pixels_go_with_the_size_of_tiles(folder: Path) -> None:
     assert tiles_of(folder, image_max_pixels=3 * 14 * 14, force_image_size=14).shape[0] == 4
+
+
+def test_what_an_adapter_does_not_keep_is_said(folder: Path) -> None:
+    as_it_is = FAMILY.load_processor(folder).config
+    same = {"max_dynamic_patch": as_it_is.max_dynamic_patch, "use_thumbnail": as_it_is.use_thumbnail}
+    chosen = {"max_dynamic_patch": as_it_is.max_dynamic_patch - 1, "allow_private_urls": True}
+    said = [
+        lost_with_adapters(load_config(arguments={k: str(v).lower() for k, v in keys.items()}), folder)
+        for keys in (same, chosen, {"image_max_pixels": 1000, "new_special_tokens": "<a>"})
+    ]
+    assert said[0] is None
+    assert said[1] is not None and "does not keep max_dynamic_patch: merged or asked" in said[1]
+    assert said[2] is not None and "does not keep image_max_pixels: " in said[2]

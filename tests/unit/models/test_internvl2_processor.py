@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mix_core.data.worker import for_row
 from mix_core.errors import BadInputError, ConfigError, DataError
 from mix_core.models.internvl2 import FAMILY
 from tests.builders.internvl2_checkpoints import write_folder
@@ -203,6 +204,22 @@ def test_the_folder_s_own_template_wins(tmp_path: Path) -> None:
     assert processor.apply_chat_template([user(image("x"), "a")]) == f"[{IMG}\na]"
     processor.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "chat_template.jinja").is_file()
+
+
+def test_rows_of_a_set_may_have_fewer_tiles(processor) -> None:
+    asked = {"messages": [user(image(picture(80, 40)), "a"), {"role": "assistant", "content": "b"}]}
+    lengths = []
+    for tiles in (None, 1, 2):
+        chosen = for_row(processor, asked | {"max_dynamic_patch": tiles})
+        lengths.append(len(chosen.encode(asked["messages"], max_length=None)["input_ids"]))
+    tile = processor.config.num_image_token
+    assert lengths[1] < lengths[2] and (lengths[2] - lengths[1]) % tile == 0
+    assert lengths[0] >= lengths[2] and processor.images.max_tiles > 2, "the run's own stays"
+    plain = processor.with_options(dynamic_image_size=False)
+    with pytest.raises(
+        ConfigError, match="max_dynamic_patch asks for tiles, and dynamic_image_size is false"
+    ):
+        for_row(plain, {"max_dynamic_patch": 2})
 
 
 def test_limits_in_pixels_are_limits_on_tiles(processor) -> None:

@@ -125,6 +125,9 @@ def test_rows_from_every_kind_of_specification(tmp_path):
     a, b = write_rows(tmp_path / "a.json", 3), write_rows(tmp_path / "b.json", 5)
     meta = tmp_path / "meta.json"
     meta.write_text(json.dumps({"a": {"annotation": str(a), "repeat_time": 2}, "b": {"file_name": str(b)}}))
+    tiled = tmp_path / "tiled.json"
+    tiled.write_text(json.dumps({"a": {"annotation": str(a), "max_dynamic_patch": 6, "length": 3}}))
+    assert [row["max_dynamic_patch"] for row in read_rows(config_of(meta_path=str(tiled))).train] == [6] * 3
     for keys, sizes in (
         ({"data_path": f"{a},{b}#2"}, [3, 2]),
         ({"meta_path": str(meta)}, [3, 5]),
@@ -148,6 +151,9 @@ def test_rows_that_are_not_named_or_not_there(tmp_path):
         read_rows(config_of(meta_path=str(tmp_path / "none.json")))
     (tmp_path / "meta.json").write_text('{"a": {"repeat_time": 1}}')
     with pytest.raises(DataError, match=r"expected \{name: \{annotation or file_name"):
+        read_meta(str(tmp_path / "meta.json"))
+    (tmp_path / "meta.json").write_text('{"a": {"annotation": "a.json", "max_dynamic_patch": 0.5}}')
+    with pytest.raises(DataError, match=r"set 'a': max_dynamic_patch is 0.5, expected a whole number"):
         read_meta(str(tmp_path / "meta.json"))
 
 
