@@ -1,13 +1,14 @@
 """What packing saves: slots and time for the same samples padded, packed in sequence, and packed by best fit.
 
-    python benchmarks/packing.py [--samples 20000] [--time] [--size tiny] [--kernels reference]
+    python benchmarks/packing.py [--samples 20000] [--million] [--time] [--size tiny] [--kernels reference]
 
 Slots are the places that a step computes, padding included. `padded`: batches in the stream's order, each as
 long as its longest sample. `sequential`: the next sample is appended while the row has room, else a new row
 begins, and each row is padded to its capacity (MIXToken as PaddleMIX has it). `best fit`: an epoch of the
 loader, with its bounded look-ahead. Prints a JSON line for each distribution of lengths; `ratio_*` above 1:
-best fit is better. With --time, another for a training step of a text-only Qwen2.5-VL: tokens that are no
-padding in a second.
+best fit is better. With --million, first one for a million samples: processor time, and the process's peak of
+memory. With --time, another for a training step of a text-only Qwen2.5-VL: tokens that are no padding in a
+second.
 """
 
 from __future__ import annotations
@@ -15,20 +16,27 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import packed_workload
 import workload
+from PIL import Image
 
+import mix_core.recipes
+from mix_core.data import digits
 from mix_core.data.packed_epoch import PackedEpoch
 from mix_core.data.packing import pack
+from mix_core.models.registry import get_family
 
 BATCH = 8
 CAPACITY = 4096
 TIMED_CAPACITY = 512
-DIGITS = {22: 0.47, 27: 0.035, 34: 0.035, 33: 0.28, 52: 0.05, 54: 0.13}
-"""Shares of the lengths of the digits' samples, roughly."""
+MILLION = 1_000_000
+ENCODED_DIGITS = 1400
+"""Samples of the digits whose lengths stand for all 28,000."""
 
 
 def distributions(samples: int) -> dict[str, tuple[np.ndarray, int, int]]:
@@ -40,7 +48,42 @@ def distributions(samples: int) -> dict[str, tuple[np.ndarray, int, int]]:
         "uniform 10-4000": (rng.integers(10, 4001, samples), CAPACITY, 1),
         "log-normal, median 245, deviation e": (tail, CAPACITY, 1),
         "log-normal, median 55, deviation e^1.2": (short, CAPACITY, 1),
-        "digits": (rng.choice(list(DIGITS), samples, p=list(DIGITS.values())), 128, 21),
+        "digits": (rng.choice(digit_lengths(), samples), 128, 21),
+    }
+
+
+def digit_lengths() -> list[int]:
+    """Tokens of digits samples as the recipe encodes them, the three tasks in their shares."""
+    folder = Path(mix_core.recipes.__file__).parent / "digits" / "model"
+    processor = get_family("qwen2_5_vl").load_processor(folder)
+    shares = digits.COUNTS["train"]
+    lengths = []
+    for task, share in shares.items():
+        wanted = ENCODED_DIGITS * share // sum(shares.values())
+        for picture in islice(digits.make_pictures("train", task), wanted):
+            image = {"type": "image", "image": Image.fromarray(picture.pixels_HW)}
+            asked = {"role": "user", "content": [image, {"type": "text", "text": digits.PROMPTS[task]}]}
+            messages = [asked, {"role": "assistant", "content": picture.answer}]
+            lengths.append(len(processor.encode(messages, max_length=None)["input_ids"]))
+    return lengths
+
+
+def million() -> dict[str, Any]:
+    """A million samples of 10 to 4,000 tokens: this process's peak counts the lengths and the imports too."""
+    lengths = np.random.default_rng(0).integers(10, 4001, MILLION)
+    started = time.process_time()
+    packs = sum(1 for _ in pack(lengths.tolist(), CAPACITY))
+    seconds = time.process_time() - started
+    peak = next(
+        line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return {
+        "lengths": "uniform 10-4000",
+        "samples": MILLION,
+        "capacity": CAPACITY,
+        "pack_s": seconds,
+        "peak_mb": int(peak) * 1024 / 1e6,
+        "filled_best_fit": float(lengths.sum()) / (packs * CAPACITY),
     }
 
 
@@ -177,7 +220,10 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--kernels", choices=("auto", "reference"), default="auto")
+    parser.add_argument("--million", action="store_true", help="pack a million samples first")
     arguments = parser.parse_args()
+    if arguments.million:
+        workload.print_line(million())
     if arguments.time:
         start(arguments)
     for name, (lengths, capacity, rows) in distributions(arguments.samples).items():

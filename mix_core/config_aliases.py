@@ -82,6 +82,7 @@ _SAME = {
     "dataloader_num_workers": ("num_workers",),
     "image_max_pixels": ("max_pixels",),
     "image_min_pixels": ("min_pixels",),
+    "image_resolution": ("max_image_size",),
     "max_samples": ("max_train_samples",),
     "sharding_parallel_degree": ("sharding_degree",),
     "tensor_parallel_degree": ("tensor_model_parallel_size",),
@@ -221,12 +222,6 @@ _DATA = {
         "the model folder brings its chat template, and chat_template names another", template=ANYTHING
     ),
     **_settled("the model folder says how pixels are scaled", normalize_type=("imagenet",)),
-    **_later(
-        "a limit on the longer side (image_max_pixels and video_max_pixels limit the area)",
-        image_resolution=(),
-        max_image_size=(),
-        video_resolution=(),
-    ),
     **_settled("max_length bounds prompt and answer together", src_length=ANYTHING),
     **_settled("samples are always prepared when they are needed", lazy=ANYTHING, lazy_preprocess=ANYTHING),
     **_settled(

@@ -188,6 +188,11 @@ class DataKeys(Keys):
     """Largest video frame, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
     video_min_pixels: NonNegative | None = None
     """Smallest video frame, in pixels after resizing. Default: the model folder's (MindSpeed-MM)."""
+    image_resolution: Count | None = None
+    """Longest side of a picture, in pixels: larger ones shrink to it before the limits of the area apply.
+    Default: no such limit (Qwen2.5-VL: 768)."""
+    video_resolution: Count | None = None
+    """The same for video frames. Default: no such limit (Qwen2.5-VL: 256)."""
     video_fps: Annotated[float, Gt(0.0)] | None = None
     """Frames to take from a second of video. Default: the model folder's (Qwen2.5-VL, MindSpeed-MM: 2)."""
     video_maxlen: Count | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mix_core.errors import BadInputError
 from mix_core.models.common.adapter_files import StoredAdapter, read_adapter
+from mix_core.models.common.chat_template import TEMPLATE_FILE, ChatTemplate
 
 if TYPE_CHECKING:
     from mix_core.models.common.adapters import AdapterSet
@@ -41,6 +42,23 @@ def named_folders(given: Adapters | None) -> dict[str, str]:
 def read_adapters(given: Adapters | None) -> dict[str, StoredAdapter]:
     """Look through the adapters' folders, before anything slow begins. Raises BadInputError, WeightsError."""
     return {name: read_adapter(folder) for name, folder in named_folders(given).items()}
+
+
+def templates_of(
+    stored: Mapping[str, StoredAdapter], processor: Any
+) -> dict[str | None, ChatTemplate | None]:
+    """The chat template of each adapter that learned under another than the model folder's, whose own is
+    None's; {} where all learned under that one.
+
+    Only adapters of ours: other tools leave a copy of some template beside every adapter. Raises
+    BadInputError for a broken one.
+    """
+    theirs = {
+        name: ChatTemplate.from_folder(adapter.folder, processor.tokenizer.special_tokens)
+        for name, adapter in stored.items()
+        if adapter.fingerprint is not None and (adapter.folder / TEMPLATE_FILE).is_file()
+    }
+    return {None: processor.chat_template, **theirs} if theirs else {}
 
 
 def put_on(model: Any, family: ModelFamily, stored: Mapping[str, StoredAdapter]) -> AdapterSet:

@@ -5,7 +5,7 @@ Shapes: B batch, S sequence, P patches, n pictures, m videos, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 import mix_core.device as device_layer
 from mix_core.errors import BadInputError
-from mix_core.inference.adapters import Adapters, put_on, read_adapters
+from mix_core.inference.adapters import Adapters, put_on, read_adapters, templates_of
 from mix_core.inference.conversation import conversation, is_batch
 from mix_core.inference.streaming import TextStream, check_stop_strings, cut_at
 from mix_core.models.common.hub import resolve_model_folder
@@ -24,6 +24,7 @@ from mix_core.models.registry import family_of_folder, load_model
 if TYPE_CHECKING:
     from mix_core.device import Activation
     from mix_core.models.common.adapters import AdapterSet
+    from mix_core.models.common.chat_template import ChatTemplate
     from mix_core.models.registry import ModelFamily
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -58,7 +59,9 @@ class Engine:
         dtype: str,
         weights: str | None = None,
         adapters: AdapterSet | None = None,
+        templates: Mapping[str | None, ChatTemplate | None] | None = None,
     ) -> None:
+        """`templates`: as `templates_of` gives them."""
         self.model = model
         """The Paddle layer, in `eval()` mode."""
         self.processor = processor
@@ -68,6 +71,8 @@ class Engine:
         """What the decoder's matrices are kept in: `int8`, or the dtype."""
         self.stop_token_ids: tuple[int, ...] = tuple(processor.stop_token_ids)
         self._adapters = adapters
+        self._templates = templates or {}
+        self.set_adapter(self.adapter)
 
     @property
     def adapters(self) -> list[str]:
@@ -80,11 +85,16 @@ class Engine:
         return None if self._adapters is None else self._adapters.used
 
     def set_adapter(self, name: str | None) -> None:
-        """Use this adapter; None: the model alone. Raises BadInputError for a name that is not there."""
+        """Use this adapter, with the chat template that it learned under; None: the model alone.
+
+        Raises BadInputError for a name that is not there.
+        """
         if self._adapters is not None:
             self._adapters.use(name)
         elif name is not None:
             raise BadInputError(f"no adapter is called {name!r}: none was loaded; give lora to mix_core.load")
+        if self._templates:
+            self.processor.chat_template = self._templates.get(name, self._templates[None])
 
     def generate(
         self,
@@ -299,6 +309,7 @@ def load(
     family = family_of_folder(folder)
     stored = read_adapters(lora)
     processor = family.load_processor(folder)
+    templates = templates_of(stored, processor)
     workload = device_layer.Workload(model=family.name, mode="infer", dtype=dtype, simulate=bool(simulate))
     activation = device_layer.activate(
         device, workload=workload, simulate=simulate, kernels=kernels, allow_reexec=allow_reexec
@@ -326,4 +337,5 @@ def load(
         dtype=dtype,
         weights=weights,
         adapters=adapters,
+        templates=templates,
     )

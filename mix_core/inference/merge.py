@@ -94,26 +94,28 @@ def merge(
     dtype = written_dtype or _dtype_of(folder)
     loading |= {"dtype": "float32", "lora": None}
     engine = load(folder, **{**loading, "lora": {"lora": adapter}})
-    before = _logits(engine)
+    asked = _asked(engine)
+    before = _logits(engine, asked)
     engine.set_adapter(None)
-    alone = _logits(engine)
+    alone = _logits(engine, asked)
     engine.set_adapter("lora")
     from mix_core.models.common.lora import adapted_maps, merge_adapter
 
     maps = len({one.name for one in adapted_maps(engine.model, engine.family.published_name)})
     merge_adapter(engine.model)
-    merged = _apart(_logits(engine), before)
+    merged = _apart(_logits(engine, asked), before)
     _check_merged(merged, _apart(alone, before))
     if dtype != "float32":
         engine.model.to(dtype=dtype)
         engine.model.to(dtype="float32")
-    rounded = _logits(engine)
+    rounded = _logits(engine, asked)
     partial = out.absolute().with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
         _write(engine, partial, dtype)
-        reloaded = _apart(_logits(load(partial, **loading)), rounded)
+        again = load(partial, **loading)
+        reloaded = _apart(_logits(again, _asked(again)), rounded)
         if not reloaded <= SAME:
             raise RunFailedError(
                 f"the weights that were written, read again, differ by {reloaded:.1e} of the largest logit; "
@@ -144,20 +146,24 @@ def _write(engine: Engine, folder: Path, dtype: str) -> None:
     engine.processor.save(folder)
 
 
-def _logits(engine: Engine) -> list[np.ndarray]:
-    """Of a text, and of a text with a picture: (1, S, V) float32 each."""
+def _asked(engine: Engine) -> list[dict[str, np.ndarray]]:
+    """A text, and a text with a picture, as the model's inputs under the chat template in use."""
     from PIL import Image
 
     side = np.linspace(0, 255, 112)
     pixels = np.stack([*np.meshgrid(side, side), np.full((112, 112), 99.0)], axis=-1)
     picture = Image.fromarray(pixels.astype(np.uint8))
-    logits = []
+    asked = []
     for pictures in ([], [picture]):
         turns = conversation(QUESTION, pictures)
         text = engine.processor.apply_chat_template(turns, add_generation_prompt=True)
-        inputs = engine.processor(text=[text], images=pictures, videos=[], padding_side="left")
-        logits.append(engine.forward(**inputs))
-    return logits
+        asked.append(engine.processor(text=[text], images=pictures, videos=[], padding_side="left"))
+    return asked
+
+
+def _logits(engine: Engine, asked: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """Of each input: (1, S, V) float32."""
+    return [engine.forward(**inputs) for inputs in asked]
 
 
 def _apart(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:

@@ -77,6 +77,44 @@ class Stack:
         return self.attention_matrices + self.mlp_matrices + self.split_vectors + self.whole_vectors
 
 
+def decoder_stack(text: Any, *, qkv_bias: bool) -> Stack:
+    """The blocks of a decoder whose configuration bears Llama's names, as Llama's and Qwen2's do."""
+    return Stack(
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        inner=text.intermediate_size,
+        gated=True,
+        rotary=True,
+        rms=True,
+        qkv_bias=qkv_bias,
+        out_bias=False,
+        mlp_bias=False,
+    )
+
+
+def tower_stack(*, heads: int, **others: Any) -> Stack:
+    """The blocks of a tower: as many heads of keys as of queries, a bias everywhere, and, unless `others`
+    say so, two plain matrices in the feed-forward, layer norms and no rotation."""
+    usual = {"gated": False, "rotary": False, "rms": False, "joined_qkv": True}
+    biases = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
+    return Stack(**{"heads": heads, "kv_heads": heads, **usual, **biases, **others})
+
+
+def text_sizes(width: int, inner: int, layers: int, heads: int, kv_heads: int, words: int) -> dict[str, int]:
+    """Sizes of a decoder under Llama's names."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": words,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearMap:
     """A map outside of the stacks."""

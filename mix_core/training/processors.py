@@ -34,6 +34,8 @@ def processor_options(config: RunConfig) -> dict[str, Any]:
         "image_max_pixels": config.image_max_pixels,
         "video_min_pixels": config.video_min_pixels,
         "video_max_pixels": config.video_max_pixels,
+        "image_resolution": config.image_resolution,
+        "video_resolution": config.video_resolution,
         "video_fps": config.video_fps,
         "video_max_frames": config.video_maxlen,
         "allow_private_urls": config.allow_private_urls or None,

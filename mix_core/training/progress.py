@@ -28,7 +28,11 @@ def clock(seconds: float) -> str:
 
 
 def _speed(
-    tokens_per_s: float | None, samples_per_s: float | None, mfu: float | None, padding: float | None
+    tokens_per_s: float | None,
+    samples_per_s: float | None,
+    mfu: float | None,
+    padding: float | None,
+    data_wait: float | None,
 ) -> list[str]:
     parts = []
     if tokens_per_s is not None:
@@ -39,6 +43,8 @@ def _speed(
         parts.append(f"mfu {100 * mfu:.1f} %")
     if padding is not None and padding >= 0.005:
         parts.append(f"padding {100 * padding:.0f} %")
+    if data_wait is not None:
+        parts.append(f"data wait {100 * data_wait:.0f} %")
     return parts
 
 
@@ -66,6 +72,7 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.step = start_step
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._waits: deque[float] = deque(maxlen=RECENT_STEPS)
         self._last_update = time.monotonic()
         self._last_refresh = 0.0
         self._bar: Bar | None = None
@@ -107,9 +114,15 @@ class Progress:
         samples_per_s: float | None = None,
         mfu: float | None = None,
         padding: float | None = None,
+        data_wait: float | None = None,
     ) -> None:
-        """Tell that `step` is done. `mfu` and `padding` are shares; below 0.5 % padding is not shown."""
-        speed = _speed(tokens_per_s, samples_per_s, mfu, padding)
+        """Tell that `step` is done. `mfu`, `padding` and `data_wait` are shares; below 0.5 % padding is not
+        shown. `data_wait`, of the step's time in which it waited for samples, is shown as the mean of the
+        recent steps."""
+        if data_wait is not None:
+            self._waits.append(data_wait)
+        recent_wait = statistics.fmean(self._waits) if self._waits else None
+        speed = _speed(tokens_per_s, samples_per_s, mfu, padding, recent_wait)
         now = time.monotonic()
         if step > self.step:
             self._durations.append((now - self._last_update) / (step - self.step))

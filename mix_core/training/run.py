@@ -89,7 +89,8 @@ def _train(
     layout: Layout,
 ) -> None:
     if start is not None:
-        _check_start(start, config)
+        _check_start(start, config.lora)
+        _check_model(start, config.model_name_or_path)
     if start is not None and not config.lora:
         source = start
     elif config.model_name_or_path is not None:
@@ -167,19 +168,22 @@ def _tell_what_is_passed_over(folder: RunFolder, start: Path | None) -> None:
         print(f"passing over {path.name}: {checkpoint.first_fault(path)}", file=sys.stderr)
 
 
-def _check_start(start: Path, config: RunConfig) -> None:
+def _check_start(start: Path, lora: bool) -> None:
     """A run goes on as what it was: with adapters, or with a model of its own. Raises CheckpointError."""
-    if is_adapter(start) and not config.lora:
+    if is_adapter(start) and not lora:
         raise CheckpointError(f"resume: {start} holds an adapter and lora is false; give lora: true")
-    if config.lora and not is_adapter(start):
+    if lora and not is_adapter(start):
         raise CheckpointError(
             f"resume: {start} holds a whole model and lora is true; to put adapters on it give it as "
             "model_name_or_path and another output_dir"
         )
-    named = Path(config.model_name_or_path) if config.model_name_or_path is not None else None
-    if named is None or is_adapter(start) or not (named / "config.json").is_file():
+
+
+def _check_model(start: Path, named: str | Path | None) -> None:
+    """Of the model that the run's keys name, where both can be looked at. Raises CheckpointError."""
+    if named is None or is_adapter(start) or not (Path(named) / "config.json").is_file():
         return  # an adapter is compared with its model's weights; a name of the hub may be unreachable
-    found, wanted = model_sizes(start), model_sizes(named)
+    found, wanted = model_sizes(start), model_sizes(Path(named))
     differ = next((name for name in wanted if found.get(name) != wanted[name]), None)
     if differ is not None:
         raise CheckpointError(

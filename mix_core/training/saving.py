@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from mix_core.errors import OtherRankError, RunFailedError
 from mix_core.training import checkpoint, state
 from mix_core.training.host_copy import HostCopy
-from mix_core.training.snapshot import WEIGHTS
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
@@ -134,27 +133,13 @@ class Saver:
             raise
 
     def _fill(self, captured: Captured, folder: Path) -> None:
-        """The first rank's part, then the manifest over everyone's."""
-        inner = folder / state.FOLDER
-        inner.mkdir(exist_ok=True)
-        parts = [captured.write_state(inner)]
-        weights = [captured.write_weights(inner)]
-        for rank in range(1, self.writers):
-            word = _wait_for(folder, rank, self._ends)
-            parts.append(word["tensors"])
-            weights.append(word["weights"])
-        captured.write_model(folder, state.joined(weights))
-        for path in inner.glob(f"{WEIGHTS}*"):
-            path.unlink()
-        values = captured.values | {"ranks": self.writers}
-        state.write_manifest(inner, captured.step, values, state.joined(parts))
+        words = (_wait_for(folder, rank, self._ends) for rank in range(1, self.writers))
+        captured.write(folder, words)
 
     def _share(self, captured: Captured, folder: Path) -> None:
         rank, inner = self.ranks.job.rank, folder / state.FOLDER
         inner.mkdir(exist_ok=True)
-        stem = f".rank{rank}"
-        word = {"tensors": captured.write_state(inner, stem), "weights": captured.write_weights(inner, stem)}
-        state.write_json(_word_of(folder, rank), word)
+        state.write_json(_word_of(folder, rank), captured.write_share(inner, f".rank{rank}"))
 
 
 def _word_of(partial: Path, rank: int) -> Path:

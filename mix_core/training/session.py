@@ -236,9 +236,8 @@ class Session:
             loss=result.loss,
             tokens_per_s=result.tokens_per_s,
             learning_rate=result.learning_rate,
-            samples_per_s=speed["samples_per_s"],
-            mfu=speed.get("mfu"),
-            padding=speed["padding"],
+            **{name: speed.get(name) for name in ("samples_per_s", "mfu", "padding")},
+            data_wait=result.data_ms / result.step_ms,
         )
         if result.skipped:
             self.progress.note(self._skipped(result))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.chat_template import TEMPLATE_FILE
 from mix_core.models.common.weights import parameters_of, slots_of, values_from
 from mix_core.training import state
 from mix_core.training.faults import place
@@ -121,6 +122,9 @@ class Parts:
         """What everyone can load: the model and its processor, or the adapter."""
         if self.adapter is not None:
             self.adapter.write(folder, self._whole())
+            if self.config.chat_template:  # the model's folder has another
+                path = folder / TEMPLATE_FILE
+                path.write_text(self.processor.template.source, encoding="utf-8")
             return
         self.family.save_weights(self.model, folder)
         self.family.write_config(self.model_config, folder, dtype=self.weights_dtype)
@@ -173,7 +177,36 @@ class Captured:
     read: Callable[[Tensor], np.ndarray]
     best_step: int | None
 
-    def write_model(self, folder: Path, divided: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, others: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Fill a checkpoint's folder: this rank's share, then, once the others' are there, the rest.
+
+        `others`: what `write_share` gave on each further rank.
+        """
+        inner = folder / state.FOLDER
+        inner.mkdir(exist_ok=True)
+        shares = [self.write_share(inner), *others]
+        self._write_model(folder, state.joined([share["weights"] for share in shares]))
+        for path in inner.glob(f"{WEIGHTS}*"):
+            path.unlink()
+        values = self.values | {"ranks": len(shares)}
+        tensors = state.joined([share["tensors"] for share in shares])
+        state.write_manifest(inner, self.step, values, tensors)
+
+    def write_share(self, folder: Path, stem: str = "") -> dict[str, Any]:
+        """Write what this rank has of the training state, and its parts of parameters that no rank has whole.
+
+        `stem`: in the names of the files; the first rank's is empty. -> the entries of both for the manifest.
+        """
+        tensors: dict[str, Any] = {}
+        if self.parts.config.save_optimizer:
+            moments = self._pieces(self.parts.optimizer.kept())
+            tensors |= state.write_pieces(folder, f"optimizer{stem}", moments)
+        if not stem:
+            tensors |= state.write_pieces(folder, "random", self.random)
+        weights = self._pieces(self.parts.optimizer.weights())
+        return {"tensors": tensors, "weights": state.write_pieces(folder, f"{WEIGHTS}{stem}", weights)}
+
+    def _write_model(self, folder: Path, divided: Mapping[str, Any]) -> None:
         """Write the part for everyone into a checkpoint's folder.
 
         `divided`: the manifest's entries of parameters that no rank has whole; their files are there.
@@ -189,20 +222,6 @@ class Captured:
         with values_from(values):
             self.parts.write_model(folder)
         place("checkpoint-weights")
-
-    def write_weights(self, folder: Path, stem: str = "") -> dict[str, Any]:
-        """Write this rank's parts of parameters that no rank has whole -> their entries."""
-        return state.write_pieces(folder, f"{WEIGHTS}{stem}", self._pieces(self.parts.optimizer.weights()))
-
-    def write_state(self, folder: Path, stem: str = "") -> dict[str, Any]:
-        """Write this rank's part of the training state -> the manifest's `tensors`. `stem`: in file names."""
-        tensors: dict[str, Any] = {}
-        if self.parts.config.save_optimizer:
-            moments = self._pieces(self.parts.optimizer.kept())
-            tensors |= state.write_pieces(folder, f"optimizer{stem}", moments)
-        if not stem:
-            tensors |= state.write_pieces(folder, "random", self.random)
-        return tensors
 
     def _pieces(self, parts: Iterable[KeptPart]) -> Iterator[tuple[str, state.Piece]]:
         for one in parts:

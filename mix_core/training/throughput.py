@@ -208,5 +208,9 @@ def in_words(summary: Mapping[str, Any]) -> str:
     if "mfu" in summary:
         rates.append(f"mfu {100 * summary['mfu']:.1f} %")
     rates.append(f"padding {100 * summary['padding']:.0f} %")
-    shares = [f"{kind} {100 * share:.0f} %" for kind, share in summary["shares"].items() if share >= 0.005]
+    shares = [
+        f"{kind} {100 * share:.0f} %"
+        for kind, share in summary["shares"].items()
+        if share >= 0.005 or kind == DATA
+    ]
     return f"{', '.join(rates)}; {', '.join(shares)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,26 @@ def _waits(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=_waits)
+    _leave_out_short_forms(config, items)
+
+
+def _leave_out_short_forms(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a defect whose whole run is asked for: that asks all of its cases that the short form asks."""
+    whole = {_defect(item) for item in items if item.get_closest_marker("stops_at_red")} - {None}
+    short = [item for item in items if not _waits(item) and _defect(item) in whole]
+    if short:
+        config.hook.pytest_deselected(items=short)
+        items[:] = [item for item in items if item not in short]
+
+
+def _defect(item: pytest.Item) -> Any:
+    return (
+        item.callspec.params.get("defect")
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else None
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 from tests.conformance_meta.defects import Defect
-from tests.environment import clean_environment, with_plugins
+from tests.environment import ONE_THREAD, clean_environment, with_plugins
 
 Run = tuple[int, dict[str, Any], str]
 """Exit code, report and output of the command."""
@@ -26,7 +26,7 @@ ASIDE = 5
 def conform(folder: Path, *words: str, defect: str = "", faults: str = "", niceness: int = 0) -> Run:
     """The command on the faulty device."""
     environ = with_plugins(clean_environment(), ["faulty"], folder / "site")
-    environ |= {"FAULTY_DEFECT": defect} if defect else {}
+    environ |= ONE_THREAD | ({"FAULTY_DEFECT": defect} if defect else {})
     environ |= {"MIX_SIM_FAULTS": faults, "MIX_SIM_TIMEOUT": "10"} if faults else {}
     command = ["nice", f"-n{niceness}", sys.executable, "-W", "ignore", "-m", "mix_core.cli.main"]
     command += ["conformance", "--device", "faulty", "--simulate", "--report", str(folder / "report")]

@@ -11,7 +11,7 @@ import pytest
 
 from mix_core.device import native
 from tests.builders.tutorial import OVERLAY, Chapter, chapters, overlay_chapter, plugin_after
-from tests.environment import clean_environment, with_plugins
+from tests.environment import ONE_THREAD, clean_environment, with_plugins
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 LIMIT_S = 1800
@@ -20,6 +20,7 @@ LIMIT_S = 1800
 
 def run(folder: Path, words: list[str], plugins: list[Path], expected: int = 0) -> str:
     environ = with_plugins(clean_environment(), [str(plugin) for plugin in plugins], folder / "site")
+    environ |= ONE_THREAD
     command = [sys.executable, "-W", "ignore", "-m", "mix_core.cli.main", *words]
     done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == expected, f"{words}\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}"

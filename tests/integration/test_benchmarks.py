@@ -137,6 +137,15 @@ def test_a_diffusion_step_beside_its_peer(tmp_path):
     assert ratios["ratio_rss_mib"] == pytest.approx(ours["rss_mib"] / peer["rss_mib"])
 
 
+@pytest.mark.slow
+def test_waits_for_samples_without_and_with_workers(tmp_path):
+    short = ("--size", "tiny", "--steps", "2", "--photo", "320x240", "--kernels", "reference")
+    found = lines(tmp_path, "data_wait.py", *short, "--workers", "0", "1")
+    assert [line["workers"] for line in found] == [0, 1]
+    for line in found:
+        assert line["steps"] == 2 and 0 < line["data_ms"] < line["step_ms"] and 0 < line["data_wait"] < 1
+
+
 def test_how_long_checkpoints_stop_training(tmp_path):
     words = ("--size", "tiny", "--seq", "96", "--steps", "6", "--every", "2", "--folder", str(tmp_path))
     (line,) = lines(tmp_path, "checkpoint_stall.py", *words)

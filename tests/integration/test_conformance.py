@@ -13,7 +13,7 @@ import pytest
 
 from mix_core.device import native
 from tests.conformance_meta.test_defects import conform, red
-from tests.environment import clean_environment, with_plugins
+from tests.environment import ONE_THREAD, clean_environment, with_plugins
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 KEPT = os.environ.get("MIX_CONFORMANCE_REPORTS")
@@ -22,7 +22,8 @@ COMMAND = [sys.executable, "-W", "ignore", "-m", "mix_core.cli.main"]
 
 
 def run(folder: Path, *words: str, plugins=("mix_device_npu",), **variables: str):
-    environ = with_plugins(clean_environment(), plugins, folder / "site") | variables
+    environ = with_plugins(clean_environment(), plugins, folder / "site")
+    environ |= (ONE_THREAD if "--simulate" in words else {}) | variables
     return subprocess.run(
         [*COMMAND, *words], env=environ, cwd=folder, capture_output=True, text=True, timeout=900
     )
@@ -91,7 +92,7 @@ def test_bad_input_ends_with_2_and_one_line(tmp_path, words, text):
 
 
 def test_pytest_runs_the_same_cases(tmp_path):
-    environ = with_plugins(clean_environment(), ["mix_device_npu"], tmp_path / "site")
+    environ = with_plugins(clean_environment(), ["mix_device_npu"], tmp_path / "site") | ONE_THREAD
     words = ["-q", "-p", "no:cacheprovider", "--pyargs", "mix_core.conformance", "--mix-device", "npu"]
     words += ["--mix-simulate", "--mix-level", "1", "-k", "contract or L0 or random"]
     if "mix_core.conformance.pytest_plugin" not in sys.modules:
@@ -114,7 +115,7 @@ def test_operators_json_is_what_the_models_call_now(tmp_path):
     program = "import json; from mix_core.conformance.collect import collect; print(json.dumps(collect(%r)))"
     devices = ["npu", "xpu", "gpu"]
     plugins = [f"mix_device_{name}" for name in devices]
-    environ = with_plugins(clean_environment(), plugins, tmp_path / "site")
+    environ = with_plugins(clean_environment(), plugins, tmp_path / "site") | ONE_THREAD
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program % devices],
         env=environ,

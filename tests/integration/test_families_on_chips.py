@@ -1,7 +1,7 @@
-"""InternVL2, LLaVA, Qwen-VL and Qwen2-VL begin to learn the digits on simulated xpu and gpu as on the CPU.
+"""InternVL2, LLaVA, Qwen-VL and Qwen2-VL begin to learn the digits on simulated chips as on the CPU.
 
-Their own tests run the simulated npu. Here one process trains all of them for a few steps, so that a device
-starts once for each number type.
+Their own tests run the simulated npu in float32. Here one process trains all of them for a few steps, so that
+a device starts once for each number type.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_in_float32_every_step_is_the_cpu_s(folder: Path, device: str) -> None:
     assert curves(folder, device) == expected
 
 
-@pytest.mark.parametrize("device", ["xpu", "gpu"])
+@pytest.mark.parametrize("device", ["npu", "xpu", "gpu"])
 def test_in_bfloat16_the_losses_stay_near(folder: Path, device: str) -> None:
     train_all(folder, device, *BFLOAT16, out=f"{device}-half")
     expected, found = curves(folder, "cpu"), curves(folder, f"{device}-half")

@@ -29,9 +29,18 @@ MISTRAL = dict(
     rope_theta=1e6,
     sliding_window=None,
 )
+VICUNA_13B = dict(
+    hidden_size=5120,
+    intermediate_size=13824,
+    num_attention_heads=40,
+    num_hidden_layers=40,
+    num_key_value_heads=40,
+)
 PUBLISHED: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {"anyres": False},
+    "llava-1.5-13b": {"anyres": False, "text": VICUNA_13B},
     "llava-v1.6-vicuna-7b": {"anyres": True},
+    "llava-v1.6-vicuna-13b": {"anyres": True, "text": VICUNA_13B},
     "llava-v1.6-mistral-7b": {"anyres": True, "text": MISTRAL},
 }
 LEFT_OUT = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
@@ -81,4 +90,7 @@ def test_names_and_shapes(size: str) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == expected
-    assert expected["language_model.model.embed_tokens.weight"] == [32064, 4096]
+    assert expected["language_model.model.embed_tokens.weight"] == [
+        32064,
+        5120 if "13b" in size else 4096,
+    ]

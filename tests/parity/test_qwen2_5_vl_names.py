@@ -27,6 +27,14 @@ PUBLISHED = {
         num_key_value_heads=4,
         vocab_size=152064,
     ),
+    "72B": dict(
+        hidden_size=8192,
+        intermediate_size=29568,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=152064,
+    ),
 }
 VISION = dict(
     depth=32,
@@ -50,7 +58,7 @@ print(json.dumps({name: list(slot.shape) for name, slot in slots(model).items()}
 """
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
+@pytest.mark.parametrize("size", ["3B", "7B", pytest.param("72B", marks=pytest.mark.slow)])
 def test_names_and_shapes(size: str) -> None:
     import json
 

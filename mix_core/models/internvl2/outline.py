@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mix_core.models.internvl2.config import MODEL_TYPES, QKV_BIAS, InternVL2Config
-from mix_core.models.outline import LinearMap, Outline, PublishedSize, Stack
+from mix_core.models.outline import LinearMap, Outline, PublishedSize, decoder_stack, text_sizes, tower_stack
 
 _INTERNLM2, _QWEN2 = "InternLM2ForCausalLM", "Qwen2ForCausalLM"
 
@@ -56,62 +56,32 @@ def _published(size: str, architecture: str, text: dict[str, Any]) -> PublishedS
     return PublishedSize(f"internvl2-{size}", config)
 
 
-def _text(width: int, inner: int, layers: int, heads: int, kv_heads: int, words: int) -> dict[str, int]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": words,
-    }
-
-
 SIZES = (
-    _published("1b", _QWEN2, _text(896, 4864, 24, 14, 2, 151655)),
-    _published("2b", _INTERNLM2, _text(2048, 8192, 24, 16, 8, 92553)),
-    _published("8b", _INTERNLM2, _text(4096, 14336, 32, 32, 8, 92553)),
+    _published("1b", _QWEN2, text_sizes(896, 4864, 24, 14, 2, 151655)),
+    _published("2b", _INTERNLM2, text_sizes(2048, 8192, 24, 16, 8, 92553)),
+    _published("8b", _INTERNLM2, text_sizes(4096, 14336, 32, 32, 8, 92553)),
 )
 
 
 def outline(config: InternVL2Config) -> Outline:
     text, vision = config.text, config.vision
     patches, tokens = config.grid**2, config.num_image_token
-    layers = config.select_layer % (vision.num_hidden_layers + 1)
     width = vision.hidden_size * config.shuffle**2
-    tower = Stack(
-        layers=vision.num_hidden_layers,
+    layers = config.select_layer % (vision.num_hidden_layers + 1)
+    tower = tower_stack(
+        layers=layers,
         width=vision.hidden_size,
         heads=vision.num_attention_heads,
-        kv_heads=vision.num_attention_heads,
         head_dim=vision.head_dim,
         inner=vision.intermediate_size,
-        gated=False,
-        rotary=False,
         rms=vision.norm_type == "rms_norm",
         qkv_bias=vision.qkv_bias,
-        out_bias=True,
-        mlp_bias=True,
-        joined_qkv=True,
         scaled=True,
         norm_qk=vision.qk_normalization,
     )
-    tower = tower if layers == tower.layers else _shortened(tower, layers)
+    # layers after the one whose output is taken have parameters and never run
     unused = (vision.num_hidden_layers - layers) * tower.block_parameters
-    decoder = Stack(
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
-        inner=text.intermediate_size,
-        gated=True,
-        rotary=True,
-        rms=True,
-        qkv_bias=QKV_BIAS[text.architecture],
-        out_bias=False,
-        mlp_bias=False,
-    )
+    decoder = decoder_stack(text, qkv_bias=QKV_BIAS[text.architecture])
     positions = (vision.image_size // vision.patch_size) ** 2 + 1
     return Outline(
         decoder=decoder,
@@ -133,10 +103,3 @@ def outline(config: InternVL2Config) -> Outline:
         tile_patches=patches + 1,
         tile_tokens=tokens,
     )
-
-
-def _shortened(tower: Stack, layers: int) -> Stack:
-    """Layers after the one whose output is taken have parameters and never run."""
-    from dataclasses import replace
-
-    return replace(tower, layers=layers)

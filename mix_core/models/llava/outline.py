@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mix_core.models.llava.config import LlavaConfig
-from mix_core.models.outline import LinearMap, Outline, PublishedSize, Stack
+from mix_core.models.outline import LinearMap, Outline, PublishedSize, decoder_stack, tower_stack
 
 _TOWER = {
     "model_type": "clip_vision_model",
@@ -58,34 +58,15 @@ def outline(config: LlavaConfig) -> Outline:
     text, vision = config.text, config.vision
     patches = vision.grid**2
     bias = config.projector_bias
-    tower = Stack(
+    tower = tower_stack(
         layers=config.tower_layers,
         width=vision.hidden_size,
         heads=vision.num_attention_heads,
-        kv_heads=vision.num_attention_heads,
         head_dim=vision.head_dim,
         inner=vision.intermediate_size,
-        gated=False,
-        rotary=False,
-        rms=False,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
+        joined_qkv=False,
     )
-    decoder = Stack(
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
-        inner=text.intermediate_size,
-        gated=True,
-        rotary=True,
-        rms=True,
-        qkv_bias=False,
-        out_bias=False,
-        mlp_bias=False,
-    )
+    decoder = decoder_stack(text, qkv_bias=False)
     return Outline(
         decoder=decoder,
         tower=tower,

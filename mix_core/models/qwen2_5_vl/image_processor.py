@@ -62,6 +62,9 @@ class ImageProcessor:
     min_pixels: int
     max_pixels: int
     """Least and greatest number of pixels after resizing."""
+    longest_side: int | None = None
+    """A picture with a longer side is shrunk to it, in pixels, before those limits apply. A key of a run: no
+    published file has it."""
     image_mean: tuple[float, ...] = _CLIP_MEAN
     image_std: tuple[float, ...] = _CLIP_STD
     rescale_factor: float | None = 1 / 255
@@ -83,6 +86,10 @@ class ImageProcessor:
                 )
         if self.min_pixels > self.max_pixels:
             raise BadInputError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
+        if self.longest_side is not None and not self.do_resize:
+            raise BadInputError(
+                "preprocessor_config.json has do_resize off, so no resolution can be asked for"
+            )
         if len(self.image_mean) != 3 or len(self.image_std) != 3:
             raise BadInputError("preprocessor_config.json needs three values in image_mean and in image_std")
 
@@ -114,8 +121,8 @@ class ImageProcessor:
         """The keys of preprocessor_config.json that this holds."""
         return {
             "min_pixels": self.min_pixels,
-            "max_pixels": self.max_pixels,
-            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            "max_pixels": self.saved_max_pixels,
+            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.saved_max_pixels},
             "patch_size": self.patch_size,
             "temporal_patch_size": self.temporal_patch_size,
             "merge_size": self.merge_size,
@@ -128,6 +135,20 @@ class ImageProcessor:
             "resample": self.resample,
         }
 
+    def within_side(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) with no side above `longest_side`, rounded down as PaddleMIX does."""
+        longest = max(height, width)
+        if self.longest_side is None or longest <= self.longest_side:
+            return height, width
+        shrink = self.longest_side / longest
+        return max(1, int(height * shrink)), max(1, int(width * shrink))
+
+    @property
+    def saved_max_pixels(self) -> int:
+        """`max_pixels` for a file: what `longest_side`, which files lack, leaves of it."""
+        most = self.max_pixels if self.longest_side is None else min(self.max_pixels, self.longest_side**2)
+        return max(most, self.min_pixels)
+
     @property
     def cell(self) -> int:
         """Side of a cell in pixels."""
@@ -136,6 +157,7 @@ class ImageProcessor:
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that a picture is brought to."""
         if self.do_resize:
+            height, width = self.within_side(height, width)
             return smart_resize(
                 height, width, factor=self.cell, min_pixels=self.min_pixels, max_pixels=self.max_pixels
             )

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mix_core.models.outline import LinearMap, Outline, PublishedSize, Stack
+from mix_core.models.outline import (
+    LinearMap,
+    Outline,
+    PublishedSize,
+    Stack,
+    decoder_stack,
+    text_sizes,
+    tower_stack,
+)
 from mix_core.models.qwen2_5_vl.text_config import QwenVLConfig
 
 TILE_PIXELS = 448
@@ -41,17 +49,6 @@ def published(
     return PublishedSize(f"{model_type}-{size}", config)
 
 
-def text_sizes(width: int, inner: int, layers: int, heads: int, kv_heads: int, words: int) -> dict[str, int]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": words,
-    }
-
-
 def _vision(width: int) -> dict[str, Any]:
     return {
         "depth": 32,
@@ -79,24 +76,19 @@ SIZES = (
 def outline(config: QwenVLConfig) -> Outline:
     vision = config.vision
     width, cell = vision.hidden_size, vision.spatial_merge_size**2
-    stack = Stack(
+    tower = tower_stack(
         layers=vision.depth,
         width=width,
         heads=vision.num_heads,
-        kv_heads=vision.num_heads,
         head_dim=vision.head_dim,
         inner=vision.intermediate_size,
         gated=True,
         rotary=True,
         rms=True,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
-        joined_qkv=True,
         window=vision.window_cells**2 * cell,
         full_layers=len(vision.fullatt_block_indexes),
     )
-    return with_tower(config, stack, norm_vectors=1)
+    return with_tower(config, tower, norm_vectors=1)
 
 
 def with_tower(config: QwenVLConfig, tower: Stack, norm_vectors: int) -> Outline:
@@ -106,20 +98,7 @@ def with_tower(config: QwenVLConfig, tower: Stack, norm_vectors: int) -> Outline
     cell = vision.spatial_merge_size**2
     merged = tower.width * cell
     tokens = patches // cell
-    decoder = Stack(
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
-        inner=text.intermediate_size,
-        gated=True,
-        rotary=True,
-        rms=True,
-        qkv_bias=True,
-        out_bias=False,
-        mlp_bias=False,
-    )
+    decoder = decoder_stack(text, qkv_bias=True)
     return Outline(
         decoder=decoder,
         tower=tower,

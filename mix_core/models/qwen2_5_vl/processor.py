@@ -35,6 +35,7 @@ IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 
 PIXELS = ("image_min_pixels", "image_max_pixels", "video_min_pixels", "video_max_pixels")
+SIDES = ("image_resolution", "video_resolution")
 FRAMES = ("video_fps", "video_min_frames", "video_max_frames")
 IMAGE_CONFIG = "preprocessor_config.json"
 VIDEO_CONFIG = "video_preprocessor_config.json"
@@ -46,7 +47,7 @@ class Processor(BaseProcessor):
     published_class: str = "Qwen2_5_VLProcessor"
     """Its name in transformers, for the files."""
 
-    options = frozenset({*PIXELS, *FRAMES, "allow_private_urls"})
+    options = frozenset({*PIXELS, *SIDES, *FRAMES, "allow_private_urls"})
     shorten = "raise max_length, lower the pixel limits or skip such rows"
 
     def __post_init__(self) -> None:
@@ -87,13 +88,15 @@ class Processor(BaseProcessor):
         image_max_pixels: int | None = None,
         video_min_pixels: int | None = None,
         video_max_pixels: int | None = None,
+        image_resolution: int | None = None,
+        video_resolution: int | None = None,
         video_fps: float | None = None,
         video_min_frames: int | None = None,
         video_max_frames: int | None = None,
         allow_private_urls: bool | None = None,
     ) -> Processor:
-        image = given(min_pixels=image_min_pixels, max_pixels=image_max_pixels)
-        frame = given(min_pixels=video_min_pixels, max_pixels=video_max_pixels)
+        image = given(min_pixels=image_min_pixels, max_pixels=image_max_pixels, longest_side=image_resolution)
+        frame = given(min_pixels=video_min_pixels, max_pixels=video_max_pixels, longest_side=video_resolution)
         rules = given(fps=video_fps, min_frames=video_min_frames, max_frames=video_max_frames)
         videos = replace(
             self.videos,

@@ -46,6 +46,7 @@ class VideoProcessor:
         limits = self.frames
         steps = -(-frames // limits.temporal_patch_size)
         most = min(limits.max_pixels, max(self.max_cells // steps, 1) * limits.cell**2)
+        height, width = limits.within_side(height, width)
         return smart_resize(
             height, width, factor=limits.cell, min_pixels=min(limits.min_pixels, most), max_pixels=most
         )

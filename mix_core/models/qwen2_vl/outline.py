@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mix_core.models.outline import Outline, Stack
-from mix_core.models.qwen2_5_vl.outline import published, text_sizes, with_tower
+from mix_core.models.outline import Outline, text_sizes, tower_stack
+from mix_core.models.qwen2_5_vl.outline import published, with_tower
 from mix_core.models.qwen2_vl.config import Qwen2VLConfig
 
 
@@ -19,19 +19,12 @@ SIZES = (
 
 def outline(config: Qwen2VLConfig) -> Outline:
     vision = config.vision
-    tower = Stack(
+    tower = tower_stack(
         layers=vision.depth,
         width=vision.embed_dim,
         heads=vision.num_heads,
-        kv_heads=vision.num_heads,
         head_dim=vision.head_dim,
         inner=vision.inner_dim,
-        gated=False,
         rotary=True,
-        rms=False,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
-        joined_qkv=True,
     )
     return with_tower(config, tower, norm_vectors=2)

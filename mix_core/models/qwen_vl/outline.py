@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mix_core.models.outline import LinearMap, Outline, PublishedSize, Stack
+from mix_core.models.outline import LinearMap, Outline, PublishedSize, Stack, tower_stack
 from mix_core.models.qwen_vl.config import TABLE_SIDE, QwenVLConfig
 
 SIZES = (
@@ -48,20 +48,12 @@ def outline(config: QwenVLConfig) -> Outline:
     vision = config.vision
     patches, queries = vision.grid**2, vision.n_queries
     width, wide = vision.width, vision.output_dim
-    tower = Stack(
+    tower = tower_stack(
         layers=vision.layers,
         width=width,
         heads=vision.heads,
-        kv_heads=vision.heads,
         head_dim=vision.head_dim,
         inner=vision.mlp_width,
-        gated=False,
-        rotary=False,
-        rms=False,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
-        joined_qkv=True,
     )
     decoder = Stack(
         layers=config.num_hidden_layers,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mix_core.errors import DataError
+from mix_core.errors import BadInputError, DataError
 from mix_core.models.qwen2_5_vl.image_processor import ImageProcessor, smart_resize
 from mix_core.models.qwen2_5_vl.processor import load_processor
 from mix_core.models.qwen2_5_vl.video_processor import VideoProcessor
@@ -204,3 +204,32 @@ def test_the_default_budget_is_that_of_the_published_models():
     height, width = videos().target_size(768, 1080, 1920)
     assert 384 * (height // 28) * (width // 28) <= 115_200
     assert videos().target_size(8, 1080, 1920) == (1092, 1932)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "wanted"),
+    [
+        (768, 100, (756, 112)),  # no side above the limit: as without it
+        (1000, 2000, (392, 756)),  # 384 x 768, then to multiples of 28
+        (3333, 1500, (756, 336)),  # 768 x 345: the fraction falls away
+        (5, 500, (28, 560)),  # 0 rows: times sqrt(3136 / 2500), as without it
+    ],
+)
+def test_the_longer_side_is_limited_before_the_area(height, width, wanted):
+    processor = cutter(longest_side=768)
+    assert processor.target_size(height, width) == wanted
+    assert VideoProcessor(frames=processor).target_size(2, height, width) == wanted
+
+
+def test_resolutions_of_a_run(tmp_path):
+    processor = load_processor(write_checkpoint(tmp_path / "model"))
+    limited = processor.with_options(image_resolution=112, video_resolution=112)
+    picture = Image.fromarray(RNG.integers(0, 256, (560, 1120, 3), dtype=np.uint8))
+    assert limited.images.patches([picture])[1].tolist() == [[1, 4, 8]]
+    assert limited.videos.target_size(2, 560, 1120) == (56, 112)
+    assert limited.images.to_dict()["max_pixels"] == 112**2
+    assert limited.with_options(image_resolution=10**6).images.to_dict() == processor.images.to_dict()
+    smaller = cutter(longest_side=28).to_dict()
+    assert smaller["max_pixels"] == smaller["min_pixels"] == 3136
+    with pytest.raises(BadInputError, match="do_resize off, so no resolution"):
+        cutter(longest_side=28, do_resize=False)

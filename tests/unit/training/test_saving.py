@@ -17,12 +17,12 @@ import pytest
 
 from mix_core.device.ranks import Job
 from mix_core.errors import OtherRankError, RunFailedError
-from mix_core.training import state
 from mix_core.training.checkpoint import first_fault, list_checkpoints
+from mix_core.training.optimizer import KeptPart
 from mix_core.training.partition import part_of
 from mix_core.training.saving import Saver
-from mix_core.training.snapshot import Progressed
-from mix_core.training.state import Piece, StateReader
+from mix_core.training.snapshot import Captured, Progressed
+from mix_core.training.state import StateReader
 
 
 @pytest.fixture(scope="module")
@@ -49,41 +49,38 @@ class Ranks:
 
 
 class Matrix:
-    """In the place of `snapshot.Parts`: each rank has some rows of one matrix."""
+    """In the place of `snapshot.Parts`, its optimizer and its model: each rank has some rows of a matrix."""
+
+    config = SimpleNamespace(save_optimizer=True)
 
     def __init__(self, tensor, ranks: Ranks) -> None:
         self.tensor, self.ranks = tensor, ranks
         self.may_write = threading.Event()
         self.may_write.set()
         self.error: OSError | None = None
+        self.optimizer = self.model = self
 
     def tensors(self, *, model: bool):
         return [self.tensor], [self.tensor]
 
-    def capture(self, reached: Progressed, read):
-        return Captured(self, reached.step, read)
+    def capture(self, reached: Progressed, read) -> Captured:
+        return Captured(self, reached.step, {}, [], read, None)
 
+    def named_parameters(self):
+        return []
 
-class Captured:
-    def __init__(self, matrix: Matrix, step: int, read) -> None:
-        self.matrix, self.step, self.read = matrix, step, read
-        self.values, self.best_step = {}, None
+    def weights(self):
+        return []
 
-    def write_weights(self, folder: Path, stem: str = "") -> dict:
-        return {}
+    def kept(self):
+        assert self.may_write.wait(20)
+        if self.error is not None:
+            raise self.error
+        job, whole = self.ranks.job, (5, 2)
+        yield KeptPart("optimizer.mean.w", self.tensor, part_of(whole, job.rank, job.ranks), whole)
 
-    def write_model(self, folder: Path, divided: dict) -> None:
-        assert divided == {}
+    def write_model(self, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"weights")
-
-    def write_state(self, folder: Path, stem: str = "") -> dict:
-        assert self.matrix.may_write.wait(20)
-        if self.matrix.error is not None:
-            raise self.matrix.error
-        job, whole = self.matrix.ranks.job, (5, 2)
-        box = part_of(whole, job.rank, job.ranks)
-        piece = Piece(self.read(self.matrix.tensor), box.offset, whole)
-        return state.write_pieces(folder, f"optimizer{stem}", [("optimizer.mean.w", piece)])
 
 
 def saver(folder: Path, tensor, ranks: Ranks | None = None, **options) -> Saver:
