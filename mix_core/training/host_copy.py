@@ -1,6 +1,6 @@
 """A copy of tensors in host memory: taken while training stands still, written to files while it goes on.
 
-The memory is allocated once, at the first copy, and used again by all later ones: fresh memory costs more
+The memory is allocated once, before the first copy, and used again by all later ones: fresh memory costs more
 than the copy itself, because the system hands it out page by page. Each tensor has a place of its own in it,
 so a copy is one pass over the bytes, from the device straight into its place.
 """
@@ -51,17 +51,26 @@ class HostCopy:
         self._tensors = {id(one): one for one in (*tensors, *changing)}
         self._changing = {id(one) for one in changing}
         self._places: dict[int, _Place] = {}
+        self._memory: np.ndarray | None = None
 
     @property
     def size_bytes(self) -> int:
-        """Host memory that the copy takes, from the first `take` on."""
+        """Host memory that the copy takes, from `prepare` or the first `take` on."""
         return sum(_padded(one) for one in self._tensors.values())
+
+    def prepare(self) -> None:
+        """Have the system hand out the memory, which may happen in another thread; `take` does it else."""
+        if self._memory is None:
+            memory = np.empty(self.size_bytes + _ALIGNMENT_BYTES, np.uint8)
+            memory.fill(0)
+            self._memory = memory
 
     @paddle.no_grad()
     def take(self) -> int:
         """Copy what may have changed since the last time -> bytes copied."""
+        self.prepare()
         if not self._places:
-            self._allocate()
+            self._allot(self._memory)
         copied = 0
         for place in self._places.values():
             if place.taken and id(place.tensor) not in self._changing:
@@ -82,8 +91,7 @@ class HostCopy:
             )
         return place.values
 
-    def _allocate(self) -> None:
-        memory = np.empty(self.size_bytes + _ALIGNMENT_BYTES, np.uint8)
+    def _allot(self, memory: np.ndarray) -> None:
         start = -memory.ctypes.data % _ALIGNMENT_BYTES
         for key, tensor in self._tensors.items():
             kind = np.dtype(_NUMPY_OF[tensor.dtype])

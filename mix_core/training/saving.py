@@ -50,6 +50,12 @@ class Saver:
         self._ends = Event()
         """Set when this rank waits for nobody any more."""
 
+    def prepare(self) -> None:
+        """Get the copy's memory in the background, so that the first save does not wait for it."""
+        if self.ranks.job.rank < self.writers:
+            self._copy = HostCopy(*self.parts.tensors(model=self.ranks.leads))
+            self._writing = self._threads.submit(self._copy.prepare)
+
     def save(self, reached: Progressed, *, goes_on: bool) -> None:
         """Save what the run has reached. Unless training goes on, the checkpoint is whole on return.
 

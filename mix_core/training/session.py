@@ -202,6 +202,8 @@ class Session:
             StopRequest() as stop,
         ):
             self.optimizer.release()
+            if self._saves_on_the_way:
+                self.saver.prepare()
             asked, exhausted = 0, self._is_exhausted
             while self.step < self.last_step and not (asked or exhausted):
                 self._one_step(stepper, stream)
@@ -323,6 +325,15 @@ class Session:
             self.saver.save(Progressed(self.step, self.position, self.waiting), goes_on=goes_on)
         self.saved_step = self.step
         self.progress.pause()
+
+    @property
+    def _saves_on_the_way(self) -> bool:
+        """Whether a checkpoint is due before the last step."""
+        config = self.config
+        next_due = self.step - self.step % config.save_steps + config.save_steps
+        return config.save_strategy == "epoch" or (
+            config.save_strategy == "steps" and next_due < self.last_step
+        )
 
     def _wait_until_saved(self) -> None:
         with self.clock.of(CHECKPOINT):

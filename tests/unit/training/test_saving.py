@@ -96,6 +96,7 @@ def kept(checkpoint: Path) -> np.ndarray:
 def test_training_goes_on_while_what_was_is_written(paddle, tmp_path):
     weights = paddle.ones([5, 2])
     saving = saver(tmp_path, weights)
+    saving.prepare()
     saving.parts.may_write.clear()
     saving.save(Progressed(1, 0), goes_on=True)
     weights.scale_(7.0)
