@@ -325,7 +325,6 @@ def load(
     family = family_of_folder(folder)
     stored = read_adapters(lora)
     processor = family.load_processor(folder)
-    templates = templates_of(stored, processor)
     activation = activate_for(family.name, dtype, device, **how)
     _, _, model = load_model(folder)
     adapters = put_on(model, family, stored) if stored else None
@@ -345,5 +344,5 @@ def load(
         dtype=dtype,
         weights=weights,
         adapters=adapters,
-        templates=templates,
+        templates=templates_of(stored, processor),
     )

@@ -126,7 +126,7 @@ def _train(
         ranks.wait()
         if ranks.leads:
             make_room()
-            if config.lora and (lost := lost_with_adapters(config, source)):
+            if config.lora and kind.task == "understanding" and (lost := lost_with_adapters(config, source)):
                 print(lost, file=sys.stderr)
         session.run()
 
