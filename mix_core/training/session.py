@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 class Session:
     """One run. A context manager: leaving it ends the data workers and settles run.json."""
 
+    saves_aside = True
+    """Whether training goes on while a checkpoint is written."""
+
     def __init__(
         self,
         config: RunConfig,
@@ -202,7 +205,7 @@ class Session:
             StopRequest() as stop,
         ):
             self.optimizer.release()
-            if self._saves_on_the_way:
+            if self.saves_aside and self._saves_on_the_way:
                 self.saver.prepare()
             asked, exhausted = 0, self._is_exhausted
             while self.step < self.last_step and not (asked or exhausted):
@@ -322,7 +325,9 @@ class Session:
         with self.clock.of(CHECKPOINT):
             if self.metrics is not None:
                 self.metrics.flush()
-            self.saver.save(Progressed(self.step, self.position, self.waiting), goes_on=goes_on)
+            self.saver.save(
+                Progressed(self.step, self.position, self.waiting), goes_on=goes_on and self.saves_aside
+            )
         self.saved_step = self.step
         self.progress.pause()
 

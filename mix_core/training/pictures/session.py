@@ -52,6 +52,9 @@ class PictureCounter(Counter):
 
 
 class PictureSession(Session):
+    saves_aside = False
+    """What a run publishes is the mean of its weights, which stands in their place while it is written."""
+
     model: PictureLearner
     rows: PictureRows
     stream: PictureStream | None
@@ -133,10 +136,6 @@ class PictureSession(Session):
             job=self.ranks.job,
             tokens=self.parts_of_model.geometry.tokens,
         )
-
-    def _save(self, *, goes_on: bool) -> None:
-        """Training stands still: the mean of the weights is put in their place while it is written."""
-        super()._save(goes_on=False)
 
     def _results(self) -> list[str]:
         return []
