@@ -53,7 +53,7 @@ def templates_of(
     Only adapters of ours: other tools leave a copy of some template beside every adapter. Raises
     BadInputError for a broken one.
     """
-    theirs = {
+    theirs: dict[str | None, ChatTemplate | None] = {
         name: ChatTemplate.from_folder(adapter.folder, processor.tokenizer.special_tokens)
         for name, adapter in stored.items()
         if adapter.fingerprint is not None and (adapter.folder / TEMPLATE_FILE).is_file()
