@@ -28,8 +28,8 @@ _SUFFIXES = ("", "_2", "_3")
 def load_prompt_encoder(folder: Path, *, t5_length: int = 256) -> PromptEncoder:
     """What the folder's model_index.json names. Raises BadInputError and WeightsError.
 
-    A T5 that model_index.json leaves out, or whose folder is not there, is done without; an SD3 without a
-    second encoder has the first alone (`OneEncoderPrompts`).
+    A T5 that model_index.json leaves out, or whose folder is not there, is done without; an SD3 whose
+    second encoder is [null, null] there has the first alone (`OneEncoderPrompts`).
     """
     folder = Path(folder)
     index = read_index(folder)
@@ -38,7 +38,7 @@ def load_prompt_encoder(folder: Path, *, t5_length: int = 256) -> PromptEncoder:
     own = load_clip_tokenizer(folder / "tokenizer", "the first text encoder (CLIP)")
     if kind == SD15:
         return Sd15Prompts(first, own)
-    if kind == SD3 and _is_left_out(index, "text_encoder_2"):
+    if kind == SD3 and "text_encoder_2" in index and _is_left_out(index, "text_encoder_2"):
         return OneEncoderPrompts(first, own)
     second = load_clip_text(folder / "text_encoder_2")
     if not second.config.projected or (kind == SD3 and not first.config.projected):
