@@ -48,7 +48,7 @@ class _Walk(Trajectory):
         if self.began is None:
             self.began = i
         if self.began == 0 and i == 1:  # again from the start, by the mean of both ends
-            mean = (output + self.outputs[0]) / 2
+            mean = 0.5 * (output + self.outputs[0])
             return self._moved(self.start, mean, timestep + self.stride)
         if i == 0:
             self.start = sample

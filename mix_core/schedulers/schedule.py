@@ -124,14 +124,14 @@ def clean_of(output: Array, sample: Array, at: tuple[float, float], prediction: 
         return output
     if prediction == "v_prediction":
         return signal * sample - amount * output
-    return (sample - amount * output) / signal
+    return (sample - amount * output) * (1.0 / signal)
 
 
 def noise_of(output: Array, sample: Array, at: tuple[float, float], prediction: str) -> Array:
     """The noise that the model's output means, at a level with these `shares`."""
     signal, amount = at
     if prediction == "sample":
-        return (sample - signal * output) / amount
+        return (sample - signal * output) * (1.0 / amount)
     if prediction == "v_prediction":
         return signal * output + amount * sample
     return output

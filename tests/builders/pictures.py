@@ -86,6 +86,7 @@ def write_picture_model(folder: Path, part: str = "transformer", **network: Any)
     here = ["diffusers", "something"]
     index = {"_class_name": PIPELINES[part], part: here, "text_encoder": here, "tokenizer": here}
     index |= {"scheduler": here, "vae": here if part == "unet" else [None, None]}
+    index |= {} if part == "unet" else {"text_encoder_2": [None, None], "tokenizer_2": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

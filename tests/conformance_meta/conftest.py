@@ -64,3 +64,25 @@ def whole_run(request: pytest.FixtureRequest, whole_runs: tuple[Runs, dict[str, 
     runs, futures = whole_runs
     runs.hurry()
     return futures[request.node.nodeid].result()
+
+
+@pytest.fixture(scope="module")
+def named_runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Run]]]:
+    """Runs of the cases that the table names, as many at a time as there are processors, by the test."""
+    runs, futures = Runs(), {}
+    for item in request.session.items:
+        if "named_run" in getattr(item, "fixturenames", ()):
+            defect = _defect(item)
+            words = [word for case in defect.caught_by for word in ("--case", case)]
+            run = partial(run_suite, tmp_path_factory.mktemp("named"), defect, *words)
+            futures[item.nodeid] = runs.add(run)
+    runs.hurry()
+    yield futures
+    runs.stop()
+
+
+@pytest.fixture
+def named_run(request: pytest.FixtureRequest, named_runs: dict[str, Future[Run]]) -> Run:
+    return named_runs[request.node.nodeid].result()

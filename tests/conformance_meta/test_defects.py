@@ -31,9 +31,8 @@ def require_named(defect: Defect, failed: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name.replace(" ", "_") for defect in DEFECTS])
-def test_defect_turns_its_cases_red(tmp_path, defect):
-    words = [word for case in defect.caught_by for word in ("--case", case)]
-    code, report, said = run_suite(tmp_path, defect, *words)
+def test_defect_turns_its_cases_red(named_run, defect):
+    code, report, said = named_run
     assert code == 1, said
     require_named(defect, red(report), said)
 

@@ -29,9 +29,9 @@ _SUFFIXES = ("", "_2", "_3")
 def load_prompt_encoder(folder: Path, *, t5_length: int = 256, seed: int | None = None) -> PromptEncoder:
     """What the folder's model_index.json names. Raises BadInputError and WeightsError.
 
-    A T5 that model_index.json leaves out, or whose folder is not there, is done without; an SD3 without a
-    second encoder has the first alone (`OneEncoderPrompts`). `seed`: draw the weights of encoders whose
-    folders hold none.
+    A T5 that model_index.json leaves out, or whose folder is not there, is done without; an SD3 whose
+    second encoder is [null, null] there has the first alone (`OneEncoderPrompts`). `seed`: draw the weights
+    of encoders whose folders hold none.
     """
     folder = Path(folder)
     index = read_index(folder)
@@ -40,7 +40,7 @@ def load_prompt_encoder(folder: Path, *, t5_length: int = 256, seed: int | None 
     own = load_clip_tokenizer(folder / "tokenizer", "the first text encoder (CLIP)")
     if kind == SD15:
         return Sd15Prompts(first, own)
-    if kind == SD3 and _is_left_out(index, "text_encoder_2"):
+    if kind == SD3 and "text_encoder_2" in index and _is_left_out(index, "text_encoder_2"):
         return OneEncoderPrompts(first, own)
     second = _clip(folder / "text_encoder_2", seed)
     if not second.config.projected or (kind == SD3 and not first.config.projected):

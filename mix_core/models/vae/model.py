@@ -214,7 +214,7 @@ class AutoencoderKL(nn.Layer):
 
     def from_network(self, z_BLhw: Tensor) -> Tensor:
         """The inverse of `to_network`."""
-        return z_BLhw / self.config.scaling_factor + (self.config.shift_factor or 0.0)
+        return z_BLhw * (1.0 / self.config.scaling_factor) + (self.config.shift_factor or 0.0)
 
     def _each(self, x: Tensor, half: Callable[[Tensor], Tensor]) -> Tensor:
         if self.slices and x.shape[0] > 1:
