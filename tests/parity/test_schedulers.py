@@ -29,7 +29,7 @@ from tests.parity.agreement import distance  # noqa: E402
 LIMIT = 1e-6
 """Relative in norm, at every step."""
 EPS = float(np.finfo(np.float32).eps)
-"""What a step leaves of its sample is no better than this share of the sample: where the schedule ends in pure
+"""What a step leaves of its sample is no better than this share of the sample: where a schedule ends in pure
 noise, Euler's first step takes nearly all of it away, and how often a sum rounds is the processor's."""
 SHAPE = (2, 4, 8, 8)
 
