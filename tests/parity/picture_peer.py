@@ -39,7 +39,9 @@ MODES = ("text", "picture", "mask")
 
 def make_whole_pipeline(kind: str, folder: Path, **changes: Any) -> Any:
     """diffusers' pipeline of text to image with all parts, saved to `folder`; `changes`: of its network."""
-    theirs = make_pipeline(kind, folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = make_pipeline(kind, folder)
     part, name, widths = NETWORKS[kind]
     setattr(theirs, part, random_peer(name, **widths, **changes))
     theirs.vae = random_peer("VAE of 16 channels" if kind == "sd3" else "VAE of 4 channels", seed=1)

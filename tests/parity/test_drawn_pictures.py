@@ -144,7 +144,8 @@ def test_an_adapter_that_diffusers_wrote(pipelines: Any, kind: str, tmp_path: Pa
 
     theirs = make_whole_pipeline(kind, tmp_path / "model")
     part = "transformer" if kind == "sd3" else "unet"
-    config = {"r": 3, "lora_alpha": 6, "init_lora_weights": False}
+    # half of it is added: twice of it makes latents so large that float32's rounding shows in pictures
+    config = {"r": 4, "lora_alpha": 2, "init_lora_weights": False}
     torch.manual_seed(0)
     of_network = peft.LoraConfig(target_modules=["to_q", "to_k", "to_v", "to_out.0"], **config)
     of_text = peft.LoraConfig(target_modules=["q_proj", "v_proj"], **config)
@@ -171,7 +172,7 @@ def test_an_adapter_that_diffusers_wrote(pipelines: Any, kind: str, tmp_path: Pa
     for name, values in stored.items():
         for new, old in OLD.items():
             name = name.replace(new, old)
-        renamed[name] = values * (2.0 if "lora.up" in name else 1.0)  # without a header the scale is 1
+        renamed[name] = values * (0.5 if "lora.up" in name else 1.0)  # without a header the scale is 1
     save_file(renamed, tmp_path / "old.safetensors")
     adapters.add("old", read_picture_adapter(tmp_path / "old.safetensors"))
     again = generate(model, PROMPTS, draws=TheirDraws(SEED), **options)
