@@ -3,10 +3,10 @@
     python benchmarks/checkpoint_stall.py [--size mini] [--every 20] [--steps 80] [--folder DIR]
 
 Trains the model of train_step.py and saves every so many steps, weights and optimizer state. Prints one JSON
-line: `stall_ms`, the longest stand-still of a save; `copy_ms`, one copy of as many bytes
-within host memory that was touched before; `ratio_stall`, the one by the other; `share`, the seconds of all
-saves by those of the whole run; `slower`, a step beside which files are written, by one beside which none
-are; the buffer's size.
+line: `stall_ms`, the longest stand-still of a save, and `median_stall_ms`; `copying_ms`, what of a save went
+into the copy, on average; `copy_ms`, one copy of as many bytes within host memory that was touched before;
+`ratio_stall`, the longest stand-still by it; `share`, the seconds of all saves by those of the whole run;
+`slower`, a step beside which files are written, by one beside which none are; the buffer's size.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ def measure(arguments: argparse.Namespace, activation: Any, folder: Path) -> dic
         "buffer_mib": summary["buffer_bytes"] / 2**20,
         "saves": len(stalls),
         "stall_ms": stall * 1e3,
+        "median_stall_ms": statistics.median(stalls) * 1e3,
+        "copying_ms": summary["copying_s"] / len(stalls) * 1e3,
         "copy_ms": copy * 1e3,
         "ratio_stall": stall / copy,
         "share": sum(stalls) / wall,
