@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import pytest
 from PIL import Image
 
 from mix_core.data.digit_captions import digit_pictures
-from mix_core.train import main
 from tests.integration.training_runs import metrics
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,9 @@ CLASS = 8
 
 def run(folder: Path, name: str, **keys: Any) -> dict[str, float]:
     given = {"output_dir": folder / name, "device": "cpu", "progress_bar": "false", **keys}
-    assert main([word for key, value in given.items() for word in (f"--{key}", str(value))]) == 0
+    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    done = subprocess.run([sys.executable, "-m", "mix_core.train", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / name / "results.json").read_text())
 
 
