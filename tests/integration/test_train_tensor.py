@@ -47,7 +47,7 @@ def two(folder: Path) -> Path:
 
 def test_two_devices_that_share_layers_train_as_one(one, two):
     """Attention dropout is on: a head drops the same weights on whatever device it is."""
-    assert_same_run(two, one)
+    assert_same_run(two, one, idle=IDLE)
     records = [json.loads((run / "run.json").read_text())["model"] for run in (one, two)]
     assert records[0] == records[1], "parameters are counted once, whoever has them"
 
@@ -116,7 +116,7 @@ def test_twenty_steps_on_each_chip(tmp_path, device):
 def test_ranks_that_keep_some_of_the_tokens_train_as_one(folder, one, again):
     words = ("--sequence_parallel", "true", "--recompute", again)
     two = on_ranks(folder, f"tokens-{again}", 2, *TENSOR, *words)
-    assert_same_run(two, one)
+    assert_same_run(two, one, idle=IDLE)
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_evaluation_asks_all_ranks_that_have_the_model(tmp_path):
 def test_frozen_layers_are_divided_and_saved(folder):
     words = ("--freeze_llm", "true", "--max_steps", "2", "--save_steps", "2")
     two = on_ranks(folder, "frozen", 2, *TENSOR, *words)
-    assert_same_run(two, alone(folder, "frozen-one", 1, *words), 2)
+    assert_same_run(two, alone(folder, "frozen-one", 1, *words), 2, IDLE)
 
 
 @pytest.mark.slow
