@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mix_core.data.skipped import FILE as SKIPPED
 from mix_core.data.skipped import SkippedRows
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.parallel.across import Across
+from mix_core.models.parallel.tensor import divide_model
 from mix_core.models.registry import load_model, read_config
 from mix_core.training.freeze import freeze, learning_table
 from mix_core.training.lora import RunAdapter
@@ -21,7 +24,6 @@ from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
-    from mix_core.device.ranks import Job
     from mix_core.models.registry import ModelFamily
     from mix_core.training.parallel import Ranks
     from mix_core.training.precision import Precision
@@ -30,21 +32,39 @@ if TYPE_CHECKING:
     from mix_core.training.snapshot import Progressed
 
 
-def load_parts(config: RunConfig, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any, Any, Any]:
+def load_parts(
+    config: RunConfig, source: Path, ranks: Ranks, *, random_init: bool
+) -> tuple[ModelFamily, Any, Any, Any]:
     """What a folder holds, as the keys about it say -> (family, configuration, model, processor).
 
-    Raises BadInputError and WeightsError.
+    Of the model this rank's part. Raises BadInputError and WeightsError.
     """
     processor = make_processor(source, processor_options(config))
+    divide = partial(_divide, config, ranks) if ranks.layout.tensor > 1 else None
+    # an embedding grows while it is whole
+    grows = bool(config.new_special_tokens or config.resize_vocab)
     family, model_config, model = load_model(
-        source, random_init=random_init, seed=config.seed, keys=model_options(config)
+        source,
+        random_init=random_init,
+        seed=config.seed,
+        keys=model_options(config),
+        divide=None if grows else divide,
     )
-    if config.new_special_tokens or config.resize_vocab:
+    if grows:
         resized = fit_vocabulary(family, read_config(source), model, processor.tokenizer, config)
         model_config = resized or model_config
+        if divide is not None:
+            divide(family, model)
     if config.neftune:
         model.add_noise(config.neftune_noise_alpha)
     return family, model_config, model, processor
+
+
+def _divide(config: RunConfig, ranks: Ranks, family: ModelFamily, model: Any) -> None:
+    """Leave this rank's part of a model."""
+    place, size, group = ranks.groups.place.tensor, ranks.layout.tensor, ranks.groups.along("tensor")
+    across = Across(place, size, group, scatters=ranks.scatters)
+    divide_model(model, family.tensor_plan or {}, across, sequence=config.sequence_parallel)
 
 
 def choose_what_learns(
@@ -76,7 +96,7 @@ def new_optimizer(
         "masters": precision.narrow(model),
     }
     if ranks.sharding is None:
-        return AdamW(model, **options)
+        return AdamW(model, ranks=ranks, **options)
     return ShardedAdamW(model, ranks.sharding, ranks, **options)
 
 
@@ -88,14 +108,23 @@ def open_stream(
     reached: Progressed,
     start: Path | None,
     folder: RunFolder,
-    job: Job,
+    ranks: Ranks,
     *,
     workers: int,
 ) -> StepStream:
     """The steps' passes from where the run has come to; of several ranks, this one's."""
     skipped = SkippedRows(
-        folder.path / SKIPPED if job.leads else None,
+        folder.path / SKIPPED if ranks.leads else None,
         known=start.parent / SKIPPED if start is not None else None,
     )
-    where = {"position": reached.position, "waiting": reached.waiting, "job": job}
-    return StepStream(rows, processor, source, config, workers=workers, skipped=skipped, **where)
+    return StepStream(
+        rows,
+        processor,
+        source,
+        config,
+        position=reached.position,
+        waiting=reached.waiting,
+        job=ranks.layout.job(ranks.job.rank),
+        workers=workers,
+        skipped=skipped,
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -19,9 +20,13 @@ from paddle import Tensor, _C_ops
 
 from mix_core import ops
 from mix_core.errors import CheckpointError
+from mix_core.models.common.parts import held_box, is_part, placed, whole_shape
 from mix_core.ops.dtypes import NARROW, cast
 from mix_core.training.partition import Box, whole_box
 from mix_core.training.state import StateReader
+
+if TYPE_CHECKING:
+    from mix_core.training.parallel import Ranks
 
 MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
 """Before a parameter's name in checkpoints: the running means of its gradient and of the squared one, and its
@@ -68,6 +73,7 @@ class AdamW:
         model: its parameters whose `stop_gradient` is set are left out.
         rate_factors: published name -> multiple of the learning rate, where it is not 1.
         masters: published name -> float32 value of each learning parameter that is narrower.
+        ranks: those that have parts of the model; None: it is whole.
 
     A parameter without a gradient in some step (the vision tower, in a batch of text) is left as it is.
     """
@@ -82,7 +88,9 @@ class AdamW:
         weight_decay: float = 0.0,
         rate_factors: Mapping[str, float] | None = None,
         masters: Mapping[str, Tensor] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
         """Updates so far; the moments' correction for their start at zero depends on it."""
@@ -110,7 +118,7 @@ class AdamW:
                 parameter._register_backward_hook(self._summing(name, parameter))
 
     def _box(self, parameter: Tensor) -> Box:
-        """What of a parameter is updated here."""
+        """What is updated here, as a box of what this rank has of the parameter."""
         return whole_box(parameter.shape)
 
     def _master(self, values: Tensor, box: Box) -> Tensor:
@@ -153,8 +161,10 @@ class AdamW:
         return nullcontext()
 
     def weights(self) -> Iterator[KeptPart]:
-        """This rank's parts of parameters that no rank has whole, by the parameters' names."""
-        return iter(())
+        """This rank's parts of parameters that learn and that no rank has whole, by the parameters' names."""
+        for name, parameter in self._named:
+            if is_part(parameter):
+                yield KeptPart(name, parameter, held_box(parameter), whole_shape(parameter))
 
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
@@ -176,13 +186,21 @@ class AdamW:
     @paddle.no_grad()
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
         """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
-        squares = [_C_ops.squared_l2_norm(g) for g in self.summed().values() if g is not None]
+        counted = {name for name, parameter in self._named if self.answers_for(parameter)}
+        found = (g for name, g in self.summed().items() if g is not None and name in counted)
+        squares = [_C_ops.squared_l2_norm(g) for g in found]
         square = self._over_ranks(paddle.add_n(squares) if squares else paddle.zeros([1]))
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()
         return float(np.sqrt(both[0], dtype=np.float64)), float(both[1])
 
     def _over_ranks(self, square: Tensor) -> Tensor:
-        return square
+        """The sum of squares of what is here (1,) -> that of the whole model."""
+        return square if self._ranks is None else self._ranks.over_model(square)
+
+    def answers_for(self, parameter: Tensor) -> bool:
+        """Whether this rank counts and writes what it has of a parameter: of what several ranks that have a
+        model together have alike, the first one does."""
+        return is_part(parameter) or self._ranks is None or self._ranks.groups.place.tensor == 0
 
     @paddle.no_grad()
     def step(self, learning_rate: float, *, grad_scale: float = 1.0) -> None:
@@ -225,11 +243,16 @@ class AdamW:
         for group in self.groups:
             lists = (group.names, group.parameters, group.masters, group.means, group.squares)
             for name, parameter, master, mean, square in zip(*lists):
-                box, whole = self._box(parameter), tuple(parameter.shape)
-                yield KeptPart(MEAN + name, mean, box, whole)
-                yield KeptPart(SQUARE + name, square, box, whole)
+                if not self.answers_for(parameter):
+                    continue
+                yield self._kept(MEAN + name, mean, parameter)
+                yield self._kept(SQUARE + name, square, parameter)
                 if parameter.dtype in NARROW:
-                    yield KeptPart(MASTER + name, master, box, whole)
+                    yield self._kept(MASTER + name, master, parameter)
+
+    def _kept(self, name: str, tensor: Tensor, parameter: Tensor) -> KeptPart:
+        """A tensor that runs beside what this rank updates of a parameter."""
+        return KeptPart(name, tensor, placed(parameter, self._box(parameter)), whole_shape(parameter))
 
     def load(self, reader: StateReader, steps: int) -> None:
         """Take moments, and the masters where it has them, from a checkpoint.
@@ -250,12 +273,12 @@ class AdamW:
                     if prefix == MASTER and prefix + name not in kept:
                         continue  # the published weights were float32: the model has them
                     shape = reader.entry(prefix + name)["shape"]
-                    if list(shape) != list(parameter.shape):
+                    if tuple(shape) != whole_shape(parameter):
                         raise CheckpointError(
                             f"{reader.folder}: {prefix}{name} has shape {tuple(shape)}, the model's is "
-                            f"{tuple(parameter.shape)}"
+                            f"{whole_shape(parameter)}"
                         )
-                    tensor.set_value(reader.read(prefix + name, self._box(parameter)))
+                    tensor.set_value(reader.read(prefix + name, placed(parameter, self._box(parameter))))
         self._publish()
         self.steps = steps
 

@@ -28,8 +28,8 @@ class ShardedAdamW(AdamW):
     """As AdamW, over the parts of this rank. Every rank must make the same calls."""
 
     def __init__(self, model: paddle.nn.Layer, sharding: Sharding, ranks: Ranks, **options: Any) -> None:
-        self.sharding, self._ranks = sharding, ranks
-        super().__init__(model, **options)
+        self.sharding = sharding
+        super().__init__(model, ranks=ranks, **options)
         self.buckets = buckets_of({name: parameter.shape for name, parameter in self._named})
         self._parameters = dict(self._named)
         self._parts: dict[str, Tensor] = {}
@@ -101,7 +101,7 @@ class ShardedAdamW(AdamW):
                 self._send(bucket)
             self._sent = 0
             # a layer that is computed again twice in one pass gives its parameters gradients twice
-            (left,) = self._ranks.totals([any(one is not None for one in self.gradients().values())])
+            (left,) = self._ranks.have([any(one is not None for one in self.gradients().values())])
 
     def sum_over_ranks(self) -> None:
         """Of all passes of a step: afterwards `summed` has this rank's parts of the sums over all ranks."""
@@ -109,7 +109,7 @@ class ShardedAdamW(AdamW):
             for bucket in self.buckets:
                 self._send(bucket)
         names = [name for name, _ in self._named]
-        have = self._ranks.totals(name in self._seen for name in names)
+        have = self._ranks.have(name in self._seen for name in names)
         for name, ranks_with in zip(names, have):
             if not ranks_with:
                 self._parts.pop(name, None)
@@ -118,7 +118,7 @@ class ShardedAdamW(AdamW):
         return self._parts
 
     def _over_ranks(self, square: Tensor) -> Tensor:
-        return self.sharding.total(square.reshape([1]))
+        return super()._over_ranks(self.sharding.total(square.reshape([1])))
 
     def begin_step(self) -> None:
         if self._gathering is not None:
@@ -143,10 +143,12 @@ class ShardedAdamW(AdamW):
 
     def weights(self) -> Iterator[KeptPart]:
         if self._gathering is None:
+            if self.sharding.index == 0:
+                yield from super().weights()  # the others have the same
             return
         for name, local in self._gathering.local.items():
-            parameter = self._parameters[name]
-            yield KeptPart(name, local, self._box(parameter), tuple(parameter.shape))
+            if self.answers_for(self._parameters[name]):
+                yield self._kept(name, local, self._parameters[name])
 
     @paddle.no_grad()
     def _publish(self) -> None:

@@ -113,7 +113,7 @@ class CausalLM(nn.Layer):
         if len(chosen) == 0:
             return paddle.sum(widened(self.hidden_states(batch))) * 0.0, 0
         hidden_RD = self.hidden_states(batch, chosen)
-        return ops.linear_cross_entropy(hidden_RD, self.head.as_head(), targets_T[chosen])
+        return self.head.cross_entropy(hidden_RD, targets_T[chosen])
 
     def hidden_states(
         self, batch: Batch, chosen: np.ndarray | None = None, cache: KVCache | None = None
