@@ -188,8 +188,7 @@ _ADAPTERS = {
 }
 
 _PARALLEL = {
-    **_later("tensor parallelism", tensor_parallel_degree=ONE_DEVICE),
-    **_later("pipeline parallelism", pipeline_parallel_degree=ONE_DEVICE, pipeline_parallel_config=("",)),
+    **_later("pipeline parallelism", pipeline_parallel_config=("",)),
     **_later("sequence parallelism", sep_parallel_degree=ONE_DEVICE, context_parallel_size=ONE_DEVICE),
     **_later("data parallelism", data_parallel_degree=ONE_DEVICE),
     **_settled(

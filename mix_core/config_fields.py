@@ -316,11 +316,21 @@ class LayoutKeys(Keys):
     parameters too, and blocks are computed again going back. Default: nothing."""
     sharding_parallel_degree: Annotated[int, Ge(-1)] = -1
     """Devices that share, a divisor of their number; the others have the same again. Default: all."""
+    tensor_parallel_degree: Annotated[int, Ge(-1)] = 1
+    """Devices among which every layer is divided: heads, feed-forward numbers, words of the vocabulary. Below
+    2: none."""
+    pipeline_parallel_degree: Annotated[int, Ge(-1)] = 1
+    """Stages among which the layers are divided, with a device or more for each. Below 2: none."""
 
     @field_validator("sharding", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
         return "" if value is None else value
+
+    @field_validator("tensor_parallel_degree", "pipeline_parallel_degree", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return 1 if value is None else value
 
 
 class EvaluationKeys(Keys):

@@ -21,7 +21,6 @@ from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
-    from mix_core.device.ranks import Job
     from mix_core.models.registry import ModelFamily
     from mix_core.training.parallel import Ranks
     from mix_core.training.precision import Precision
@@ -88,14 +87,23 @@ def open_stream(
     reached: Progressed,
     start: Path | None,
     folder: RunFolder,
-    job: Job,
+    ranks: Ranks,
     *,
     workers: int,
 ) -> StepStream:
     """The steps' passes from where the run has come to; of several ranks, this one's."""
     skipped = SkippedRows(
-        folder.path / SKIPPED if job.leads else None,
+        folder.path / SKIPPED if ranks.leads else None,
         known=start.parent / SKIPPED if start is not None else None,
     )
-    where = {"position": reached.position, "waiting": reached.waiting, "job": job}
-    return StepStream(rows, processor, source, config, workers=workers, skipped=skipped, **where)
+    return StepStream(
+        rows,
+        processor,
+        source,
+        config,
+        position=reached.position,
+        waiting=reached.waiting,
+        job=ranks.layout.job(ranks.job.rank),
+        workers=workers,
+        skipped=skipped,
+    )

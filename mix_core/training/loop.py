@@ -168,7 +168,7 @@ class Stepper:
         if self.ranks is None:
             return counts
         with self.clock.of(COMMUNICATION):
-            return self.ranks.totals(counts)
+            return self.ranks.totals_of_samples(counts)
 
     def _missing(self, passes: int) -> int:
         """Passes that other ranks have and this one has not, where that matters before the step's end."""

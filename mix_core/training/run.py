@@ -60,7 +60,7 @@ def train(config: RunConfig, *, device_name: str | None = None, command: list[st
     job = job_of(os.environ)
     layout = layout_of(config, job.ranks)
     if job.ranks > 1:
-        config = share_of_batch(config, job)
+        config = share_of_batch(config, layout)
     with RunFolder(config.output_dir, leads=job.leads) as folder:
         results = record.finished_results(folder, config) if config.resume == "auto" else None
         if results is not None:
@@ -131,7 +131,7 @@ def _train(
         session.run()
 
 
-def share_of_batch(config: RunConfig, job: Job) -> RunConfig:
+def share_of_batch(config: RunConfig, layout: Layout) -> RunConfig:
     """The configuration of one rank: global_batch_size is that of all ranks together.
 
     Raises:
@@ -139,11 +139,12 @@ def share_of_batch(config: RunConfig, job: Job) -> RunConfig:
     """
     if config.global_batch_size is None:
         return config
-    passes, rest = divmod(config.gradient_accumulation_steps, job.ranks)
+    passes, rest = divmod(config.gradient_accumulation_steps, layout.streams)
     if rest:
         raise ConfigError(
             f"global_batch_size {config.global_batch_size} is not per_device_train_batch_size "
-            f"{config.per_device_train_batch_size} times {job.ranks} devices times a whole number"
+            f"{config.per_device_train_batch_size} times {layout.streams} devices that see different samples "
+            "times a whole number"
         )
     return config.model_copy(update={"gradient_accumulation_steps": passes})
 

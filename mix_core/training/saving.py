@@ -39,8 +39,8 @@ class Saver:
 
     def __init__(self, run_folder: Path, parts: Parts, ranks: Ranks, *, limit: int | None) -> None:
         self.run_folder, self.parts, self.ranks, self.limit = run_folder, parts, ranks, limit
-        self.writers = 1 if ranks.sharding is None else ranks.sharding.degree
-        """The first so many ranks hold different parts of what is saved; others have the same again."""
+        self.writers = ranks.layout.writers
+        """Ranks that write what they have; the first one puts it together."""
         self.spent: dict[str, float] = {"saves": 0, "stalled_s": 0.0, "copying_s": 0.0, "writing_s": 0.0}
         """Over the run: times saved, seconds that training stood still for it, seconds of these that went
         into the copy, seconds that threads wrote."""
@@ -52,7 +52,7 @@ class Saver:
 
     def prepare(self) -> None:
         """Get the copy's memory in the background, so that the first save does not wait for it."""
-        if self.ranks.job.rank < self.writers:
+        if self.ranks.job.rank in self.writers:
             self._copy = HostCopy(*self.parts.tensors(model=self.ranks.leads))
             self._writing = self._threads.submit(self._copy.prepare)
 
@@ -66,9 +66,9 @@ class Saver:
         self.wait()
         if self.ranks.leads:
             checkpoint.begin(self.run_folder, reached.step)
-        if self.writers > 1:
+        if len(self.writers) > 1:
             self.ranks.wait()
-        if self.ranks.job.rank < self.writers:
+        if self.ranks.job.rank in self.writers:
             if goes_on:
                 captured = self.parts.capture(reached, self._copied().read)
                 self._writing = self._threads.submit(self._write_timed, captured)
@@ -133,7 +133,7 @@ class Saver:
             raise
 
     def _fill(self, captured: Captured, folder: Path) -> None:
-        words = (_wait_for(folder, rank, self._ends) for rank in range(1, self.writers))
+        words = (_wait_for(folder, rank, self._ends) for rank in self.writers[1:])
         captured.write(folder, words)
 
     def _share(self, captured: Captured, folder: Path) -> None:

@@ -142,10 +142,10 @@ class Session:
         self.throughput = Throughput(peak)
 
     def _open_stream(self, source: Path, reached: Progressed, start: Path | None) -> StepStream:
-        config, processor, job = self.config, self.processor, self.ranks.job
+        config, processor, ranks = self.config, self.processor, self.ranks
         workers = max(config.dataloader_num_workers, self.activation.profile.min_loader_workers)
         return assembly.open_stream(
-            config, self.rows, processor, source, reached, start, self.folder, job, workers=workers
+            config, self.rows, processor, source, reached, start, self.folder, ranks, workers=workers
         )
 
     def __enter__(self) -> Session:

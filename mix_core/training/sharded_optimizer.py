@@ -101,7 +101,7 @@ class ShardedAdamW(AdamW):
                 self._send(bucket)
             self._sent = 0
             # a layer that is computed again twice in one pass gives its parameters gradients twice
-            (left,) = self._ranks.totals([any(one is not None for one in self.gradients().values())])
+            (left,) = self._ranks.have([any(one is not None for one in self.gradients().values())])
 
     def sum_over_ranks(self) -> None:
         """Of all passes of a step: afterwards `summed` has this rank's parts of the sums over all ranks."""
@@ -109,7 +109,7 @@ class ShardedAdamW(AdamW):
             for bucket in self.buckets:
                 self._send(bucket)
         names = [name for name, _ in self._named]
-        have = self._ranks.totals(name in self._seen for name in names)
+        have = self._ranks.have(name in self._seen for name in names)
         for name, ranks_with in zip(names, have):
             if not ranks_with:
                 self._parts.pop(name, None)

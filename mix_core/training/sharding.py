@@ -27,7 +27,7 @@ from paddle import Tensor
 from mix_core.training.partition import Box, part_of, whole_box
 
 if TYPE_CHECKING:
-    from mix_core.device.ranks import Job
+    from mix_core.training.groups import Groups
 
 BUCKET_BYTES = 32 << 20
 """Parameters are joined into messages of about this size: a small message costs as much as its latency."""
@@ -65,24 +65,19 @@ def buckets_of(shapes: Mapping[str, Sequence[int]], limit_bytes: int = BUCKET_BY
 class Sharding:
     """The ranks that share, and what they tell each other.
 
-    Ranks that share follow each other: 0 and 1, 2 and 3... with a degree of 2. All ranks have to make one.
+    All ranks have to make one.
 
     Args:
         scatters: whether the device's collectives have `reduce_scatter`; else a sum takes its place.
     """
 
-    def __init__(self, stage: int, degree: int, job: Job, *, scatters: bool = True) -> None:
-        self.stage, self.degree, self.scatters = stage, degree, scatters
-        self.index = job.rank % degree
+    def __init__(self, groups: Groups, *, scatters: bool = True) -> None:
+        layout = groups.layout
+        self.stage, self.degree, self.scatters = layout.stage, layout.sharing, scatters
+        self.index = groups.place.sharding
         """Which part is this rank's."""
-        self._group = self._replicas = None
-        if degree < job.ranks:
-            for first in range(0, job.ranks, degree):
-                group = dist.new_group(list(range(first, first + degree)))
-                self._group = group if first <= job.rank < first + degree else self._group
-            for part in range(degree):
-                group = dist.new_group(list(range(part, job.ranks, degree)))
-                self._replicas = group if part == self.index else self._replicas
+        self._group, self._replicas = groups.along("sharding"), groups.along("data")
+        self._replicated = groups.size("data") > 1
 
     def box(self, shape: Sequence[int]) -> Box:
         """This rank's part of a tensor."""
@@ -102,7 +97,7 @@ class Sharding:
                 flat.append(paddle.zeros([longest - length]))
         joined = paddle.concat(flat) if len(flat) > 1 else flat[0]
         own = self._scattered(joined, longest)
-        if self._replicas is not None:
+        if self._replicated:
             dist.all_reduce(own, group=self._replicas)
         return self._split(bucket, own)
 

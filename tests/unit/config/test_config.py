@@ -76,10 +76,7 @@ def test_qwen_vl_command_line():
     config = load_config(arguments=arguments)
     assert config.freeze_vit and config.max_length == 2048 and config.dataset.train == "train.json"
     assert config.learning_rate == 1e-5 and config.output_dir == "runs/run"
-    with pytest.raises(
-        ConfigError, match="tensor_parallel_degree is the number 2, which asks for tensor parallelism, not"
-    ):
-        load_config(arguments={**arguments, "tensor_parallel_degree": "2"})
+    assert (config.tensor_parallel_degree, config.sharding_parallel_degree) == (1, 1)
 
 
 def test_mindspeed_command_line():

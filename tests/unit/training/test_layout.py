@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 import mix_core.device as device
 from mix_core.config import load_config
 from mix_core.errors import ConfigError
-from mix_core.training.layout import Layout, layout_of
+from mix_core.training.layout import AXES, MODEL, STREAM, Layout, Place, layout_of
 from mix_core.training.partition import whole_box
 
 
@@ -23,6 +25,10 @@ from mix_core.training.partition import whole_box
         ({"sharding": "stage2"}, 1, Layout(1)),
         ({"use_distributed_optimizer": "true"}, 2, Layout(2, 1, 2)),
         ({"use_distributed_optimizer": "false"}, 2, Layout(2)),
+        ({"tensor_parallel_degree": "2"}, 4, Layout(4, tensor=2)),
+        ({"tensor_model_parallel_size": "4", "sharding": "stage1"}, 4, Layout(4, tensor=4)),
+        ({"tensor_parallel_degree": "2", "sharding": "stage2"}, 8, Layout(8, 2, 4, tensor=2)),
+        ({"tensor_parallel_degree": "-1"}, 2, Layout(2)),
     ],
 )
 def test_keys_give_a_layout(keys, ranks, expected):
@@ -35,11 +41,43 @@ def test_keys_give_a_layout(keys, ranks, expected):
         ({"sharding": "stage2", "sharding_parallel_degree": "8"}, "degree 8 times .* does not make 6"),
         ({"sharding": "stage1", "sharding_parallel_degree": "4"}, "degree 4 times .* does not make 6"),
         ({"sharding_parallel_degree": "2"}, "sharding names no stage"),
+        ({"tensor_parallel_degree": "4"}, "tensor_parallel_degree 4 .* does not divide 6"),
+        (
+            {"tensor_parallel_degree": "3", "sharding": "stage1", "sharding_parallel_degree": "6"},
+            "degree 6 times .* does not make 2",
+        ),
+        ({"tensor_parallel_degree": "2", "module_stats_steps": "1"}, "module_stats_steps wants whole"),
+        ({"tensor_parallel_degree": "2", "lora": "true"}, "lora with tensor_parallel_degree 2 .* not built"),
     ],
 )
 def test_degrees_that_do_not_multiply_to_the_devices_are_refused(keys, says):
     with pytest.raises(ConfigError, match=says):
         layout_of(load_config(arguments=keys), 6)
+
+
+def test_ranks_that_talk_most_are_neighbours():
+    layout = Layout(16, 1, 2, tensor=2, pipeline=2)
+    assert layout.sizes == {"pipeline": 2, "data": 2, "sharding": 2, "tensor": 2}
+    assert layout.place(11) == Place(pipeline=1, data=0, sharding=1, tensor=1)
+    assert layout.group(11, ["tensor"]) == [10, 11] and layout.group(11, ["sharding"]) == [9, 11]
+    assert layout.group(11, ["data"]) == [11, 15] and layout.group(11, ["pipeline"]) == [3, 11]
+    assert layout.group(11, MODEL) == [2, 3, 10, 11] and layout.group(11, STREAM) == [9, 11, 13, 15]
+    assert [layout.stream(rank) for rank in range(16)] == [0, 0, 1, 1, 2, 2, 3, 3] * 2
+    assert layout.writers == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    along=st.sets(st.sampled_from(AXES)),
+)
+def test_groups_hold_every_rank_once(sizes, along):
+    pipeline, data, sharing, tensor = sizes
+    layout = Layout(math.prod(sizes), 1, sharing, tensor, pipeline)
+    assert layout.sizes == {"pipeline": pipeline, "data": data, "sharding": sharing, "tensor": tensor}
+    groups = layout.groups(tuple(along))
+    assert sorted(rank for group in groups for rank in group) == list(range(layout.ranks))
+    assert {len(group) for group in groups} == {math.prod(layout.sizes[axis] for axis in along)}
+    assert all(layout.group(rank, tuple(along)) == group for group in groups for rank in group)
 
 
 @given(
