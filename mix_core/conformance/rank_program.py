@@ -77,6 +77,7 @@ def _program(
     for family in tiny_families():
         yield f"{family} gradients", lambda family=family: _gradients(family, rank)
         yield f"{family} step", lambda family=family: _step(family, rank)
+        yield f"{family} pipeline", lambda family=family: _pipeline(family, rank)
 
 
 def _numbers() -> np.ndarray:
@@ -221,17 +222,48 @@ def _summed(family: str, rank: int) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _gradients(family: str, rank: int) -> str | None:
+    model, batch = _summed(family, rank)
+    return _off(family, batch, {name: one.grad for name, one in model.named_parameters()})
+
+
+def _pipeline(family: str, rank: int) -> str | None:
+    """Each rank has a stage of the model; two passes go through both, one with each row's labels."""
+    from contextlib import nullcontext
+
+    from mix_core.conformance.tiny_runs import built
+    from mix_core.device.ranks import Job
+    from mix_core.training.groups import Groups
+    from mix_core.training.layout import Layout
+    from mix_core.training.optimizer import AdamW
+    from mix_core.training.pipeline.engine import Pipeline
+    from mix_core.training.pipeline.split import pieces_of_counts
+    from mix_core.training.pipeline.stage import Stage
+
+    model, batch = built(family)
+    model.train()
+    blocks, layers = model.cuts.count(name for name, _ in model.named_parameters())
+    pieces = pieces_of_counts([blocks, 0], [layers - 1, 1])
+    stage = Stage(model, pieces, Groups(Layout(RANKS, pipeline=RANKS), Job(rank, RANKS)))
+    optimizer = AdamW(model, stage=stage)
+    stage.release()
+    passes = [_own_labels(batch, row) for row in range(RANKS)]
+    Pipeline(stage, nullcontext).run(passes, 1.0, lambda _: None)
+    stage.sum_tied(optimizer)
+    return _off(family, batch, optimizer.gradients())
+
+
+def _off(family: str, batch: dict[str, np.ndarray], gradients: dict[str, Any]) -> str | None:
+    """Which of these gradients is not that of the whole model and batch on one device."""
     from mix_core.conformance.tiny_runs import built
 
-    model, batch = _summed(family, rank)
     whole, _ = built(family)
     whole.train()
     whole.loss(batch)[0].backward()
-    pairs = [
-        (name, one.grad.numpy(), other.grad.numpy())
-        for (name, one), other in zip(model.named_parameters(), whole.parameters())
-        if other.grad is not None
-    ]
+    wanted_of = {name: one.grad.numpy() for name, one in whole.named_parameters() if one.grad is not None}
+    lacking = [name for name in gradients if name in wanted_of and gradients[name] is None]
+    if lacking:
+        return f"{lacking[0]} has no gradient, and on one device it has one"
+    pairs = [(name, gradients[name].numpy(), wanted_of[name]) for name in gradients if name in wanted_of]
     of_all = float(np.sqrt(sum(np.square(wanted, dtype=np.float64).sum() for _, _, wanted in pairs)))
     for name, found, wanted in pairs:
         scale = float(np.linalg.norm(wanted))

@@ -108,11 +108,18 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             f"tensor_parallel_degree {tensor} times pipeline_parallel_degree {pipeline} does not divide "
             f"{ranks}, the number of devices; give degrees whose product does, or other --devices"
         )
-    if pipeline > 1:
+    named = [key for key in ("vit_pp_layers", "llm_pp_layers") if getattr(config, key) is not None]
+    if pipeline == 1 and (named or config.virtual_pp_degree > 1):
+        key = named[0] if named else "virtual_pp_degree"
         raise ConfigError(
-            f"pipeline_parallel_degree is {pipeline}, which is not built yet; leave the key out"
+            f"{key} is of a pipeline, and pipeline_parallel_degree is 1; give that too, or leave {key} out"
         )
     layout = Layout(ranks, *_sharing(config, ranks // (tensor * pipeline)), tensor, pipeline)
+    if pipeline > 1 and layout.stage > 1:
+        raise ConfigError(
+            f"sharding stage{layout.stage} with pipeline_parallel_degree {pipeline}: it sums gradients in "
+            "each pass, and a pipeline has several under way; give sharding stage1 there"
+        )
     if max(layout.sharing, tensor, pipeline) > 1 and config.module_stats_steps:
         raise ConfigError(
             "module_stats_steps wants whole gradients, and no rank has them where devices share a model or "

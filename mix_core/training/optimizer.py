@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -22,6 +23,9 @@ from mix_core.errors import CheckpointError
 from mix_core.ops.dtypes import NARROW, cast
 from mix_core.training.partition import Box, whole_box
 from mix_core.training.state import StateReader
+
+if TYPE_CHECKING:
+    from mix_core.training.pipeline.stage import Stage
 
 MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
 """Before a parameter's name in checkpoints: the running means of its gradient and of the squared one, and its
@@ -68,6 +72,7 @@ class AdamW:
         model: its parameters whose `stop_gradient` is set are left out.
         rate_factors: published name -> multiple of the learning rate, where it is not 1.
         masters: published name -> float32 value of each learning parameter that is narrower.
+        stage: what this rank has of a pipeline's model.
 
     A parameter without a gradient in some step (the vision tower, in a batch of text) is left as it is.
     """
@@ -82,7 +87,11 @@ class AdamW:
         weight_decay: float = 0.0,
         rate_factors: Mapping[str, float] | None = None,
         masters: Mapping[str, Tensor] | None = None,
+        stage: Stage | None = None,
     ) -> None:
+        self.stage = stage
+        self.repeats: frozenset[str] = frozenset() if stage is None else stage.repeats
+        """Parameters that another rank has alike, counts and writes."""
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
         """Updates so far; the moments' correction for their start at zero depends on it."""
@@ -143,18 +152,22 @@ class AdamW:
         """Called before the first pass of a step."""
 
     def release(self) -> None:
-        """Called before training: parameters may be in parts from here on."""
+        """Called before training: this rank may have a part of the model from here on."""
+        if self.stage is not None:
+            self.stage.release()
 
     def gather(self) -> None:
-        """Called after training: parameters are whole again."""
+        """Called after training: the first rank has the whole model again."""
+        if self.stage is not None:
+            self.stage.gather()
 
     def whole(self) -> AbstractContextManager[None]:
-        """Around whatever needs whole parameters between steps, on all ranks."""
-        return nullcontext()
+        """Around whatever needs the whole model on the first rank between steps; all ranks join in."""
+        return nullcontext() if self.stage is None else self.stage.whole()
 
     def weights(self) -> Iterator[KeptPart]:
-        """This rank's parts of parameters that no rank has whole, by the parameters' names."""
-        return iter(())
+        """What this rank writes of parameters that the first one has not whole, by the parameters' names."""
+        return iter(()) if self.stage is None else self.stage.weights()
 
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
@@ -176,13 +189,15 @@ class AdamW:
     @paddle.no_grad()
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
         """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
-        squares = [_C_ops.squared_l2_norm(g) for g in self.summed().values() if g is not None]
+        counted = (one for name, one in self.summed().items() if one is not None and name not in self.repeats)
+        squares = [_C_ops.squared_l2_norm(gradient) for gradient in counted]
         square = self._over_ranks(paddle.add_n(squares) if squares else paddle.zeros([1]))
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()
         return float(np.sqrt(both[0], dtype=np.float64)), float(both[1])
 
     def _over_ranks(self, square: Tensor) -> Tensor:
-        return square
+        """A sum over what is updated here -> that over the whole model."""
+        return square if self.stage is None else self.stage.total(square.reshape([1]))
 
     @paddle.no_grad()
     def step(self, learning_rate: float, *, grad_scale: float = 1.0) -> None:
@@ -225,6 +240,8 @@ class AdamW:
         for group in self.groups:
             lists = (group.names, group.parameters, group.masters, group.means, group.squares)
             for name, parameter, master, mean, square in zip(*lists):
+                if name in self.repeats:
+                    continue
                 box, whole = self._box(parameter), tuple(parameter.shape)
                 yield KeptPart(MEAN + name, mean, box, whole)
                 yield KeptPart(SQUARE + name, square, box, whole)

@@ -93,6 +93,8 @@ class Ranks:
         counts = loss is not None and self.groups.place.tensor == 0
         total = loss.astype("float32").reshape([1]) if counts else paddle.zeros([1])
         dist.all_reduce(total)
+        if optimizer.stage is not None:
+            optimizer.stage.sum_tied(optimizer)
         if isinstance(optimizer, ShardedAdamW):
             optimizer.sum_over_ranks()
         else:

@@ -118,30 +118,34 @@ class ShardedAdamW(AdamW):
         return self._parts
 
     def _over_ranks(self, square: Tensor) -> Tensor:
-        return self.sharding.total(square.reshape([1]))
+        return super()._over_ranks(self.sharding.total(square.reshape([1])))
 
     def begin_step(self) -> None:
         if self._gathering is not None:
             self._gathering.begin_step()
 
     def release(self) -> None:
+        super().release()
         if self._gathering is not None:
             self._gathering.release()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         if self._gathering is None or self._gathering.is_whole:
-            yield
+            with super().whole():
+                yield
             return
         self._gathering.gather()
         yield
         self._gathering.release()
 
     def gather(self) -> None:
+        super().gather()
         if self._gathering is not None and not self._gathering.is_whole:
             self._gathering.gather()
 
     def weights(self) -> Iterator[KeptPart]:
+        yield from super().weights()
         if self._gathering is None:
             return
         for name, local in self._gathering.local.items():

@@ -95,7 +95,7 @@ class Parts:
             found = [*parameters_of(slots.values()), *self.model.parameters()]
         named = dict(self.model.named_parameters())
         divided = {id(named[part.name]) for part in parts}
-        found = [one for one in found if id(one) not in divided]
+        found = [one for one in found if id(one) not in divided and one._is_initialized()]
         return found + kept, [one for one in found if not one.stop_gradient] + kept
 
     def capture(self, reached: Progressed, read: Callable[[Tensor], np.ndarray]) -> Captured:

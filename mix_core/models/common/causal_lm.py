@@ -149,6 +149,10 @@ class CausalLM(nn.Layer):
             return paddle.sum(widened(hidden_RD)) * 0.0, 0
         return self._loss(hidden_RD, targets_R)
 
+    def label_count(self, batch: Batch) -> int:
+        """How many labels `loss` sums over."""
+        return len(self._targets(batch)[1])
+
     def _targets(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """The tokens that are to be predicted (R,), and the places of those before them."""
         labels_BS = host(batch["labels"])

@@ -41,7 +41,9 @@ class Piece:
         return number in (self.tower if stack == "tower" else self.decoder)
 
     def __str__(self) -> str:
-        return f"{len(self.tower)} blocks of the tower, {len(self.decoder)} layers of the decoder"
+        counts = (len(self.tower), "vision block"), (len(self.decoder), "layer")
+        told = [f"{number} {what}{'s' if number > 1 else ''}" for number, what in counts if number]
+        return " and ".join(told) or "no block"
 
 
 def whole_piece(blocks: int, layers: int) -> Piece:

@@ -1,15 +1,15 @@
 """In which order the stages of a pipeline compute and talk: one forward, one backward, in pieces or not.
 
 With one piece a stage it is 1F1B (Narayanan et al., "PipeDream: Generalized Pipeline Parallelism for DNN
-Training", 2019): a stage goes back as soon as it can, and goes ahead of that by no more passes than there are
-stages after it. With several pieces a stage it is the interleaved form (Narayanan et al., "Efficient Large-Scale
-Language Model Training on GPU Clusters Using Megatron-LM", 2021), which takes passes in groups of as many as
-there are stages; the last group may be smaller.
+Training", 2019): a stage goes back as soon as it can, and is ahead of that by no more passes than there are
+stages after it. With several pieces a stage it is the interleaved form (Narayanan et al., "Efficient
+Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", 2021), which takes passes in groups of
+as many as there are stages; here the last group may be smaller.
 
 The order is found by playing the step through, all stages at once, with equal times. The moments at which
-messages are ready then put all messages in one order, and every stage sends and receives its own in that order:
-the earliest message that is not through has both of its stages waiting for it, so that sends which return only
-when they are received lock nothing. Nothing here imports paddle.
+messages are ready then put all messages in one order, and every stage sends and receives its own in that
+order. So sends that return only when they are received lock nothing: both stages of the earliest message that
+is not through come to it without waiting for a later one. Nothing here imports paddle.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def schedule(
     """What each stage does in a step, computing and messages, in order.
 
     Args:
-        goes_back: for each piece, whether anything learns in it or before it. Nothing goes back to the others:
-            they have no backward, and no gradient is sent to them.
+        goes_back: for each piece, whether anything learns in it or before it. Nothing goes back to the
+            others: they have no backward, and no gradient is sent to them.
     """
     plan = [_stage(stage, stages, pieces_per_stage, passes) for stage in range(stages)]
     _play(plan, stages * pieces_per_stage, passes)

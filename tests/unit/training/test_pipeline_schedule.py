@@ -1,4 +1,4 @@
-"""The order of a pipeline's step: every message is there when it is needed, and blocking sends lock nothing."""
+"""The order of a pipeline's step: messages are there in time, and blocking sends lock nothing."""
 
 from __future__ import annotations
 
