@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mix_core.errors import BadInputError
+from mix_core.models.common.tensor_plan import TensorPlan
 from mix_core.models.outline import Outline, PublishedSize
 
 GROUP = "mix_core.models"
@@ -75,6 +76,8 @@ class ModelFamily:
     """A small model and a batch for it, to try a device with; imports no paddle."""
     outline: Callable[[Any], Outline] | None = None
     """Configuration -> the model in figures, for plans and reports of speed; imports no paddle."""
+    tensor_plan: TensorPlan | None = None
+    """Which layers ranks may share (tensor parallelism); None: none."""
     sizes: tuple[PublishedSize, ...] = ()
     """Published members, for plans without a model folder."""
 

@@ -27,6 +27,7 @@ def attention(
     mask_BNSS: Tensor | None = None,
     dropout: float = 0.0,
     dropout_keys: np.ndarray | None = None,
+    dropout_head: int = 0,
 ) -> Tensor:
     """Softmax attention -> (B, S, N, H); docs/operators.md has the contract."""
     check_attention(q_BSNH, k_BSKH, v_BSKH, window, mask_BNSS)
@@ -61,6 +62,7 @@ def attention(
         scale=scale,
         dropout=dropout,
         dropout_keys=dropout_keys,
+        dropout_head=dropout_head,
     )
     return out_TNH.reshape([B, S, N, H])
 

@@ -25,6 +25,7 @@ def attention_packed(
     scale: float | None = None,
     dropout: float = 0.0,
     dropout_keys: np.ndarray | None = None,
+    dropout_head: int = 0,
 ) -> Tensor:
     """Attention within each segment of `cu_seqlens` -> (T, N, H); docs/operators.md has the contract."""
     check_packed(q_TNH, k_TKH, v_TKH, cu_seqlens, window)
@@ -52,4 +53,5 @@ def attention_packed(
         scale=scale,
         dropout=dropout,
         dropout_keys=dropout_keys,
+        dropout_head=dropout_head,
     )

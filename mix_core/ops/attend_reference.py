@@ -36,6 +36,7 @@ def attend(
     scale: float | None,
     dropout: float = 0.0,
     dropout_keys: np.ndarray | None = None,
+    dropout_head: int = 0,
 ) -> Tensor:
     """Attention within segments; `*_ends` are the segments' ends in tokens with a leading 0."""
     N, H = q_TNH.shape[1:]
@@ -48,7 +49,7 @@ def attend(
         window,
     )
     scale = H**-0.5 if scale is None else scale
-    return _Attend.apply(q_TNH, k_MKH, v_MKH, plan, scale, dropout, dropout_keys)
+    return _Attend.apply(q_TNH, k_MKH, v_MKH, plan, scale, dropout, dropout_keys, dropout_head)
 
 
 class _Attend(PyLayer):
@@ -62,8 +63,10 @@ class _Attend(PyLayer):
         scale: float,
         dropout: float,
         dropout_keys: np.ndarray | None,
+        dropout_head: int,
     ) -> Tensor:
         N, H = q_TNH.shape[1:]
+        heads = range(dropout_head, dropout_head + N)
         q_rows = _C_ops.gather(q_TNH.reshape([-1, H]), plan.q_rows, 0)
         flat_k, flat_v = k_MKH.reshape([-1, H]), v_MKH.reshape([-1, H])
         keep = sum(job.batch * job.queries * job.keys for job in plan.jobs) <= MAX_KEPT
@@ -73,13 +76,14 @@ class _Attend(PyLayer):
             k_bkH = _C_ops.gather(flat_k, job.kv_rows, 0).scale_(scale).reshape([job.batch, job.keys, H])
             v_bkH = _C_ops.gather(flat_v, job.kv_rows, 0).reshape([job.batch, job.keys, H])
             weights = _weights(_rows(q_rows, job, H), k_bkH, job)
-            kept = _dropped(weights, job, N, dropout, dropout_keys)
+            kept = _dropped(weights, job, heads, dropout, dropout_keys)
             outs.append(_C_ops.matmul(kept, v_bkH, False, False).reshape([-1, H]))
             saved += [k_bkH, v_bkH] + ([weights] if keep else [])
         out = outs[0] if len(outs) == 1 else _C_ops.concat(outs, 0)
         ctx.save_for_backward(q_rows, *saved)
         ctx.plan, ctx.scale, ctx.keep, ctx.frozen = plan, scale, keep, frozen(q_TNH, k_MKH, v_MKH)
         ctx.dropout, ctx.dropout_keys, ctx.shapes = dropout, dropout_keys, (q_TNH.shape, k_MKH.shape)
+        ctx.heads = heads
         return _C_ops.gather(out, plan.out_rows, 0).reshape(q_TNH.shape)
 
     @staticmethod
@@ -87,7 +91,7 @@ class _Attend(PyLayer):
         plan: Plan = ctx.plan
         q_rows, *saved = ctx.saved_tensor()
         q_shape, k_shape = ctx.shapes
-        N, H = q_shape[1:]
+        H = q_shape[2]
         grad_rows = _C_ops.gather(grad_TNH.reshape([-1, H]), plan.q_rows, 0)
         per_job = 3 if ctx.keep else 2
         dq, dk, dv = [], [], []
@@ -95,10 +99,10 @@ class _Attend(PyLayer):
             k_bkH, v_bkH, *kept = saved[i * per_job : (i + 1) * per_job]
             q_bqH, grad_bqH = _rows(q_rows, job, H), _rows(grad_rows, job, H)
             weights = kept[0] if kept else _weights(q_bqH, k_bkH, job)
-            dropped = _dropped(weights, job, N, ctx.dropout, ctx.dropout_keys)
+            dropped = _dropped(weights, job, ctx.heads, ctx.dropout, ctx.dropout_keys)
             dv.append(_C_ops.matmul(dropped, grad_bqH, True, False).reshape([-1, H]))
             dweights = _C_ops.matmul(grad_bqH, v_bkH, False, True)
-            dweights = _dropped(dweights, job, N, ctx.dropout, ctx.dropout_keys)
+            dweights = _dropped(dweights, job, ctx.heads, ctx.dropout, ctx.dropout_keys)
             dscores = _C_ops.softmax_grad(weights, dweights, -1)
             dq.append(_C_ops.matmul(dscores, k_bkH, False, False).reshape([-1, H]))
             dk.append(_C_ops.matmul(dscores, q_bqH, True, False).reshape([-1, H]).scale_(ctx.scale))
@@ -123,7 +127,7 @@ def _weights(q_bqH: Tensor, k_bkH: Tensor, job: Job) -> Tensor:
     return _C_ops.softmax(scores, -1)
 
 
-def _dropped(weights: Tensor, job: Job, heads: int, dropout: float, keys: np.ndarray | None) -> Tensor:
+def _dropped(weights: Tensor, job: Job, heads: range, dropout: float, keys: np.ndarray | None) -> Tensor:
     """The weights with dropout's share set to 0 and the others enlarged."""
     if not dropout:
         return weights

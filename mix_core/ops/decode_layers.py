@@ -6,7 +6,7 @@ F feed-forward width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,20 +57,23 @@ def decode_layers(
     cos_B1H: Tensor,
     sin_B1H: Tensor,
     query_scale_B11: Tensor | None = None,
+    *,
+    summed: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Through each layer: put the tokens' keys and values into its cache, attend, feed forward -> (B, D).
 
-    The layers have equal shapes and one eps, their caches one `lengths_B`. No gradient.
+    The layers have equal shapes and one eps, their caches one `lengths_B`. No gradient. `summed` takes what
+    comes back into the tokens from attention and feed-forward, where devices share each layer.
     """
     keys = caches[0].keys
-    if query_scale_B11 is None and all(map(_plain, layers)):
+    if query_scale_B11 is None and summed is None and all(map(_plain, layers)):
         check_decode_layers(x_BD, layers, caches)
         if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
             kernel = kernel_for("decode_layers", keys.dtype, head_dim=keys.shape[-1], causal=True)
             if kernel is not None:
                 return kernel(x_BD, layers, caches, cos_B1H, sin_B1H)
     for weights, cache in zip(layers, caches):
-        x_BD = _layer(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11)
+        x_BD = _layer(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11, summed or _alone)
     return x_BD
 
 
@@ -85,6 +88,7 @@ def _layer(
     cos_B1H: Tensor,
     sin_B1H: Tensor,
     query_scale_B11: Tensor | None,
+    summed: Callable[[Tensor], Tensor],
 ) -> Tensor:
     B, H = x_BD.shape[0], cache.keys.shape[-1]
     normed_BD = rms_norm(x_BD, weights.input_norm_D, weights.eps)
@@ -99,6 +103,11 @@ def _layer(
         kept.scatter_(cache.rows, cast(reshape(new_BKH, [-1, H]), kept.dtype))
         full.append(reshape(kept, [B, k_BKH.shape[1], -1, H]))
     seen = attention_decode(cast(q_BNH, full[0].dtype), *full, lengths_B=cache.lengths_B)
-    branch_BD = linear(reshape(cast(seen, q_BNH.dtype), [B, -1]), weights.out)
+    branch_BD = summed(linear(reshape(cast(seen, q_BNH.dtype), [B, -1]), weights.out))
     x_BD, normed_BD = add_rms_norm(x_BD, branch_BD, weights.post_norm_D, weights.eps)
-    return x_BD + cast(gated_mlp(normed_BD, weights.mlp), x_BD.dtype)
+    return x_BD + cast(summed(gated_mlp(normed_BD, weights.mlp)), x_BD.dtype)
+
+
+def _alone(x_BD: Tensor) -> Tensor:
+    """In place of a sum over devices."""
+    return x_BD

@@ -39,7 +39,7 @@ def linear_cross_entropy(
     rows = np.flatnonzero(labels_T != ignore_index)
     if len(rows) == 0:
         return paddle.sum(widened(hidden_TD)) * 0.0, 0
-    _check(labels_T, rows, weight_VD.shape[0])
+    check_labels(labels_T, rows, weight_VD.shape[0])
     hidden_TD, weight_VD = for_product(hidden_TD, weight_VD)
     check_head_loss(hidden_TD, weight_VD, labels_T)
     training = not (hidden_TD.stop_gradient and weight_VD.stop_gradient)
@@ -55,7 +55,8 @@ def linear_cross_entropy(
     return _HeadLoss.apply(hidden_TD, weight_VD, labels_R, paddle.is_grad_enabled()), len(rows)
 
 
-def _check(labels_T: np.ndarray, rows: np.ndarray, vocabulary: int) -> None:
+def check_labels(labels_T: np.ndarray, rows: np.ndarray, vocabulary: int) -> None:
+    """Raise DataError where a label of these rows is no word of the vocabulary."""
     labels_R = labels_T[rows]
     outside = np.flatnonzero((labels_R < 0) | (labels_R >= vocabulary))
     if len(outside):

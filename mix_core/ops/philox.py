@@ -31,20 +31,20 @@ def uniform(words: np.ndarray) -> np.ndarray:
 
 
 def keep_weights(
-    keys_S2: np.ndarray, heads: int, queries: tuple[int, int], keys: tuple[int, int], dropout: float
+    keys_S2: np.ndarray, heads: range, queries: tuple[int, int], keys: tuple[int, int], dropout: float
 ) -> np.ndarray:
     """What attention weights are multiplied by: 0 with probability `dropout`, else 1 / (1 - dropout).
 
-    keys_S2 (segments, 2) uint32, one Philox key a segment; queries and keys are spans of positions in it.
-    Returns (segments, heads, queries, keys) float32. The draw of a weight has the counter
-    (key position // 4, query position, head, 0) and the word key position % 4.
+    keys_S2 (segments, 2) uint32, one Philox key a segment; queries and keys are spans of positions in it;
+    heads are numbers in the model. Returns (segments, heads, queries, keys) float32. The draw of a weight has
+    the counter (key position // 4, query position, head, 0) and the word key position % 4.
     """
     columns = np.arange(keys[0] // 4, -(-keys[1] // 4))
-    shape = (len(keys_S2), heads, queries[1] - queries[0], len(columns))
+    shape = (len(keys_S2), len(heads), queries[1] - queries[0], len(columns))
     counters = np.zeros((*shape[1:], 4), np.uint32)
     counters[..., 0] = columns
     counters[..., 1] = np.arange(*queries)[:, None]
-    counters[..., 2] = np.arange(heads)[:, None, None]
+    counters[..., 2] = np.array(heads)[:, None, None]
     words = philox4x32(counters, keys_S2[:, None, None, None, :]).reshape(*shape[:3], -1)
     first = keys[0] - 4 * int(columns[0])
     kept = uniform(words[..., first : first + keys[1] - keys[0]]) >= np.float32(dropout)

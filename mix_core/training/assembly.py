@@ -11,6 +11,8 @@ from mix_core.data.skipped import SkippedRows
 from mix_core.errors import ConfigError
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.pieces import FIRST
+from mix_core.models.parallel.across import Across
+from mix_core.models.parallel.tensor import divide_model
 from mix_core.models.registry import load_model, read_config
 from mix_core.training.freeze import freeze, learning_table
 from mix_core.training.lora import RunAdapter
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
     from mix_core.training.snapshot import Progressed
 
 
-def load_parts(config: RunConfig, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any, Any, Any]:
+def load_parts(
+    config: RunConfig, source: Path, ranks: Ranks, *, random_init: bool
+) -> tuple[ModelFamily, Any, Any, Any]:
     """What a folder holds, as the keys about it say -> (family, configuration, model, processor).
 
-    Raises BadInputError and WeightsError.
+    Of the model this rank's part. Raises BadInputError and WeightsError.
     """
     processor = make_processor(source, processor_options(config))
     family, model_config, model = load_model(
@@ -47,6 +51,10 @@ def load_parts(config: RunConfig, source: Path, *, random_init: bool) -> tuple[M
         model_config = resized or model_config
     if config.neftune:
         model.add_noise(config.neftune_noise_alpha)
+    groups = ranks.groups
+    if ranks.layout.tensor > 1:
+        across = Across(groups.place.tensor, ranks.layout.tensor, groups.along("tensor"))
+        divide_model(model, family.tensor_plan, across)
     return family, model_config, model, processor
 
 
@@ -113,7 +121,7 @@ def new_optimizer(
         "stage": stage,
     }
     if ranks.sharding is None:
-        return AdamW(model, **options)
+        return AdamW(model, ranks=ranks, **options)
     return ShardedAdamW(model, ranks.sharding, ranks, **options)
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from mix_core.errors import ConfigError
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.parts import whole_shape
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
@@ -131,8 +133,9 @@ def learning_table(model: Any, published_name: Callable[[str], str] = str) -> st
     rows: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
         row = rows.setdefault("adapters" if ADAPTERS in name else _module(published_name(name)), [0, 0])
-        row[0] += int(parameter.size)
-        row[1] += 0 if parameter.stop_gradient else int(parameter.size)
+        count = prod(whole_shape(parameter))
+        row[0] += count
+        row[1] += 0 if parameter.stop_gradient else count
     rows["all"] = [sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values())]
     cells = [("module", "parameters", "trainable")]
     cells += [(module, f"{count:,}", f"{learns:,}") for module, (count, learns) in rows.items()]

@@ -20,11 +20,13 @@ from paddle import Tensor, _C_ops
 
 from mix_core import ops
 from mix_core.errors import CheckpointError
+from mix_core.models.common.parts import held_box, is_part, placed, whole_shape
 from mix_core.ops.dtypes import NARROW, cast
 from mix_core.training.partition import Box, whole_box
 from mix_core.training.state import StateReader
 
 if TYPE_CHECKING:
+    from mix_core.training.parallel import Ranks
     from mix_core.training.pipeline.stage import Stage
 
 MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
@@ -72,6 +74,7 @@ class AdamW:
         model: its parameters whose `stop_gradient` is set are left out.
         rate_factors: published name -> multiple of the learning rate, where it is not 1.
         masters: published name -> float32 value of each learning parameter that is narrower.
+        ranks: those that have parts of the model; None: it is whole.
         stage: what this rank has of a pipeline's model.
 
     A parameter without a gradient in some step (the vision tower, in a batch of text) is left as it is.
@@ -87,11 +90,10 @@ class AdamW:
         weight_decay: float = 0.0,
         rate_factors: Mapping[str, float] | None = None,
         masters: Mapping[str, Tensor] | None = None,
+        ranks: Ranks | None = None,
         stage: Stage | None = None,
     ) -> None:
-        self.stage = stage
-        self.repeats: frozenset[str] = frozenset() if stage is None else stage.repeats
-        """Parameters that another rank has alike, counts and writes."""
+        self._ranks, self.stage = ranks, stage
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
         """Updates so far; the moments' correction for their start at zero depends on it."""
@@ -119,7 +121,7 @@ class AdamW:
                 parameter._register_backward_hook(self._summing(name, parameter))
 
     def _box(self, parameter: Tensor) -> Box:
-        """What of a parameter is updated here."""
+        """What is updated here, as a box of what this rank has of the parameter."""
         return whole_box(parameter.shape)
 
     def _master(self, values: Tensor, box: Box) -> Tensor:
@@ -167,7 +169,11 @@ class AdamW:
 
     def weights(self) -> Iterator[KeptPart]:
         """What this rank writes of parameters that the first one has not whole, by the parameters' names."""
-        return iter(()) if self.stage is None else self.stage.weights()
+        for name, parameter in self._named:
+            if is_part(parameter) and self.answers_for(parameter):
+                yield KeptPart(name, parameter, held_box(parameter), whole_shape(parameter))
+        if self.stage is not None:
+            yield from self.stage.weights()
 
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
@@ -189,15 +195,23 @@ class AdamW:
     @paddle.no_grad()
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
         """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
-        counted = (one for name, one in self.summed().items() if one is not None and name not in self.repeats)
-        squares = [_C_ops.squared_l2_norm(gradient) for gradient in counted]
+        counted = {name for name, parameter in self._named if self.answers_for(parameter)}
+        found = (g for name, g in self.summed().items() if g is not None and name in counted)
+        squares = [_C_ops.squared_l2_norm(g) for g in found]
         square = self._over_ranks(paddle.add_n(squares) if squares else paddle.zeros([1]))
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()
         return float(np.sqrt(both[0], dtype=np.float64)), float(both[1])
 
     def _over_ranks(self, square: Tensor) -> Tensor:
-        """A sum over what is updated here -> that over the whole model."""
-        return square if self.stage is None else self.stage.total(square.reshape([1]))
+        """The sum of squares of what is here (1,) -> that of the whole model."""
+        return square if self._ranks is None else self._ranks.over_model(square)
+
+    def answers_for(self, parameter: Tensor) -> bool:
+        """Whether this rank counts and writes what it has of a parameter: of what several ranks that have a
+        model together have alike, the first one does."""
+        if self.stage is not None and self.stage.repeats(parameter):
+            return False
+        return is_part(parameter) or self._ranks is None or self._ranks.groups.place.tensor == 0
 
     @paddle.no_grad()
     def step(self, learning_rate: float, *, grad_scale: float = 1.0) -> None:
@@ -240,13 +254,16 @@ class AdamW:
         for group in self.groups:
             lists = (group.names, group.parameters, group.masters, group.means, group.squares)
             for name, parameter, master, mean, square in zip(*lists):
-                if name in self.repeats:
+                if not self.answers_for(parameter):
                     continue
-                box, whole = self._box(parameter), tuple(parameter.shape)
-                yield KeptPart(MEAN + name, mean, box, whole)
-                yield KeptPart(SQUARE + name, square, box, whole)
+                yield self._kept(MEAN + name, mean, parameter)
+                yield self._kept(SQUARE + name, square, parameter)
                 if parameter.dtype in NARROW:
-                    yield KeptPart(MASTER + name, master, box, whole)
+                    yield self._kept(MASTER + name, master, parameter)
+
+    def _kept(self, name: str, tensor: Tensor, parameter: Tensor) -> KeptPart:
+        """A tensor that runs beside what this rank updates of a parameter."""
+        return KeptPart(name, tensor, placed(parameter, self._box(parameter)), whole_shape(parameter))
 
     def load(self, reader: StateReader, steps: int) -> None:
         """Take moments, and the masters where it has them, from a checkpoint.
@@ -267,12 +284,12 @@ class AdamW:
                     if prefix == MASTER and prefix + name not in kept:
                         continue  # the published weights were float32: the model has them
                     shape = reader.entry(prefix + name)["shape"]
-                    if list(shape) != list(parameter.shape):
+                    if tuple(shape) != whole_shape(parameter):
                         raise CheckpointError(
                             f"{reader.folder}: {prefix}{name} has shape {tuple(shape)}, the model's is "
-                            f"{tuple(parameter.shape)}"
+                            f"{whole_shape(parameter)}"
                         )
-                    tensor.set_value(reader.read(prefix + name, self._box(parameter)))
+                    tensor.set_value(reader.read(prefix + name, placed(parameter, self._box(parameter))))
         self._publish()
         self.steps = steps
 

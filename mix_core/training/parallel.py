@@ -52,6 +52,11 @@ class Ranks:
         """Whether this rank writes what the run leaves."""
         return self.job.leads
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether this rank takes part in evaluating: the first does, and who has the model with it."""
+        return self.layout.stream(self.job.rank) == 0 and self.groups.place.pipeline == 0
+
     def totals(self, counts: Iterable[int]) -> list[int]:
         """Whole numbers below 2^31, each summed over all ranks."""
         counts = [int(count) for count in counts]

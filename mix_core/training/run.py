@@ -20,7 +20,7 @@ from mix_core.models.registry import model_sizes
 from mix_core.training import checkpoint, record
 from mix_core.training.kinds import holds_adapter, kind_of_run
 from mix_core.training.launch import note_end
-from mix_core.training.layout import Layout, layout_of
+from mix_core.training.layout import Layout, check_divides, layout_of
 from mix_core.training.precision import Precision
 from mix_core.training.processors import lost_with_adapters
 from mix_core.training.reporters import check_installed
@@ -99,6 +99,7 @@ def _train(
         raise ConfigError(
             "model_name_or_path is missing; give a model folder or a hub name, or --recipe NAME"
         )
+    check_divides(layout, source)
     kind = kind_of_run(config, source)
     activation = device.activate(
         device_name,

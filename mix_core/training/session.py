@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job
 from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.parts import whole_shape
 from mix_core.training import assembly, checkpoint, record
 from mix_core.training.best import best_of
 from mix_core.training.evaluate import evaluate, result_names
@@ -100,6 +102,7 @@ class Session:
             precision.loss_scale(),
             best_of(config, self._results()),
             adapter,
+            writes_frozen=self.ranks.groups.place.sharding == 0,
         )
         reached = self.parts.restore(start) if start is not None else Progressed(0, 0)
         if self.parts.best is not None:
@@ -123,7 +126,7 @@ class Session:
     def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
         """Make model and processor -> family, configuration."""
         family, model_config, self.model, self.processor = assembly.load_parts(
-            self.config, source, random_init=random_init
+            self.config, source, self.ranks, random_init=random_init
         )
         return family, model_config
 
@@ -406,16 +409,17 @@ class Session:
         raise SystemExit(EXIT_INTERRUPTED)
 
     def _evaluate(self, *, during: bool) -> dict[str, Any]:
-        """The first rank evaluates; the others wait for it and have no results."""
+        """The first ranks that have the model together evaluate; the others wait. The first has results."""
         with self.clock.of(EVALUATION), self.optimizer.whole():
-            results = self._evaluate_here(during=during) if self.ranks.leads else {}
+            results = self._evaluate_here(during=during) if self.ranks.evaluates else {}
             self.ranks.wait()
-        return results
+        return results if self.ranks.leads else {}
 
     def _evaluate_here(self, *, during: bool) -> dict[str, Any]:
         config = self.config
         rows = self.rows.eval[: config.max_eval_samples] if during else self.rows.eval
         batch_size = config.per_device_eval_batch_size
+        shown = self.ranks.leads and not during and config.gallery_samples
         self.model.eval()
         with self.precision.computing():
             if config.eval_with_do_generation:
@@ -425,7 +429,7 @@ class Session:
                     rows,
                     batch_size=batch_size,
                     max_new_tokens=config.eval_max_new_tokens,
-                    gallery_dir=None if during or not config.gallery_samples else self.folder.path,
+                    gallery_dir=self.folder.path if shown else None,
                     gallery_size=config.gallery_samples,
                     metrics=config.eval_metrics,
                 )
@@ -459,7 +463,7 @@ class Session:
             self.config, self.command, self.activation.to_json(), self.rows.to_json()
         )
         self.record["steps"] = self.last_step
-        sizes = {name: int(one.size) for name, one in self.model.named_parameters()}
+        sizes = {name: prod(whole_shape(one)) for name, one in self.model.named_parameters()}
         self.record["model"] = {
             "family": family,
             "parameters": self.rounded + sum(sizes.values()),

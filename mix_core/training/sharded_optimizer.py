@@ -28,8 +28,8 @@ class ShardedAdamW(AdamW):
     """As AdamW, over the parts of this rank. Every rank must make the same calls."""
 
     def __init__(self, model: paddle.nn.Layer, sharding: Sharding, ranks: Ranks, **options: Any) -> None:
-        self.sharding, self._ranks = sharding, ranks
-        super().__init__(model, **options)
+        self.sharding = sharding
+        super().__init__(model, ranks=ranks, **options)
         self.buckets = buckets_of({name: parameter.shape for name, parameter in self._named})
         self._parameters = dict(self._named)
         self._parts: dict[str, Tensor] = {}
@@ -145,12 +145,13 @@ class ShardedAdamW(AdamW):
             self._gathering.gather()
 
     def weights(self) -> Iterator[KeptPart]:
-        yield from super().weights()
         if self._gathering is None:
+            if self.sharding.index == 0:
+                yield from super().weights()  # the others have the same
             return
         for name, local in self._gathering.local.items():
-            parameter = self._parameters[name]
-            yield KeptPart(name, local, self._box(parameter), tuple(parameter.shape))
+            if self.answers_for(self._parameters[name]):
+                yield self._kept(name, local, self._parameters[name])
 
     @paddle.no_grad()
     def _publish(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.chat_template import TEMPLATE_FILE
+from mix_core.models.common.parts import held_box, is_part, whole_shape
 from mix_core.models.common.weights import parameters_of, slots_of, values_from
 from mix_core.training import state
 from mix_core.training.faults import place
@@ -64,6 +65,8 @@ class Parts:
     best: Best | None = None
     adapter: RunAdapter | None = None
     """What learns in place of the model; a checkpoint then holds it and not the model."""
+    writes_frozen: bool = True
+    """Whether this rank writes its parts of parameters that do not learn; others may have the same."""
 
     def _whole(self) -> list[str]:
         """Published names of the model's own parameters that learn."""
@@ -77,17 +80,34 @@ class Parts:
         else:
             self.family.load_weights(self.model, checkpoint)
 
+    def holds(self, parameter: Tensor) -> bool:
+        """Whether this rank has a parameter of its model, and no other one answers for it."""
+        stage = self.optimizer.stage
+        return stage is None or (stage.has(parameter) and not stage.repeats(parameter))
+
+    def weights(self) -> list[KeptPart]:
+        """What this rank writes of parameters that no rank has whole, by the parameters' names."""
+        learning = {name for name, _ in self.optimizer.named_parameters()}
+        frozen = [
+            KeptPart(name, one, held_box(one), whole_shape(one))
+            for name, one in self.model.named_parameters()
+            if self.writes_frozen and is_part(one) and self.holds(one) and name not in learning
+        ]
+        return [*self.optimizer.weights(), *frozen]
+
     def tensors(self, *, model: bool) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors that a checkpoint takes values of -> (all of them, those that change in training).
 
         `model`: whether this rank writes the model.
         """
-        parts = list(self.optimizer.weights())
-        kept = [part.tensor for part in parts]
+        parts = self.weights()
+        at_rest = {id(one) for one in self.model.parameters() if one.stop_gradient}
+        still = [part.tensor for part in parts if id(part.tensor) in at_rest]
+        kept = [part.tensor for part in parts if id(part.tensor) not in at_rest]
         if self.config.save_optimizer:
             kept += [part.tensor for part in self.optimizer.kept()]
         if not model:
-            return kept, kept
+            return still + kept, kept
         if self.adapter is not None:
             found = self.adapter.tensors(self._whole())
         else:
@@ -95,8 +115,8 @@ class Parts:
             found = [*parameters_of(slots.values()), *self.model.parameters()]
         named = dict(self.model.named_parameters())
         divided = {id(named[part.name]) for part in parts}
-        found = [one for one in found if id(one) not in divided and one._is_initialized()]
-        return found + kept, [one for one in found if not one.stop_gradient] + kept
+        found = [one for one in found if id(one) not in divided and self.holds(one)]
+        return found + still + kept, [one for one in found if not one.stop_gradient] + kept
 
     def capture(self, reached: Progressed, read: Callable[[Tensor], np.ndarray]) -> Captured:
         """Note what a checkpoint will hold. `read`: a tensor's values on the host, now or later."""
@@ -203,7 +223,7 @@ class Captured:
             tensors |= state.write_pieces(folder, f"optimizer{stem}", moments)
         if not stem:
             tensors |= state.write_pieces(folder, "random", self.random)
-        weights = self._pieces(self.parts.optimizer.weights())
+        weights = self._pieces(self.parts.weights())
         return {"tensors": tensors, "weights": state.write_pieces(folder, f"{WEIGHTS}{stem}", weights)}
 
     def _write_model(self, folder: Path, divided: Mapping[str, Any]) -> None:

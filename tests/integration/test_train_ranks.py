@@ -52,15 +52,15 @@ def alone(folder: Path, name: str, passes: int, *words: str, **options: str) -> 
     return folder / name
 
 
-def assert_same_run(run: Path, other: Path) -> None:
+def assert_same_run(run: Path, other: Path, steps: int = STEPS) -> None:
     """Losses, gradient norms and the last weights agree; tokens and epochs are equal."""
     rows, others = metrics(run), metrics(other)
-    assert len(rows) == len(others) == STEPS
+    assert len(rows) == len(others) == steps
     for row, wanted in zip(rows, others):
         assert row["loss"] == pytest.approx(wanted["loss"], rel=RELATIVE)
         assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=RELATIVE)
         assert (row["label_tokens"], row["epoch"]) == (wanted["label_tokens"], wanted["epoch"])
-    file = f"checkpoint-{STEPS}/model.safetensors"
+    file = f"checkpoint-{steps}/model.safetensors"
     weights, wanted = load_file(run / file), load_file(other / file)
     assert weights.keys() == wanted.keys()
     for name, values in weights.items():

@@ -165,7 +165,7 @@ class CausalLM(nn.Layer):
         return targets_T[chosen_R], chosen_R
 
     def _loss(self, hidden_RD: Tensor, targets_R: np.ndarray) -> tuple[Tensor, int]:
-        return ops.linear_cross_entropy(hidden_RD, self.head.as_head(), targets_R)
+        return self.head.cross_entropy(hidden_RD, targets_R)
 
     def hidden_states(
         self, batch: Batch, chosen: np.ndarray | None = None, cache: KVCache | None = None

@@ -6,6 +6,7 @@ heads, H head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,8 @@ class DecoderShape:
     """Whether the maps to q, k and v have biases; no other map has."""
     attention_dropout: float
     """Share of attention weights dropped in training."""
+    first_head: int = 0
+    """Number of the first query head in the model, where a device has some of them."""
 
     @classmethod
     def of(cls, text: Any, *, qkv_bias: bool) -> DecoderShape:
@@ -111,6 +114,7 @@ class SelfAttention(nn.Layer):
         if self.training and self.shape.attention_dropout:
             keys = positions.random.keys(self.index)
             dropout = dict(dropout=self.shape.attention_dropout, dropout_keys=keys)
+            dropout["dropout_head"] = self.shape.first_head
         if positions.cu_seqlens is not None:
             out = ops.attention_packed(q_TNH, k_TKH, v_TKH, positions.cu_seqlens, causal=True, **dropout)
         else:
@@ -178,6 +182,8 @@ class Decoder(nn.Layer):
         self.norm = RMSNorm(shape.hidden_size, shape.eps)
         self.recompute = False
         """Whether training keeps each layer's input only and computes the layer again going back."""
+        self.summed: Callable[[Tensor], Tensor] | None = None
+        """Sums what devices have of a branch, where they share each layer (models/parallel)."""
 
     def forward(
         self,
@@ -193,7 +199,8 @@ class Decoder(nn.Layer):
         if positions.decoding:
             cache.weights = cache.weights or [layer.weights() for layer in self.layers]
             tables, scale = (positions.cos_T1H, positions.sin_T1H), positions.query_scale_T11
-            return self.norm(ops.decode_layers(x_TD, cache.weights, cache.of_layers(), *tables, scale))
+            layers = cache.weights, cache.of_layers()
+            return self.norm(ops.decode_layers(x_TD, *layers, *tables, scale, summed=self.summed))
         return self.normed(*self.run(x_TD, positions, range(len(self.layers)), cache, chosen))
 
     def run(

@@ -5,6 +5,7 @@ Shapes: `...` any leading axes, I input features, O output features, D model dim
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
@@ -93,6 +94,11 @@ class Embedding(nn.Layer):
         self._given: list[Tensor] = []
 
     def forward(self, ids: Tensor) -> Tensor:
+        x = self.rows(ids)
+        return self.noise(x) if self.training and self.noise is not None else x
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The tokens' rows (..., D)."""
         # narrow rows cannot be added up on two of three devices
         wide = self.weight.dtype == paddle.float32
         if self.is_head and self.training and wide and not self.weight.stop_gradient:
@@ -101,7 +107,7 @@ class Embedding(nn.Layer):
         else:
             self._given = []
             x = paddle.nn.functional.embedding(ids, self.weight)
-        return self.noise(x) if self.training and self.noise is not None else x
+        return x
 
     def as_head(self) -> Tensor:
         """The weight for the head's loss (V, D); one gradient serves both uses within a forward pass."""
@@ -115,6 +121,10 @@ class Embedding(nn.Layer):
         )
         missing = paddle.zeros([rows - old.shape[0], old.shape[1]], dtype=old.dtype)
         self.weight.set_value(paddle.concat([old, missing]))
+
+    def cross_entropy(self, hidden_RD: Tensor, labels_R: np.ndarray) -> tuple[Tensor, int]:
+        """Of the head: the sum over the labels (), and how many there are."""
+        return ops.linear_cross_entropy(hidden_RD, self.as_head(), labels_R)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         return ops.head_logits(hidden_TD, self.weight)

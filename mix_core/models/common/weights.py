@@ -20,6 +20,7 @@ from paddle import Tensor, nn
 from mix_core.errors import WeightsError
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.layers import Linear
+from mix_core.models.common.parts import held_box, whole_shape
 from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import (
     MODEL,
@@ -73,7 +74,7 @@ class Slot:
         return self.parameter.dtype
 
     def fill(self, stored: StoredTensor) -> None:
-        """Give the parameter the stored values."""
+        """Give the parameter the stored values, or those of its part."""
         _set(self.parameter, self.to_parameter(_read(stored, self.dtype)))
 
     def values(self) -> np.ndarray:
@@ -130,7 +131,7 @@ def slots_of(model: nn.Layer, shapes: dict[str, tuple[int, ...]] | None = None) 
     for name, parameter in model.named_parameters():
         if ADAPTERS in name:
             continue  # an adapter has files of its own
-        shape = tuple(parameter.shape[::-1] if name in linear else parameter.shape)
+        shape = whole_shape(parameter)[:: -1 if name in linear else 1]
         slots[name] = Slot(parameter, (shapes or {}).get(name, shape), name in linear)
     return slots
 
@@ -211,7 +212,8 @@ def _read(stored: StoredTensor, dtype: Any) -> np.ndarray:
 
 
 def _set(parameter: Tensor, values: np.ndarray) -> None:
-    values = np.ascontiguousarray(values)
+    """`values`: of the whole parameter."""
+    values = np.ascontiguousarray(values[held_box(parameter).slices])
     if values.dtype == np.float32 and parameter.dtype != paddle.float32:
         parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mix_core.models.common.tensor_plan import decoder_plan
 from mix_core.models.qwen2_5_vl.outline import SIZES
 from mix_core.models.registry import Later, family_of_package
 
@@ -10,5 +11,6 @@ FAMILY = family_of_package(
     model="Qwen2_5_VL",
     model_types=("qwen2_5_vl",),
     stored_name=Later(f"{__name__}.weights", "published_name"),
+    tensor_plan=decoder_plan(),
     sizes=SIZES,
 )

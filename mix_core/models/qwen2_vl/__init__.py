@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mix_core.models.common.tensor_plan import decoder_plan
 from mix_core.models.qwen2_vl.outline import SIZES
 from mix_core.models.registry import Later, family_of_package
 
@@ -13,5 +14,6 @@ FAMILY = family_of_package(
     model_types=("qwen2_vl",),
     weights=WEIGHTS,
     stored_name=Later(WEIGHTS, "published_name"),
+    tensor_plan=decoder_plan(),
     sizes=SIZES,
 )

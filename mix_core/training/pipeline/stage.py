@@ -15,9 +15,9 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
+from mix_core.models.common.parts import is_part, whole_box
 from mix_core.models.common.pieces import JOINS, Piece
 from mix_core.training.optimizer import KeptPart
-from mix_core.training.partition import whole_box
 
 if TYPE_CHECKING:
     from mix_core.training.groups import Groups
@@ -45,8 +45,10 @@ class Stage:
         self.held = {name for name, stages in holders.items() if self.index in stages}
         self._owner = {name: stages[0] for name, stages in holders.items()}
         self._parameters = named
-        self.repeats = frozenset(name for name in self.held if self._owner[name] != self.index)
-        """Parameters that another stage holds too, counts and writes."""
+        self._held_ids = {id(named[name]) for name in self.held}
+        self._repeated = {id(named[name]) for name in self.held if self._owner[name] != self.index}
+        self._writes = self.index > 0 and groups.place.tensor == groups.place.sharding == 0
+        """Whether it writes what ranks that differ in these have alike. The first stage leads: it need not."""
         shared = next((name for name, stages in holders.items() if len(stages) > 1), None)
         self._tied = shared if shared in self.held and not named[shared].stop_gradient else None
         self._tied_group = None
@@ -96,10 +98,13 @@ class Stage:
             optimizer.ensure_gradient(self._tied)
             dist.all_reduce(optimizer.gradients()[self._tied], group=self._tied_group)
 
-    def total(self, square: Tensor) -> Tensor:
-        """A sum over this stage (1,) -> that over all stages."""
-        dist.all_reduce(square, group=self.group)
-        return square
+    def has(self, parameter: Tensor) -> bool:
+        """Whether a parameter is in a piece of this stage."""
+        return id(parameter) in self._held_ids
+
+    def repeats(self, parameter: Tensor) -> bool:
+        """Whether another stage has a parameter too, counts and writes it."""
+        return id(parameter) in self._repeated
 
     def release(self) -> None:
         """Hold what is this stage's, and let go of all else."""
@@ -136,8 +141,7 @@ class Stage:
             self.release()
 
     def weights(self) -> Iterator[KeptPart]:
-        """The parameters that this rank writes: those of a stage that is not the first, which leads."""
-        for name in self._parameters:
-            if self.index and name in self.held and name not in self.repeats:
-                parameter = self._parameters[name]
-                yield KeptPart(name, parameter, whole_box(parameter.shape), tuple(parameter.shape))
+        """What this rank writes of its stage's parameters, those aside that ranks have in parts."""
+        for name, one in self._parameters.items():
+            if self._writes and self.has(one) and not self.repeats(one) and not is_part(one):
+                yield KeptPart(name, one, whole_box(one.shape), tuple(one.shape))

@@ -155,7 +155,7 @@ def test_dropout_depends_on_key_and_place_only() -> None:
 
     whole = run(slice(0, 10), cu_seqlens.tolist(), keys)
     np.testing.assert_array_equal(whole[4:], run(slice(4, 10), [0, 6], keys[1:]))
-    factors = philox.keep_weights(keys[1:], N, (0, 6), (0, 6), 0.4)[0]
+    factors = philox.keep_weights(keys[1:], range(N), (0, 6), (0, 6), 0.4)[0]
     assert 0.2 < (factors == 0).mean() < 0.6
     expected = oracle.attention(q[4:], k[4:], v[4:], causal=True, factors_NSM=factors)
     assert oracle.distance(whole[4:], expected) < oracle.FORWARD
@@ -163,7 +163,7 @@ def test_dropout_depends_on_key_and_place_only() -> None:
 
 def test_dropout_has_the_right_gradient() -> None:
     keys = np.array([[7, 8]], np.uint32)
-    factors = philox.keep_weights(keys, 2, (0, 5), (0, 5), 0.3)[0]
+    factors = philox.keep_weights(keys, range(2), (0, 5), (0, 5), 0.3)[0]
     oracle.check(
         lambda q, k, v: ops.attention(q, k, v, causal=True, dropout=0.3, dropout_keys=keys),
         lambda q, k, v: oracle.attention(q[0], k[0], v[0], causal=True, factors_NSM=factors)[None],

@@ -1,0 +1,1 @@
+"""A model divided among ranks: applied from outside to models that are written for one device."""
