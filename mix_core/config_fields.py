@@ -320,6 +320,9 @@ class LayoutKeys(Keys):
     tensor_parallel_degree: Annotated[int, Ge(-1)] = 1
     """Devices among which every layer is divided: heads, feed-forward numbers, words of the vocabulary. Below
     2: none."""
+    sequence_parallel: bool = False
+    """With tensor_parallel_degree above 1: between divided layers each of these devices keeps some of the
+    tokens, which saves memory."""
     pipeline_parallel_degree: Annotated[int, Ge(-1)] = 1
     """Stages among which the layers are divided, with a device or more for each. Below 2: none."""
     vit_pp_layers: StageLayers | None = None

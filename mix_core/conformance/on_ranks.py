@@ -1,5 +1,5 @@
 """L6, distributed: two ranks, each a process with a device of its own; collectives with real numbers, data
-parallel training, a pipeline of two stages. Layouts join as they are built."""
+and tensor parallel training, a pipeline of two stages. Layouts join as they are built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from mix_core.conformance.case import Case, Context, Group, Mismatch, expect
 from mix_core.conformance.rank_program import COLLECTIVES, DTYPES, OTHERS
 from mix_core.conformance.target import Target, host_environment
-from mix_core.conformance.tiny_runs import tiny_families
+from mix_core.conformance.tiny_runs import divided_families, tiny_families
 from mix_core.device import simulate
 from mix_core.device.profile import Capability
 from mix_core.errors import BadInputError
@@ -52,6 +52,10 @@ def conformance_cases(target: Target) -> list[Case]:
         asks = f"{family}: two passes through two stages of a pipeline give the gradients of the whole model"
         key = f"{family} pipeline"
         cases.append(_case(f"L6/pipeline/{family}/gradients", asks, key, rule, model=family))
+    for family in divided_families():
+        asks = f"{family}: two ranks that share every layer have the loss and the gradients of one"
+        name = f"L6/tensor_parallel/{family}/gradients"
+        cases.append(_case(name, asks, f"{family} tensor", rule, model=family))
     return cases
 
 

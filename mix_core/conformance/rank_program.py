@@ -1,4 +1,4 @@
-"""What each of two ranks runs: collectives against numpy, then data parallel steps. Writes RANK.jsonl.
+"""What each of two ranks runs: collectives against numpy, then data and tensor parallel. Writes RANK.jsonl.
 
 Started by Paddle's launcher through `mix-core run`: it takes the device from its environment.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
 def _program(
     rank: int, refused: frozenset[str], active: Any
 ) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    from mix_core.conformance.tiny_runs import tiny_families
+    from mix_core.conformance.tiny_runs import divided_families, tiny_families
 
     dtypes = [
         d for d in DTYPES if d not in refused and (d.startswith("int") or active.profile.supports_dtype(d))
@@ -78,6 +78,8 @@ def _program(
         yield f"{family} gradients", lambda family=family: _gradients(family, rank)
         yield f"{family} step", lambda family=family: _step(family, rank)
         yield f"{family} pipeline", lambda family=family: _pipeline(family, rank)
+    for family in divided_families():
+        yield f"{family} tensor", lambda family=family: _tensor(family, rank)
 
 
 def _numbers() -> np.ndarray:
@@ -222,8 +224,17 @@ def _summed(family: str, rank: int) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _gradients(family: str, rank: int) -> str | None:
+    from mix_core.conformance.tiny_runs import built
+
     model, batch = _summed(family, rank)
-    return _off(family, batch, {name: one.grad for name, one in model.named_parameters()})
+    whole, _ = built(family)
+    whole.train()
+    whole.loss(batch)[0].backward()
+    return _off(
+        (name, one.grad.numpy(), other.grad.numpy())
+        for (name, one), other in zip(model.named_parameters(), whole.parameters())
+        if other.grad is not None
+    )
 
 
 def _pipeline(family: str, rank: int) -> str | None:
@@ -249,21 +260,20 @@ def _pipeline(family: str, rank: int) -> str | None:
     passes = [_own_labels(batch, row) for row in range(RANKS)]
     Pipeline(stage, nullcontext).run(passes, 1.0, lambda _: None)
     stage.sum_tied(optimizer)
-    return _off(family, batch, optimizer.gradients())
-
-
-def _off(family: str, batch: dict[str, np.ndarray], gradients: dict[str, Any]) -> str | None:
-    """Which of these gradients is not that of the whole model and batch on one device."""
-    from mix_core.conformance.tiny_runs import built
-
     whole, _ = built(family)
     whole.train()
     whole.loss(batch)[0].backward()
-    wanted_of = {name: one.grad.numpy() for name, one in whole.named_parameters() if one.grad is not None}
-    lacking = [name for name in gradients if name in wanted_of and gradients[name] is None]
+    wanted = {name: one.grad for name, one in whole.named_parameters() if one.grad is not None}
+    gradients = {name: one for name, one in optimizer.gradients().items() if name in wanted}
+    lacking = [name for name, one in gradients.items() if one is None]
     if lacking:
-        return f"{lacking[0]} has no gradient, and on one device it has one"
-    pairs = [(name, gradients[name].numpy(), wanted_of[name]) for name in gradients if name in wanted_of]
+        return f"{lacking[0]} has no gradient on its stage"
+    return _off((name, one.numpy(), wanted[name].numpy()) for name, one in gradients.items())
+
+
+def _off(found_and_wanted: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> str | None:
+    """The first gradient that is not what it should be."""
+    pairs = list(found_and_wanted)
     of_all = float(np.sqrt(sum(np.square(wanted, dtype=np.float64).sum() for _, _, wanted in pairs)))
     for name, found, wanted in pairs:
         scale = float(np.linalg.norm(wanted))
@@ -275,6 +285,33 @@ def _off(family: str, batch: dict[str, np.ndarray], gradients: dict[str, Any]) -
                 f"the gradient of {name} is off by {distance:.2e} from that of the whole batch, at most 1e-4"
             )
     return None
+
+
+def _tensor(family: str, rank: int) -> str | None:
+    from mix_core.conformance.tiny_runs import built
+    from mix_core.models.common.parts import held_box
+    from mix_core.models.parallel.across import Across
+    from mix_core.models.parallel.tensor import divide_model
+    from mix_core.models.registry import get_family
+
+    losses, models = [], []
+    for divided in (False, True):
+        model, batch = built(family, kv_heads=RANKS)
+        if divided:
+            divide_model(model, get_family(family).tensor_plan or {}, Across(rank, RANKS, None))
+        model.train()
+        loss, _ = model.loss(batch)
+        loss.backward()
+        losses.append(float(loss))
+        models.append(model)
+    whole, shared = models
+    if not abs(losses[1] - losses[0]) <= 1e-5 * abs(losses[0]):
+        return f"the loss is {losses[1]:.7g}, that of the whole model {losses[0]:.7g}, at most 1e-5 apart"
+    return _off(
+        (name, one.grad.numpy(), other.grad.numpy()[held_box(one).slices])
+        for (name, one), other in zip(shared.named_parameters(), whole.parameters())
+        if other.grad is not None
+    )
 
 
 def _step(family: str, rank: int) -> str | None:

@@ -43,12 +43,29 @@ def tiny_of(name: str) -> tuple[ModelFamily, TinyModel]:
     return family, family.tiny()
 
 
-def built(name: str) -> tuple[Any, dict[str, np.ndarray]]:
-    """The model with its first weights, which numpy draws, and its batch."""
+def divided_families() -> list[str]:
+    """Those of them whose layers ranks may share."""
+    return [name for name in tiny_families() if get_family(name).tensor_plan is not None]
+
+
+def built(name: str, *, kv_heads: int | None = None) -> tuple[Any, dict[str, np.ndarray]]:
+    """The model with its first weights, which numpy draws, and its batch.
+
+    `kv_heads`: another number of the decoder's key/value heads, so that ranks can share them.
+    """
     family, tiny = tiny_of(name)
-    model = family.build(family.config_from_dict(tiny.config))
+    config = tiny.config if kv_heads is None else _with_kv_heads(tiny.config, kv_heads)
+    model = family.build(family.config_from_dict(config))
     family.init_weights(model, 0)
     return model, dict(tiny.batch)
+
+
+def _with_kv_heads(config: dict[str, Any], heads: int) -> dict[str, Any]:
+    changed = {
+        key: _with_kv_heads(value, heads) if isinstance(value, dict) else value
+        for key, value in config.items()
+    }
+    return changed | ({"num_key_value_heads": heads} if "num_key_value_heads" in config else {})
 
 
 def unlabelled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -53,8 +53,9 @@ def load_parts(
         model.add_noise(config.neftune_noise_alpha)
     groups = ranks.groups
     if ranks.layout.tensor > 1:
-        across = Across(groups.place.tensor, ranks.layout.tensor, groups.along("tensor"))
-        divide_model(model, family.tensor_plan, across)
+        place, size = groups.place.tensor, ranks.layout.tensor
+        across = Across(place, size, groups.along("tensor"), scatters=ranks.scatters)
+        divide_model(model, family.tensor_plan, across, sequence=config.sequence_parallel)
     return family, model_config, model, processor
 
 

@@ -17,6 +17,7 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from mix_core.device.ranks import Job
+from mix_core.models.common.parts import is_shared
 from mix_core.training.groups import Groups
 from mix_core.training.layout import MODEL, STREAM, Layout
 from mix_core.training.sharded_optimizer import ShardedAdamW
@@ -39,7 +40,7 @@ class Ranks:
         self.sharding: Sharding | None = None
         if job.ranks > 1:
             dist.init_parallel_env()
-        self.groups = Groups(self.layout, job)
+        self.groups, self.scatters = Groups(self.layout, job), scatters
         self._streams = self.groups.along(*STREAM)
         self._model = self.groups.along(*MODEL)
         self._counts_samples = self.groups.index(MODEL) == 0
@@ -104,7 +105,15 @@ class Ranks:
             optimizer.sum_over_ranks()
         else:
             self._sum_gradients(optimizer)
+        self._sum_shared(optimizer)
         return total
+
+    def _sum_shared(self, optimizer: AdamW) -> None:
+        """Of parameters that are whole on ranks which see some of the tokens each."""
+        names = {name for name, parameter in optimizer.named_parameters() if is_shared(parameter)}
+        found = [one for name, one in optimizer.summed().items() if name in names and one is not None]
+        if found:
+            _sum_joined(found, self.groups.along("tensor"))
 
     def have(self, flags: Iterable[bool]) -> list[int]:
         """How many of the ranks with the same parameters say yes, for each of these."""

@@ -25,6 +25,8 @@ from tests.integration.training_runs import assert_refused, metrics
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 TENSOR = ("--tensor_parallel_degree", "2")
 LONG = 20
+IDLE = "self_attn.k_proj.bias"
+"""It drops out of the softmax."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_twenty_steps_on_each_chip(tmp_path, device):
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False, recompute=device == "gpu")
     words = ("--max_steps", str(LONG), "--save_steps", str(LONG))
     two = on_ranks(folder, "two", 2, *TENSOR, *words, device=device)
-    assert_same_run(two, alone(folder, "one", 1, *words, device=device), LONG)
+    assert_same_run(two, alone(folder, "one", 1, *words, device=device), LONG, IDLE)
 
 
 @pytest.mark.slow
@@ -109,7 +111,7 @@ def test_two_pairs_of_ranks_see_other_samples(tmp_path, words):
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
     words = (*words, "--max_steps", str(LONG), "--save_steps", str(LONG))
     four = on_ranks(folder, "four", 4, *TENSOR, *words)
-    assert_same_run(four, alone(folder, "one", 2, *words[-4:]), LONG)
+    assert_same_run(four, alone(folder, "one", 2, *words[-4:]), LONG, IDLE)
     reader = StateReader(four / f"checkpoint-{LONG}")
     writers = {piece["file"] for name in reader.names() for piece in reader.entry(name)["pieces"]}
     assert len(writers) == (3 if len(words) == 4 else 5), "files of moments, and one of random states"

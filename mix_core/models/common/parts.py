@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 HELD = "held"
 """The attribute of a parameter that says which part of the model's it is: its box, and the whole's shape."""
 
+SHARED = "shared"
+"""The attribute of a parameter whose gradient is in parts, though it is whole."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -64,6 +67,16 @@ def row_part(axis: int, shape: Sequence[int], index: int, parts: int) -> Box:
 def mark_part(part: Tensor, box: Box, whole: Sequence[int]) -> None:
     """Note which part of the model's parameter this one is."""
     setattr(part, HELD, (box, tuple(whole)))
+
+
+def mark_shared(parameter: Tensor) -> None:
+    """Note that each rank which shares layers sees some tokens with this parameter, which all have whole."""
+    setattr(parameter, SHARED, True)
+
+
+def is_shared(parameter: Tensor) -> bool:
+    """Whether its gradient is the sum of what those ranks have."""
+    return hasattr(parameter, SHARED)
 
 
 def is_part(parameter: Tensor) -> bool:

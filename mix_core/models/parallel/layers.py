@@ -14,9 +14,9 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from mix_core import ops
-from mix_core.models.common.decoder import SelfAttention
-from mix_core.models.common.layers import Embedding, GatedMLP, Linear, weights_and_biases
-from mix_core.models.common.parts import mark_part, row_part, whole_shape
+from mix_core.models.common.decoder import DecoderLayer, Positions, SelfAttention
+from mix_core.models.common.layers import Embedding, GatedMLP, Linear, residual, weights_and_biases
+from mix_core.models.common.parts import mark_part, mark_shared, row_part, whole_shape
 from mix_core.models.common.tensor_plan import Division
 from mix_core.models.parallel.across import Across
 from mix_core.models.parallel.head_loss import divided_cross_entropy
@@ -69,6 +69,39 @@ class DividedMLP(GatedMLP):
         if biases is not None:
             raise ValueError("a gated feed-forward block with biases cannot be divided yet")
         return self.across.summed(ops.gated_mlp(self.across.spread(x), weights, None))
+
+
+class SequenceLayer(DecoderLayer):
+    """A layer of which each rank has some tokens in training, but in the last: it looks for chosen ones.
+
+    The first layer hands them out, the last one gathers them.
+    """
+
+    def __init__(self, whole: DecoderLayer, across: Across, *, first: bool, last: bool) -> None:
+        nn.Layer.__init__(self)
+        self.input_layernorm, self.self_attn = whole.input_layernorm, whole.self_attn
+        self.post_attention_layernorm, self.mlp = whole.post_attention_layernorm, whole.mlp
+        self.across, self.first, self.last = across, first, last
+        if not last:
+            mark_shared(self.input_layernorm.weight)
+            mark_shared(self.post_attention_layernorm.weight)
+
+    def forward(
+        self, x_TD: Tensor, branch_TD: Tensor | None, positions: Positions, *rest: Any
+    ) -> tuple[Tensor, Tensor]:
+        tokens = positions.cos_T1H.shape[0]
+        if not self.training or (self.first and self.last):
+            return super().forward(x_TD, branch_TD, positions, *rest)
+        if self.first:
+            x_TD = self.across.part(x_TD)
+        if self.last:
+            x_TD = self.across.whole(x_TD if branch_TD is None else residual(x_TD, branch_TD), tokens)
+            return super().forward(x_TD, None, positions, *rest)
+        self.across.tokens = tokens
+        try:
+            return super().forward(x_TD, branch_TD, positions, *rest)
+        finally:
+            self.across.tokens = None
 
 
 class DividedWords(Embedding):

@@ -8,13 +8,16 @@ from typing import Any
 
 from mix_core.models.common.tensor_plan import TensorPlan
 from mix_core.models.parallel.across import Across
-from mix_core.models.parallel.layers import DividedAttention, DividedMLP, DividedWords
+from mix_core.models.parallel.layers import DividedAttention, DividedMLP, DividedWords, SequenceLayer
 
 _STAND_INS = {"attention": DividedAttention, "mlp": DividedMLP, "words": DividedWords}
 
 
-def divide_model(model: Any, plan: TensorPlan, across: Across) -> None:
-    """Leave this rank's part of a model whose values are filled in; the sizes are known to divide."""
+def divide_model(model: Any, plan: TensorPlan, across: Across, *, sequence: bool = False) -> None:
+    """Leave this rank's part of a model whose values are filled in; the sizes are known to divide.
+
+    sequence: between divided layers, each rank keeps some of the tokens in training.
+    """
     for path, layer in list(model.named_sublayers()):
         division = next((one for pattern, one in plan.items() if fnmatch(path, pattern)), None)
         if division is None:
@@ -27,3 +30,7 @@ def divide_model(model: Any, plan: TensorPlan, across: Across) -> None:
     decoder = model.model
     decoder.shape = replace(decoder.shape, kv_heads=decoder.shape.kv_heads // across.ranks)
     decoder.summed = across.summed
+    count = len(decoder.layers)
+    for number in range(count if sequence else 0):
+        place = {"first": number == 0, "last": number == count - 1}
+        decoder.layers[number] = SequenceLayer(decoder.layers[number], across, **place)

@@ -48,7 +48,7 @@ class Stage:
         self._held_ids = {id(named[name]) for name in self.held}
         self._repeated = {id(named[name]) for name in self.held if self._owner[name] != self.index}
         self._writes = self.index > 0 and groups.place.tensor == groups.place.sharding == 0
-        """Whether it writes what ranks that differ in these have alike. The first stage leads: it need not."""
+        """Whether it writes what ranks that differ in these have alike. The first stage leads instead."""
         shared = next((name for name, stages in holders.items() if len(stages) > 1), None)
         self._tied = shared if shared in self.held and not named[shared].stop_gradient else None
         self._tied_group = None
