@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mix_core.device.ranks import Job
 from mix_core.errors import ConfigError
 from mix_core.models.registry import family_of_folder, read_config
+from mix_core.training.pipeline.split import lists_of
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
@@ -110,12 +111,7 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             f"tensor_parallel_degree {tensor} times pipeline_parallel_degree {pipeline} does not divide "
             f"{ranks}, the number of devices; give degrees whose product does, or other --devices"
         )
-    named = [key for key in ("vit_pp_layers", "llm_pp_layers") if getattr(config, key) is not None]
-    if pipeline == 1 and (named or config.virtual_pp_degree > 1):
-        key = named[0] if named else "virtual_pp_degree"
-        raise ConfigError(
-            f"{key} is of a pipeline, and pipeline_parallel_degree is 1; give that too, or leave {key} out"
-        )
+    _check_pipeline(config, pipeline)
     layout = Layout(ranks, *_sharing(config, ranks // (tensor * pipeline)), tensor, pipeline)
     if pipeline > 1 and layout.stage > 1:
         raise ConfigError(
@@ -161,6 +157,19 @@ def check_divides(layout: Layout, folder: Path) -> None:
                 f"tensor_parallel_degree {layout.tensor} does not divide {name} {size} of {folder}; give a "
                 "divisor of it"
             )
+
+
+def _check_pipeline(config: RunConfig, stages: int) -> None:
+    """Whether the keys about a pipeline are of one, and of so many stages. Raises ConfigError."""
+    if stages > 1:
+        lists_of(config, stages)
+        return
+    named = [key for key in ("vit_pp_layers", "llm_pp_layers") if getattr(config, key) is not None]
+    if named or config.virtual_pp_degree > 1:
+        key = named[0] if named else "virtual_pp_degree"
+        raise ConfigError(
+            f"{key} is of a pipeline, and pipeline_parallel_degree is 1; give that too, or leave {key} out"
+        )
 
 
 def _sharing(config: RunConfig, streams: int) -> tuple[int, int]:

@@ -42,11 +42,10 @@ def pieces_of(
         ConfigError: lists that are not of these stages or this model, or that no pipeline can run; more
             pieces than blocks.
     """
-    vision, text = config.vit_pp_layers, config.llm_pp_layers
-    if (vision is None) != (text is None):
-        raise ConfigError(f"{VISION} and {TEXT} belong together; give both or neither")
-    if vision is not None and text is not None:
-        return _of_lists(vision, text, stages, counts, config.virtual_pp_degree)
+    lists = lists_of(config, stages)
+    if lists is not None:
+        _check_sums(lists, counts)
+        return pieces_of_counts(*lists)
     number = stages * config.virtual_pp_degree
     if number > sum(counts):
         raise ConfigError(
@@ -69,24 +68,29 @@ def _costs(config: RunConfig, outline: Outline | None, tower_learns: bool) -> tu
     return float(max(tower, 1)), float(decoder), 2.0 * row.labels * outline.vocabulary * outline.decoder.width
 
 
-def _of_lists(vision: Lists, text: Lists, stages: int, counts: tuple[int, int], virtual: int) -> list[Piece]:
+def lists_of(config: RunConfig, stages: int) -> tuple[list[int], list[int]] | None:
+    """Blocks of the tower and layers of the decoder in each piece, where the configuration lists them.
+
+    Raises:
+        ConfigError: lists that are not of these stages, or that no pipeline can run.
+    """
+    vision, text = config.vit_pp_layers, config.llm_pp_layers
+    if vision is None and text is None:
+        return None
+    if vision is None or text is None:
+        raise ConfigError(f"{VISION} and {TEXT} belong together; give both or neither")
     chunks = {VISION: _chunks(vision), TEXT: _chunks(text)}
-    for name, lists in chunks.items():
-        given = vision if name == VISION else text
+    each = config.virtual_pp_degree if config.virtual_pp_degree > 1 else len(chunks[VISION])
+    for name, lists, given in ((VISION, chunks[VISION], vision), (TEXT, chunks[TEXT], text)):
         if any(len(one) != stages for one in lists):
             raise ConfigError(
                 f"{name} is {given}; expected {stages} numbers, one for each stage of the pipeline"
             )
-        if len(lists) != len(chunks[VISION]) or virtual not in (1, len(lists)):
-            pieces = virtual if virtual > 1 else len(chunks[VISION])
-            raise ConfigError(f"{name} is {given}; expected {pieces} lists, as many as pieces of each stage")
+        if len(lists) != each:
+            raise ConfigError(f"{name} is {given}; expected {each} lists, one for each piece of a stage")
     towers, decoders = ([number for one in lists for number in one] for lists in chunks.values())
-    for name, numbers, blocks in ((VISION, towers, counts[0]), (TEXT, decoders, counts[1])):
-        if sum(numbers) != blocks:
-            what = "blocks in its tower" if name == VISION else "layers in its decoder"
-            raise ConfigError(f"{name} {numbers} add up to {sum(numbers)}, and the model has {blocks} {what}")
     last_vision = max((place for place, number in enumerate(towers) if number), default=0)
-    first_text = min(place for place, number in enumerate(decoders) if number)
+    first_text = min((place for place, number in enumerate(decoders) if number), default=len(decoders))
     if first_text < last_vision:
         raise ConfigError(
             f"{VISION} {vision} with {TEXT} {text}: stage {last_vision % stages} has {towers[last_vision]} "
@@ -94,11 +98,22 @@ def _of_lists(vision: Lists, text: Lists, stages: int, counts: tuple[int, int], 
             "decoder's layers; pictures pass the whole tower first, so move these layers back or those "
             "blocks forward"
         )
-    return pieces_of_counts(towers, decoders)
+    return towers, decoders
+
+
+def _check_sums(lists: tuple[list[int], list[int]], counts: tuple[int, int]) -> None:
+    names = (VISION, "blocks in its tower"), (TEXT, "layers in its decoder")
+    for (name, what), numbers, blocks in zip(names, lists, counts):
+        if sum(numbers) != blocks:
+            raise ConfigError(
+                f"{name} {numbers} adds up to {sum(numbers)}, and the model has {blocks} {what}"
+            )
 
 
 def _chunks(given: Lists) -> list[list[int]]:
-    return [list(one) for one in given] if isinstance(given[0], list) else [given]  # type: ignore[list-item]
+    """One list for each piece of a stage."""
+    nested = [one for one in given if isinstance(one, list)]
+    return nested or [[one for one in given if isinstance(one, int)]]
 
 
 def pieces_of_counts(towers: Sequence[int], decoders: Sequence[int]) -> list[Piece]:

@@ -60,9 +60,12 @@ def test_mindspeed_s_wrong_example_is_refused_by_name():
     [
         ({"vit_pp_layers": [32, 0]}, "vit_pp_layers and llm_pp_layers belong together"),
         ({"vit_pp_layers": [32], "llm_pp_layers": [28]}, "expected 2 numbers"),
-        ({"vit_pp_layers": [31, 0], "llm_pp_layers": [1, 27]}, "add up to 31, .* has 32 blocks in its tower"),
-        ({"vit_pp_layers": [32, 0], "llm_pp_layers": [1, 28]}, "add up to 29, .* has 28 layers"),
-        ({"vit_pp_layers": [[32, 0]], "llm_pp_layers": [[1, 1], [1, 25]]}, "expected 1 lists"),
+        (
+            {"vit_pp_layers": [31, 0], "llm_pp_layers": [1, 27]},
+            "adds up to 31, .* has 32 blocks in its tower",
+        ),
+        ({"vit_pp_layers": [32, 0], "llm_pp_layers": [1, 28]}, "adds up to 29, .* has 28 layers"),
+        ({"vit_pp_layers": [[32, 0]], "llm_pp_layers": [[1, 1], [1, 25]]}, "expected 1 list"),
         ({"virtual_pp_degree": 40}, "2 times virtual_pp_degree 40 asks for 80 pieces"),
     ],
 )
