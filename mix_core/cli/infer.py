@@ -5,6 +5,7 @@ With a text-to-image model it draws (infer_pictures.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from mix_core.cli import infer_pictures as pictures
 from mix_core.cli import model_options as options
-from mix_core.errors import BadInputError, ConfigError
+from mix_core.errors import BadInputError, ConfigError, MixError
 
 PREDICTION = "pred.jpg"
 """The picture's name in --output_dir, as Qwen-VL's run_predict.py has it."""
@@ -82,6 +83,12 @@ def infer(
     strength: pictures.Strength = None,
     scheduler: pictures.Scheduler = None,
     tile: pictures.Tile = None,
+    devices: Annotated[
+        str | None, typer.Option(help="One rank on each of these devices, as 0,1; they share every layer.")
+    ] = None,
+    tensor_parallel_degree: Annotated[
+        int, typer.Option("--tensor_parallel_degree", help="How many devices share; as many as --devices.")
+    ] = 1,
 ) -> None:
     """Answer a question about pictures, a video or text, or all questions of a file; or draw pictures.
 
@@ -92,8 +99,36 @@ def infer(
 
     loading = options.loading(device, simulate, kernels, dtype, weights, lora)
     with only_results_on_stdout(as_json) as write:
-        draws = pictures.draws_pictures(given)
-        write(pictures.draw(given, loading, check_picture_path) if draws else answered(given, loading))
+        if pictures.draws_pictures(given):
+            if devices is not None:
+                raise ConfigError("--devices shares the layers of models that answer; leave it out to draw")
+            write(pictures.draw(given, loading, check_picture_path))
+        else:
+            answer_alone_or_together(given, loading, write)
+
+
+def answer_alone_or_together(
+    given: dict[str, Any], loading: dict[str, Any], write: Callable[[str], None]
+) -> None:
+    """Answer here, start the ranks that answer, or be one of them. Raises MixError."""
+    import os
+
+    from mix_core.cli import infer_ranks as ranks
+    from mix_core.device.ranks import job_of
+
+    launch, job = ranks.asked_for(given), job_of(os.environ)
+    if launch is not None:
+        write(ranks.answered_on_ranks(launch, given))
+        return
+    if job.ranks == 1:
+        write(answered(given, loading))
+        return
+    try:
+        loading = loading | {"tensor_parallel_degree": given["tensor_parallel_degree"]}
+        ranks.leave(job, answered(ranks.as_rank(job, given), loading))
+    except MixError as error:
+        ranks.tell(job, error)
+        raise
 
 
 def answered(given: dict[str, Any], loading: dict[str, Any]) -> str:

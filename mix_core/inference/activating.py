@@ -27,6 +27,7 @@ def activate_for(
     *,
     task: Literal["understanding", "generation"] = "understanding",
     simulate: bool | None = None,
+    world_size: int = 1,
     **how: Any,
 ) -> Activation:
     """Make `device` this process's device for a model's inference.
@@ -35,7 +36,7 @@ def activate_for(
     where the device does not compute in the dtype.
     """
     workload = device_layer.Workload(
-        task=task, model=model, mode="infer", dtype=dtype, simulate=bool(simulate)
+        task=task, model=model, mode="infer", dtype=dtype, world_size=world_size, simulate=bool(simulate)
     )
     activation = device_layer.activate(device, workload=workload, simulate=simulate, **how)
     if not activation.profile.supports_dtype(dtype):

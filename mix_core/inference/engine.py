@@ -17,6 +17,7 @@ from mix_core.errors import BadInputError
 from mix_core.inference.activating import activate_for, checked_dtype
 from mix_core.inference.adapters import Adapters, put_on, read_adapters, templates_of
 from mix_core.inference.conversation import conversation, is_batch
+from mix_core.inference.sharing import divided_among, sharing_ranks
 from mix_core.inference.streaming import TextStream, check_stop_strings, cut_at
 from mix_core.inference.text_to_image.engine import PictureEngine, load_engine
 from mix_core.inference.text_to_image.sources import is_picture_model
@@ -277,6 +278,7 @@ def load(
     unet: str | Path | None = None,
     config: str | Path | None = None,
     revision: str | None = None,
+    tensor_parallel_degree: int = 1,
     allow_reexec: bool = False,
 ) -> Engine | PictureEngine:
     """Load a model folder, a training checkpoint or a hub name, ready to answer or to draw.
@@ -296,6 +298,8 @@ def load(
             text-to-image model they are in diffusers' layout.
         vae, unet: of a text-to-image model: folders whose autoencoder and network take the place of its own.
         config: for one file with a text-to-image model: the folder that has its tokenizers.
+        tensor_parallel_degree: for ranks of a launcher, as many as they are: they share every layer of a
+            model that answers, and make the same calls.
         allow_reexec: for commands only, see `mix_core.device.activate`.
     Raises:
         BadInputError: the folder, a file in it or the dtype cannot be used.
@@ -325,8 +329,9 @@ def load(
     family = family_of_folder(folder)
     stored = read_adapters(lora)
     processor = family.load_processor(folder)
-    activation = activate_for(family.name, dtype, device, **how)
-    _, _, model = load_model(folder)
+    ranks = sharing_ranks(folder, tensor_parallel_degree, weights=weights, lora=bool(stored))
+    activation = activate_for(family.name, dtype, device, world_size=ranks, **how)
+    _, _, model = load_model(folder, divide=divided_among(ranks) if ranks > 1 else None)
     adapters = put_on(model, family, stored) if stored else None
     if dtype != "float32":
         model.to(dtype=dtype)

@@ -239,21 +239,43 @@ def _sizes(config: Any, before: str) -> dict[str, Any]:
 
 
 def load_model(
-    folder: Path, *, random_init: bool = False, seed: int = 0, keys: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    random_init: bool = False,
+    seed: int = 0,
+    keys: Mapping[str, Any] | None = None,
+    divide: Callable[[ModelFamily, Any], None] | None = None,
 ) -> tuple[ModelFamily, Any, Any]:
     """Build the folder's model and fill in its weights, or random values -> (family, config, model).
 
-    The model is in evaluation mode. `keys`: those of a run for `ModelFamily.with_changes`. Raises
-    BadInputError and WeightsError.
+    The model is in evaluation mode. `keys`: those of a run for `ModelFamily.with_changes`. `divide`: leaves
+    this rank's part of a model that has no memory yet; what it leaves is filled in. Raises BadInputError and
+    WeightsError.
     """
     folder = Path(folder)
     source = read_config(folder)
     family = get_family(source["model_type"]).with_changes(keys or {})
     config = family.config_from_dict(source)
-    model = family.build(config)
+    model = family.build(config) if divide is None else _divided(family, config, divide)
     if random_init:
         family.init_weights(model, seed)
     else:
         family.load_weights(model, folder)
     model.eval()
     return family, config, model
+
+
+def _divided(family: ModelFamily, config: Any, divide: Callable[[ModelFamily, Any], None]) -> Any:
+    """This rank's part of a model: the whole never takes memory."""
+    import paddle
+
+    from mix_core.models.common.weights import parameters_of, slots_of
+
+    with paddle.LazyGuard():
+        model = family.build(config)
+    divide(family, model)
+    stored = parameters_of((family.slots or slots_of)(model).values())  # some that never run among them
+    for parameter in (*model.parameters(), *stored):
+        if not parameter._is_initialized():
+            parameter.initialize()
+    return model

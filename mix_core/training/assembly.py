@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +44,31 @@ def load_parts(
     Of the model this rank's part. Raises BadInputError and WeightsError.
     """
     processor = make_processor(source, processor_options(config))
+    divide = partial(_divide, config, ranks) if ranks.layout.tensor > 1 else None
+    # an embedding grows while it is whole
+    grows = bool(config.new_special_tokens or config.resize_vocab)
     family, model_config, model = load_model(
-        source, random_init=random_init, seed=config.seed, keys=model_options(config)
+        source,
+        random_init=random_init,
+        seed=config.seed,
+        keys=model_options(config),
+        divide=None if grows else divide,
     )
-    if config.new_special_tokens or config.resize_vocab:
+    if grows:
         resized = fit_vocabulary(family, read_config(source), model, processor.tokenizer, config)
         model_config = resized or model_config
+        if divide is not None:
+            divide(family, model)
     if config.neftune:
         model.add_noise(config.neftune_noise_alpha)
-    groups = ranks.groups
-    if ranks.layout.tensor > 1:
-        place, size = groups.place.tensor, ranks.layout.tensor
-        across = Across(place, size, groups.along("tensor"), scatters=ranks.scatters)
-        divide_model(model, family.tensor_plan, across, sequence=config.sequence_parallel)
     return family, model_config, model, processor
+
+
+def _divide(config: RunConfig, ranks: Ranks, family: ModelFamily, model: Any) -> None:
+    """Leave this rank's part of a model."""
+    place, size, group = ranks.groups.place.tensor, ranks.layout.tensor, ranks.groups.along("tensor")
+    across = Across(place, size, group, scatters=ranks.scatters)
+    divide_model(model, family.tensor_plan or {}, across, sequence=config.sequence_parallel)
 
 
 def choose_what_learns(

@@ -112,7 +112,7 @@ def launch(asked: Launch, config: RunConfig, *, device_name: str | None, command
     if asked.nnodes > 1:
         logs = logs / f"node{asked.node_rank}"  # hosts may share the folder
     for left in range(asked.max_restarts, -1, -1):
-        failure = _run_once(asked, words, environ, logs)
+        failure = _run_once(asked, ["mix_core.train", *words], environ, logs)
         if failure is None:
             return
         kept = checkpoint.newest_whole(Path(config.output_dir))
@@ -159,8 +159,38 @@ def _environment(device: str | None, workload: Workload, asked: Launch) -> dict[
     return device_launch.child_environment(explained, user)
 
 
-def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs: Path) -> _Failure | None:
-    """Start the launcher and wait -> what the ranks failed of, None where they did not."""
+def run_ranks(
+    asked: Launch,
+    device: str | None,
+    workload: Workload,
+    program: Sequence[str],
+    logs: Path,
+    *,
+    repeats: bool = True,
+) -> None:
+    """Run a module with its arguments as ranks on this host, to their end.
+
+    `repeats`: whether the first rank's words are printed. Raises MixError: a rank's, with the rank.
+    """
+    failure = _run_once(asked, program, _environment(device, workload, asked), logs, repeats=repeats)
+    if failure is not None:
+        error = RunFailedError(failure.text)
+        error.exit_code = failure.code
+        raise error
+
+
+def _run_once(
+    asked: Launch,
+    program: Sequence[str],
+    environ: Mapping[str, str],
+    logs: Path,
+    *,
+    repeats: bool = True,
+) -> _Failure | None:
+    """Start the launcher and wait -> what the ranks failed of, None where they did not.
+
+    `program`: a module and its arguments.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     for old in (*logs.glob("workerlog.*"), *logs.glob("rank-*.json")):
         old.unlink()
@@ -181,12 +211,12 @@ def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs:
             "--master",
             str(asked.master),
         ]
-    command += [sys.executable, "-u", "-m", "mix_core.train", *words]
+    command += [sys.executable, "-u", "-m", *program]
     with (logs / "launcher.log").open("wb") as output:
         launcher = subprocess.Popen(
             command, env=dict(environ), stdout=output, stderr=output, start_new_session=True
         )
-        asked_to_stop = _follow(launcher, logs / "workerlog.0")
+        asked_to_stop = _follow(launcher, logs / "workerlog.0" if repeats else None)
     if launcher.returncode == 0:
         return None
     if asked_to_stop:
@@ -194,7 +224,7 @@ def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs:
     return _failure(logs, range(asked.first_rank, asked.first_rank + len(asked.devices)))
 
 
-def _follow(launcher: subprocess.Popen[bytes], log: Path) -> bool:
+def _follow(launcher: subprocess.Popen[bytes], log: Path | None) -> bool:
     """Repeat the first rank's words until the launcher ends -> whether a signal asked for that."""
     stops: list[int] = []
 
@@ -208,7 +238,7 @@ def _follow(launcher: subprocess.Popen[bytes], log: Path) -> bool:
     try:
         while True:
             ended = launcher.poll() is not None
-            seen = _repeat(log, seen)
+            seen = _repeat(log, seen) if log is not None else 0
             if ended:
                 return bool(stops)
             time.sleep(POLL_S)

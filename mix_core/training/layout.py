@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mix_core.device.ranks import Job
 from mix_core.errors import ConfigError
-from mix_core.models.registry import family_of_folder, read_config
 from mix_core.training.pipeline.split import lists_of
 
 if TYPE_CHECKING:
@@ -129,34 +127,6 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             "yet; adapters train on devices that each hold the model"
         )
     return layout
-
-
-def check_divides(layout: Layout, folder: Path) -> None:
-    """Whether ranks can share the layers of the model in this folder.
-
-    Raises:
-        ConfigError: its family has no plan for that, or a size does not divide; both are named.
-    """
-    if layout.tensor == 1:
-        return
-    family = family_of_folder(folder)
-    if family.tensor_plan is None or family.outline is None:
-        raise ConfigError(
-            f"tensor_parallel_degree is {layout.tensor}, and models of {family.name} are not divided yet; "
-            "leave the key out"
-        )
-    decoder = family.outline(family.config_from_dict(read_config(folder))).decoder
-    sizes = {
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.kv_heads,
-        "intermediate_size": decoder.inner,
-    }
-    for name, size in sizes.items():
-        if size % layout.tensor:
-            raise ConfigError(
-                f"tensor_parallel_degree {layout.tensor} does not divide {name} {size} of {folder}; give a "
-                "divisor of it"
-            )
 
 
 def _check_pipeline(config: RunConfig, stages: int) -> None:

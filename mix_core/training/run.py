@@ -16,11 +16,12 @@ from mix_core.device.failures import as_failure
 from mix_core.device.ranks import Job, job_of
 from mix_core.errors import CheckpointError, ConfigError, MixError, RunFailedError
 from mix_core.models.common.hub import resolve_model_folder
+from mix_core.models.parallel.fits import check_divides
 from mix_core.models.registry import model_sizes
 from mix_core.training import checkpoint, record
 from mix_core.training.kinds import holds_adapter, kind_of_run
 from mix_core.training.launch import note_end
-from mix_core.training.layout import Layout, check_divides, layout_of
+from mix_core.training.layout import Layout, layout_of
 from mix_core.training.precision import Precision
 from mix_core.training.processors import lost_with_adapters
 from mix_core.training.reporters import check_installed
@@ -99,7 +100,8 @@ def _train(
         raise ConfigError(
             "model_name_or_path is missing; give a model folder or a hub name, or --recipe NAME"
         )
-    check_divides(layout, source)
+    if layout.tensor > 1:
+        check_divides(source, layout.tensor)
     kind = kind_of_run(config, source)
     activation = device.activate(
         device_name,

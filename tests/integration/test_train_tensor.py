@@ -103,6 +103,14 @@ def test_twenty_steps_on_each_chip(tmp_path, device):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("again", ["false", "true"], ids=["kept", "recompute"])
+def test_ranks_that_keep_some_of_the_tokens_train_as_one(folder, one, again):
+    words = ("--sequence_parallel", "true", "--recompute", again)
+    two = on_ranks(folder, f"tokens-{again}", 2, *TENSOR, *words)
+    assert_same_run(two, one)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [(), ("--sharding", "stage2"), ("--sharding", "stage3")], ids=["data", "stage2", "stage3"]
 )

@@ -20,7 +20,7 @@ from paddle import Tensor, nn
 from mix_core.errors import WeightsError
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.layers import Linear
-from mix_core.models.common.parts import held_box, whole_shape
+from mix_core.models.common.parts import held_box, is_part, whole_shape
 from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import (
     MODEL,
@@ -213,7 +213,9 @@ def _read(stored: StoredTensor, dtype: Any) -> np.ndarray:
 
 def _set(parameter: Tensor, values: np.ndarray) -> None:
     """`values`: of the whole parameter."""
-    values = np.ascontiguousarray(values[held_box(parameter).slices])
+    if is_part(parameter):
+        values = values[held_box(parameter).slices]
+    values = np.ascontiguousarray(values)
     if values.dtype == np.float32 and parameter.dtype != paddle.float32:
         parameter.set_value(paddle.to_tensor(values).astype(parameter.dtype))
     else:
@@ -234,8 +236,8 @@ def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:
     """Draw every matrix from a normal distribution keyed by seed and name; biases stay 0, norms 1."""
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
-            values = named_generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
-            parameter.set_value(values * np.float32(deviation))
+            values = named_generator(seed, name).standard_normal(whole_shape(parameter), dtype=np.float32)
+            _set(parameter, values * np.float32(deviation))
 
 
 def init_weights(model: nn.Layer, seed: int) -> None:

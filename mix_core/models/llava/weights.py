@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mix_core.errors import WeightsError
+from mix_core.models.common.parts import whole_shape
 from mix_core.models.common.random import named_generator
 from mix_core.models.common.tensor_files import read_folder
 from mix_core.models.common.weights import Slot, fill_random, load_folder, save_folder, slots_of
@@ -43,7 +44,7 @@ class _GrownSlot(Slot):
     """A matrix with more rows than the file has; those of added tokens are the mean of the others."""
 
     def to_parameter(self, published: np.ndarray) -> np.ndarray:
-        more = self.parameter.shape[0] - len(published)
+        more = whole_shape(self.parameter)[0] - len(published)
         return np.concatenate([published, np.repeat(published.mean(0, keepdims=True), more, axis=0)])
 
 

@@ -9,6 +9,8 @@ Shapes: T tokens, t of one rank (T over the ranks, rounded up; the last rank's e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
@@ -33,6 +35,15 @@ class Across:
         self.index, self.ranks, self.group, self.scatters = index, ranks, group, scatters
         self.tokens: int | None = None
         """T, while each rank has some of the tokens between divided layers; None: each has all."""
+
+    @contextmanager
+    def in_parts(self, tokens: int) -> Iterator[None]:
+        """Within, each rank has some of so many tokens between divided layers."""
+        before, self.tokens = self.tokens, tokens
+        try:
+            yield
+        finally:
+            self.tokens = before
 
     def spread(self, x: Tensor) -> Tensor:
         """All of x, which each rank uses in its part of a layer; going back, the sum of their gradients."""

@@ -87,21 +87,18 @@ class SequenceLayer(DecoderLayer):
             mark_shared(self.post_attention_layernorm.weight)
 
     def forward(
-        self, x_TD: Tensor, branch_TD: Tensor | None, positions: Positions, *rest: Any
+        self, x_TD: Tensor, branch_TD: Tensor | None, positions: Positions, *rest: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        tokens = positions.cos_T1H.shape[0]
         if not self.training or (self.first and self.last):
-            return super().forward(x_TD, branch_TD, positions, *rest)
+            return super().forward(x_TD, branch_TD, positions, *rest, **options)
         if self.first:
             x_TD = self.across.part(x_TD)
         if self.last:
+            tokens = positions.cos_T1H.shape[0]
             x_TD = self.across.whole(x_TD if branch_TD is None else residual(x_TD, branch_TD), tokens)
-            return super().forward(x_TD, None, positions, *rest)
-        self.across.tokens = tokens
-        try:
-            return super().forward(x_TD, branch_TD, positions, *rest)
-        finally:
-            self.across.tokens = None
+            return super().forward(x_TD, None, positions, *rest, **options)
+        with self.across.in_parts(positions.cos_T1H.shape[0]):
+            return super().forward(x_TD, branch_TD, positions, *rest, **options)
 
 
 class DividedWords(Embedding):
@@ -165,8 +162,9 @@ def divide(layer: Any, name: str, axis: int, across: Across) -> None:
         return
     box = row_part(axis, whole.shape, across.index, across.ranks)
     part = layer.create_parameter(list(box.shape), dtype=whole.dtype, default_initializer=Constant(0.0))
-    end = box.offset[axis] + box.shape[axis]
-    paddle.assign(paddle.slice(whole, [axis], [box.offset[axis]], [end]), output=part)
+    if whole._is_initialized():  # else values are yet to be filled in
+        end = box.offset[axis] + box.shape[axis]
+        paddle.assign(paddle.slice(whole, [axis], [box.offset[axis]], [end]), output=part)
     part.stop_gradient = whole.stop_gradient
     mark_part(part, box, whole.shape)
     setattr(layer, name, part)
