@@ -46,11 +46,6 @@ class Piece:
         return " and ".join(told) or "no block"
 
 
-def whole_piece(blocks: int, layers: int) -> Piece:
-    """The model in one piece."""
-    return Piece(tower=range(blocks), decoder=range(layers), first=True, joins=True, last=True)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Cuts:
     """Where a family's parameters stand, by how their names in the model begin."""

@@ -52,20 +52,23 @@ def blank_of(header: Sequence[int]) -> Tensor | None:
     return tensor
 
 
-@paddle.no_grad()
-def send(tensor: Tensor | None, to: int, group: Any) -> None:
-    """Tell rank `to`, of all ranks, this tensor, or that there is none."""
-    dist.send(paddle.to_tensor(header_of(tensor)), dst=to, group=group)
-    if tensor is not None and tensor.size:
-        dist.send(tensor.detach().contiguous(), dst=to, group=group)
+class Wire:
+    """Paddle's send and recv within a group; None: of all ranks. Ranks are numbered as of all."""
 
+    def __init__(self, group: Any) -> None:
+        self.group = group
 
-@paddle.no_grad()
-def receive(sender: int, group: Any) -> Tensor | None:
-    """What rank `sender` tells with `send`."""
-    header = paddle.zeros([3 + MOST_AXES], dtype="int32")
-    dist.recv(header, src=sender, group=group)
-    tensor = blank_of(header.numpy())
-    if tensor is not None and tensor.size:
-        dist.recv(tensor, src=sender, group=group)
-    return tensor
+    @paddle.no_grad()
+    def send(self, tensor: Tensor | None, to: int) -> None:
+        dist.send(paddle.to_tensor(header_of(tensor)), dst=to, group=self.group)
+        if tensor is not None and tensor.size:
+            dist.send(tensor.detach().contiguous(), dst=to, group=self.group)
+
+    @paddle.no_grad()
+    def receive(self, sender: int) -> Tensor | None:
+        header = paddle.zeros([3 + MOST_AXES], dtype="int32")
+        dist.recv(header, src=sender, group=self.group)
+        tensor = blank_of(header.numpy())
+        if tensor is not None and tensor.size:
+            dist.recv(tensor, src=sender, group=self.group)
+        return tensor

@@ -38,14 +38,13 @@ class Stage:
         self.ranks = layout.group(rank, ("pipeline",))
         """Of the pipeline that this rank is in, by stage."""
         self.group = groups.along("pipeline")
-        self.own = {i: piece for i, piece in enumerate(self.pieces) if i % self.count == self.index}
         named = dict(model.named_parameters())
         holders = {name: self._holders(name) for name in named}
         self.goes_back = self._learning(named)
         self.held = {name for name, stages in holders.items() if self.index in stages}
         self._owner = {name: stages[0] for name, stages in holders.items()}
         self._parameters = named
-        self._held_ids = {id(named[name]) for name in self.held}
+        self._absent = {id(one) for name, one in named.items() if name not in self.held}
         self._repeated = {id(named[name]) for name in self.held if self._owner[name] != self.index}
         self._writes = self.index > 0 and groups.place.tensor == groups.place.sharding == 0
         """Whether it writes what ranks that differ in these have alike. The first stage leads instead."""
@@ -99,8 +98,8 @@ class Stage:
             dist.all_reduce(optimizer.gradients()[self._tied], group=self._tied_group)
 
     def has(self, parameter: Tensor) -> bool:
-        """Whether a parameter is in a piece of this stage."""
-        return id(parameter) in self._held_ids
+        """Whether a parameter is here; not one of a piece of another stage."""
+        return id(parameter) not in self._absent
 
     def repeats(self, parameter: Tensor) -> bool:
         """Whether another stage has a parameter too, counts and writes it."""
