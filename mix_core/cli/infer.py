@@ -120,7 +120,7 @@ def answer_alone_or_together(
     if launch is not None:
         write(ranks.answered_on_ranks(launch, given))
         return
-    if job.ranks == 1:
+    if job.ranks == 1 or given["tensor_parallel_degree"] <= 1:
         write(answered(given, loading))
         return
     try:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,7 @@ def asked_for(given: dict[str, Any]) -> Launch | None:
 def answered_on_ranks(launch: Launch, given: dict[str, Any]) -> str:
     """Start the ranks with this command's words -> what to print. Raises MixError."""
     workload = Workload(mode="infer", world_size=len(launch.devices), simulate=given["simulate"])
-    if simulate.wanted(workload) and not workload.simulate:
-        workload = Workload(mode="infer", world_size=len(launch.devices), simulate=True)
+    workload = replace(workload, simulate=simulate.wanted(workload))
     with tempfile.TemporaryDirectory(prefix="mix-core-infer-") as folder:
         logs = Path(folder)
         if given["batch"] is not None and given["out"] is not None and Path(given["out"]).is_file():

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from mix_core.device import native
 from mix_core.training.checkpoint import first_fault
@@ -49,6 +50,14 @@ def test_two_devices_that_share_layers_train_as_one(one, two):
     assert_same_run(two, one)
     records = [json.loads((run / "run.json").read_text())["model"] for run in (one, two)]
     assert records[0] == records[1], "parameters are counted once, whoever has them"
+
+
+def test_what_is_divided_is_not_held(one, two):
+    """Between steps: half of the decoder's and the embedding's parameters and moments, 12 bytes a number."""
+    held = [metrics(run)[-1]["memory_bytes"] for run in (one, two)]
+    weights = load_file(one / f"checkpoint-{STEPS}" / "model.safetensors")
+    divided = sum(one.size for name, one in weights.items() if name[:6] == "model." and "norm" not in name)
+    assert held[0] - held[1] == pytest.approx(12 * divided / 2, rel=0.05)
 
 
 def test_each_rank_writes_its_part_of_a_checkpoint(one, two):

@@ -18,6 +18,7 @@ import pytest
 from mix_core.device.ranks import Job
 from mix_core.errors import OtherRankError, RunFailedError
 from mix_core.training.checkpoint import first_fault, list_checkpoints
+from mix_core.training.layout import Layout
 from mix_core.training.optimizer import KeptPart
 from mix_core.training.partition import part_of
 from mix_core.training.saving import Saver
@@ -41,7 +42,7 @@ class Ranks:
     def __init__(self, rank: int = 0, ranks: int = 1, barrier: threading.Barrier | None = None) -> None:
         self.job, self._barrier = Job(rank, ranks), barrier
         self.leads = rank == 0
-        self.sharding = SimpleNamespace(degree=ranks) if ranks > 1 else None
+        self.layout = Layout(ranks, stage=1, sharing=ranks) if ranks > 1 else Layout()
 
     def wait(self) -> None:
         if self._barrier is not None:
