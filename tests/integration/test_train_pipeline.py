@@ -51,7 +51,8 @@ def one(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Path:
-    return on_ranks(folder, "two", 2, *PIPELINE, *passes(PASSES))
+    lists = ("--vit_pp_layers", "[4,0]", "--llm_pp_layers", "[1,1]")
+    return on_ranks(folder, "two", 2, *PIPELINE, *lists, *passes(PASSES))
 
 
 def test_two_stages_train_as_one_device(one, two):
@@ -75,7 +76,7 @@ def test_a_stage_holds_and_writes_its_own_layers(one, two):
     assert "visual.patch_embed.proj.weight" in first and "model.norm.weight" in second
     assert "model.embed_tokens.weight" in first, "a tied head is written once"
     memory = [metrics(run)[-1]["memory_bytes"] for run in (two, one)]
-    assert memory[0] < 0.85 * memory[1]
+    assert memory[0] < 0.9 * memory[1]
 
 
 def test_mindspeed_s_wrong_example_is_refused_before_a_rank_starts(folder):
