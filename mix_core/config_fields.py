@@ -17,6 +17,7 @@ from mix_core.config_aliases import FIXED
 Count = Annotated[int, Ge(1)]
 NonNegative = Annotated[int, Ge(0)]
 Rate = Annotated[float, Ge(0.0)]
+StageLayers = list[Annotated[int, Ge(0)]] | list[list[Annotated[int, Ge(0)]]]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 Metric = Literal["exact", "f1", "anls", "iou", "iou50"]
 Reporter = Literal["visualdl", "tensorboard", "wandb"]
@@ -324,6 +325,13 @@ class LayoutKeys(Keys):
     tokens, which saves memory."""
     pipeline_parallel_degree: Annotated[int, Ge(-1)] = 1
     """Stages among which the layers are divided, with a device or more for each. Below 2: none."""
+    vit_pp_layers: StageLayers | None = None
+    """Blocks of the vision tower on each stage of the pipeline, `[32, 0, 0, 0]`; a list of lists with several
+    pieces a stage. Belongs with llm_pp_layers. Default: by cost."""
+    llm_pp_layers: StageLayers | None = None
+    """Layers of the decoder on each stage, `[1, 10, 10, 7]`. The tower comes first."""
+    virtual_pp_degree: Count = 1
+    """Pieces of the model on each stage of the pipeline: more wait less and send more."""
 
     @field_validator("sharding", mode="before")
     @classmethod

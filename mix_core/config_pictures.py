@@ -137,5 +137,6 @@ NO_SAY_WITH_PICTURES = (
     *("llm_lr", "vit_layer_decay", "use_dora", "load_best_model_at_end", "early_stopping_patience"),
     *("evaluation_strategy", "do_eval", "on_bad_sample", "sharding", "sharding_parallel_degree"),
     *("tensor_parallel_degree", "sequence_parallel", "pipeline_parallel_degree"),
+    *("vit_pp_layers", "llm_pp_layers", "virtual_pp_degree"),
 )
 """Keys of a run that text-to-image training has nothing to do with."""

@@ -57,6 +57,10 @@ def describe_type(annotation: Any, bounds: Sequence[Any] = ()) -> str:
 def _list_of(inner: Any) -> str:
     if get_origin(inner) is Literal:
         return "a list of " + ", ".join(map(str, get_args(inner)))
+    if _bare(inner) is int:
+        return "a list of whole numbers" + _bounded(get_args(inner)[1:])
+    if get_origin(inner) is list:
+        return f"a list of lists, each {_list_of(get_args(inner)[0])}"
     return "a list of texts" if inner is str else 'a list of {"data_files": FILE, ...}'
 
 

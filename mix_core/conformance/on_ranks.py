@@ -1,5 +1,5 @@
 """L6, distributed: two ranks, each a process with a device of its own; collectives with real numbers, data
-and tensor parallel training. Layouts join as they are built."""
+and tensor parallel training, a pipeline of two stages. Layouts join as they are built."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ def conformance_cases(target: Target) -> list[Case]:
             cases.append(
                 _case(f"L6/data_parallel/{family}/{name}", f"{family}: {asks}", key, rule, model=family)
             )
+        asks = f"{family}: two passes through two stages of a pipeline give the gradients of the whole model"
+        key = f"{family} pipeline"
+        cases.append(_case(f"L6/pipeline/{family}/gradients", asks, key, rule, model=family))
     for family in divided_families():
         asks = f"{family}: two ranks that share every layer have the loss and the gradients of one"
         name = f"L6/tensor_parallel/{family}/gradients"

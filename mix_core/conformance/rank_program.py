@@ -77,6 +77,7 @@ def _program(
     for family in tiny_families():
         yield f"{family} gradients", lambda family=family: _gradients(family, rank)
         yield f"{family} step", lambda family=family: _step(family, rank)
+        yield f"{family} pipeline", lambda family=family: _pipeline(family, rank)
     for family in divided_families():
         yield f"{family} tensor", lambda family=family: _tensor(family, rank)
 
@@ -234,6 +235,40 @@ def _gradients(family: str, rank: int) -> str | None:
         for (name, one), other in zip(model.named_parameters(), whole.parameters())
         if other.grad is not None
     )
+
+
+def _pipeline(family: str, rank: int) -> str | None:
+    """Each rank has a stage of the model; two passes go through both, one with each row's labels."""
+    from contextlib import nullcontext
+
+    from mix_core.conformance.tiny_runs import built
+    from mix_core.device.ranks import Job
+    from mix_core.training.groups import Groups
+    from mix_core.training.layout import Layout
+    from mix_core.training.optimizer import AdamW
+    from mix_core.training.pipeline.engine import Pipeline
+    from mix_core.training.pipeline.split import pieces_of_counts
+    from mix_core.training.pipeline.stage import Stage
+
+    model, batch = built(family)
+    model.train()
+    blocks, layers = model.cuts.count(name for name, _ in model.named_parameters())
+    pieces = pieces_of_counts([blocks, 0], [layers - 1, 1])
+    stage = Stage(model, pieces, Groups(Layout(RANKS, pipeline=RANKS), Job(rank, RANKS)))
+    optimizer = AdamW(model, stage=stage)
+    stage.release()
+    passes = [_own_labels(batch, row) for row in range(RANKS)]
+    Pipeline(stage, nullcontext).run(passes, 1.0, lambda _: None)
+    stage.sum_tied(optimizer)
+    whole, _ = built(family)
+    whole.train()
+    whole.loss(batch)[0].backward()
+    wanted = {name: one.grad for name, one in whole.named_parameters() if one.grad is not None}
+    gradients = {name: one for name, one in optimizer.gradients().items() if name in wanted}
+    lacking = [name for name, one in gradients.items() if one is None]
+    if lacking:
+        return f"{lacking[0]} has no gradient on its stage"
+    return _off((name, one.numpy(), wanted[name].numpy()) for name, one in gradients.items())
 
 
 def _off(found_and_wanted: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> str | None:

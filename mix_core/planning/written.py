@@ -195,6 +195,9 @@ def keys_of(plan: Plan, wanted: Wanted, dtype: str, level: str, folder: str | No
         keys |= {"tensor_parallel_degree": grid.tensor, "sequence_parallel": True}
     if grid.pipeline > 1:
         keys["pipeline_parallel_degree"] = grid.pipeline
+        for key, stack in (("vit_pp_layers", "tower_layers"), ("llm_pp_layers", "decoder_layers")):
+            lists = [[getattr(piece, stack) for piece in chunk] for chunk in zip(*grid.stages)]
+            keys[key] = lists if grid.interleave > 1 else lists[0]
     if grid.interleave > 1:
         keys["virtual_pp_degree"] = grid.interleave
     return keys

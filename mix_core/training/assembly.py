@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from mix_core.data.skipped import FILE as SKIPPED
 from mix_core.data.skipped import SkippedRows
+from mix_core.errors import ConfigError
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.pieces import FIRST
 from mix_core.models.parallel.across import Across
 from mix_core.models.parallel.tensor import divide_model
 from mix_core.models.registry import load_model, read_config
 from mix_core.training.freeze import freeze, learning_table
 from mix_core.training.lora import RunAdapter
 from mix_core.training.optimizer import AdamW
+from mix_core.training.pipeline.split import in_words, pieces_of
+from mix_core.training.pipeline.stage import Stage
 from mix_core.training.processors import make_processor, model_options, processor_options
 from mix_core.training.rates import rate_factors
 from mix_core.training.sharded_optimizer import ShardedAdamW
@@ -83,8 +87,41 @@ def choose_what_learns(
     return adapter, learning
 
 
+def stage_of(
+    config: RunConfig, model: Any, family: ModelFamily, model_config: Any, ranks: Ranks
+) -> Stage | None:
+    """What of the model this rank of a pipeline has; None without a pipeline.
+
+    Raises ConfigError where the keys ask for stages that this model cannot have.
+    """
+    stages = ranks.layout.pipeline
+    if stages == 1:
+        return None
+    named = dict(model.named_parameters())
+    if not hasattr(model, "cuts"):
+        raise ConfigError(
+            f"pipeline_parallel_degree is {stages}, and {type(model).__name__} does not say where it may be "
+            "cut (CausalLM.cuts); leave the key out"
+        )
+    learns = any(
+        model.cuts.place(name) == FIRST or model.cuts.place(name)[0] == "tower"
+        for name, one in named.items()
+        if not one.stop_gradient
+    )
+    outline = None if family.outline is None else family.outline(model_config)
+    pieces = pieces_of(config, stages, model.cuts.count(named), outline, learns)
+    if ranks.leads:
+        print(in_words(pieces, stages), file=sys.stderr)
+    return Stage(model, pieces, ranks.groups)
+
+
 def new_optimizer(
-    config: RunConfig, model: Any, precision: Precision, learning: list[str], ranks: Ranks
+    config: RunConfig,
+    model: Any,
+    precision: Precision,
+    learning: list[str],
+    ranks: Ranks,
+    stage: Stage | None = None,
 ) -> AdamW:
     """Without moments yet. Brings the model to the dtype in which it is kept."""
     options: dict[str, Any] = {
@@ -94,6 +131,7 @@ def new_optimizer(
         "weight_decay": config.weight_decay,
         "rate_factors": rate_factors(learning, config),
         "masters": precision.narrow(model),
+        "stage": stage,
     }
     if ranks.sharding is None:
         return AdamW(model, ranks=ranks, **options)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mix_core.device.ranks import Job
 from mix_core.errors import ConfigError
+from mix_core.training.pipeline.split import lists_of
 
 if TYPE_CHECKING:
     from mix_core.config import RunConfig
@@ -108,11 +109,13 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             f"tensor_parallel_degree {tensor} times pipeline_parallel_degree {pipeline} does not divide "
             f"{ranks}, the number of devices; give degrees whose product does, or other --devices"
         )
-    if pipeline > 1:
-        raise ConfigError(
-            f"pipeline_parallel_degree is {pipeline}, which is not built yet; leave the key out"
-        )
+    _check_pipeline(config, pipeline)
     layout = Layout(ranks, *_sharing(config, ranks // (tensor * pipeline)), tensor, pipeline)
+    if pipeline > 1 and layout.stage > 1:
+        raise ConfigError(
+            f"sharding stage{layout.stage} with pipeline_parallel_degree {pipeline}: it sums gradients in "
+            "each pass, and a pipeline has several under way; give sharding stage1 there"
+        )
     if max(layout.sharing, tensor, pipeline) > 1 and config.module_stats_steps:
         raise ConfigError(
             "module_stats_steps wants whole gradients, and no rank has them where devices share a model or "
@@ -124,6 +127,19 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             "yet; adapters train on devices that each hold the model"
         )
     return layout
+
+
+def _check_pipeline(config: RunConfig, stages: int) -> None:
+    """Whether the keys about a pipeline are of one, and of so many stages. Raises ConfigError."""
+    if stages > 1:
+        lists_of(config, stages)
+        return
+    named = [key for key in ("vit_pp_layers", "llm_pp_layers") if getattr(config, key) is not None]
+    if named or config.virtual_pp_degree > 1:
+        key = named[0] if named else "virtual_pp_degree"
+        raise ConfigError(
+            f"{key} is of a pipeline, and pipeline_parallel_degree is 1; give that too, or leave {key} out"
+        )
 
 
 def _sharing(config: RunConfig, streams: int) -> tuple[int, int]:

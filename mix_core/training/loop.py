@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mix_core.errors import DataError, RunFailedError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mix_core.training.loss_scale import LossScale
     from mix_core.training.optimizer import AdamW
     from mix_core.training.parallel import Ranks
+    from mix_core.training.pipeline.engine import Pipeline
     from mix_core.training.schedule import Schedule
     from mix_core.training.stream import StepBatches
 
@@ -81,9 +83,12 @@ class Stepper:
         module_stats_steps: int = 0,
         counter: Counter | None = None,
         clock: StepClock | None = None,
+        pipeline: Pipeline | None = None,
     ) -> None:
         """`module_stats_steps`: steps between statistics of the modules; 0: never. `clock`: communication it
-        has counted when a step begins is that step's."""
+        has counted when a step begins is that step's. `pipeline`: runs the passes, where the model's layers
+        are on several ranks."""
+        self.pipeline = pipeline
         self.counter, self.clock = counter or Counter(None), clock or StepClock()
         self.model = model
         self.ranks = ranks
@@ -106,24 +111,13 @@ class Stepper:
                 parameters are as they were before the step.
             DataError: no sample of the step has anything to learn.
         """
-        loss_sum: Any = None
-        label_tokens = 0
         scale, factor = None, 1.0
         if self.loss_scale is not None:
             (expected,) = self._totals(_labels(batches.passes))
             scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
         missing = self._missing(len(batches.passes))
         self.optimizer.begin_step()
-        for batch in batches.passes:
-            if self.model.random is not None:
-                self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
-            with self.precision.computing():
-                pass_loss, count = self.model.loss(batch)
-                (pass_loss if factor == 1.0 else pass_loss * factor).backward()
-            self.optimizer.after_pass()
-            label_tokens += count
-            detached = pass_loss.detach()
-            loss_sum = detached if loss_sum is None else loss_sum + detached
+        loss_sum, label_tokens = self._run(step, batches.passes, factor)
         for _ in range(missing):
             self.optimizer.after_pass()
         digits = self.counter.count(batches.passes).digits()
@@ -163,6 +157,30 @@ class Stepper:
             skipped=not finite,
             modules=modules,
         )
+
+    def _run(self, step: int, passes: Sequence[dict[str, Any]], factor: float) -> tuple[Any, int]:
+        """Forward and backward of a step's passes -> their summed loss, None without any, and their labels.
+
+        Of a pipeline, the last stage alone has the loss.
+        """
+        if self.pipeline is not None:
+            return self.pipeline.run(passes, factor, partial(self._begin, step))
+        loss_sum, label_tokens = None, 0
+        for batch in passes:
+            self._begin(step, batch)
+            with self.precision.computing():
+                pass_loss, count = self.model.loss(batch)
+                (pass_loss if factor == 1.0 else pass_loss * factor).backward()
+            self.optimizer.after_pass()
+            label_tokens += count
+            detached = pass_loss.detach()
+            loss_sum = detached if loss_sum is None else loss_sum + detached
+        return loss_sum, label_tokens
+
+    def _begin(self, step: int, batch: dict[str, Any]) -> None:
+        """Have the model draw for the samples of this batch."""
+        if self.model.random is not None:
+            self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
 
     def _totals(self, *counts: int) -> Sequence[int]:
         if self.ranks is None:

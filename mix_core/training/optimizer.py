@@ -27,6 +27,7 @@ from mix_core.training.state import StateReader
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
+    from mix_core.training.pipeline.stage import Stage
 
 MEAN, SQUARE, MASTER = "optimizer.mean.", "optimizer.square.", "optimizer.master."
 """Before a parameter's name in checkpoints: the running means of its gradient and of the squared one, and its
@@ -74,6 +75,7 @@ class AdamW:
         rate_factors: published name -> multiple of the learning rate, where it is not 1.
         masters: published name -> float32 value of each learning parameter that is narrower.
         ranks: those that have parts of the model; None: it is whole.
+        stage: what this rank has of a pipeline's model.
 
     A parameter without a gradient in some step (the vision tower, in a batch of text) is left as it is.
     """
@@ -89,8 +91,9 @@ class AdamW:
         rate_factors: Mapping[str, float] | None = None,
         masters: Mapping[str, Tensor] | None = None,
         ranks: Ranks | None = None,
+        stage: Stage | None = None,
     ) -> None:
-        self._ranks = ranks
+        self._ranks, self.stage = ranks, stage
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
         """Updates so far; the moments' correction for their start at zero depends on it."""
@@ -151,20 +154,26 @@ class AdamW:
         """Called before the first pass of a step."""
 
     def release(self) -> None:
-        """Called before training: parameters may be in parts from here on."""
+        """Called before training: this rank may have a part of the model from here on."""
+        if self.stage is not None:
+            self.stage.release()
 
     def gather(self) -> None:
-        """Called after training: parameters are whole again."""
+        """Called after training: the first rank has the whole model again."""
+        if self.stage is not None:
+            self.stage.gather()
 
     def whole(self) -> AbstractContextManager[None]:
-        """Around whatever needs whole parameters between steps, on all ranks."""
-        return nullcontext()
+        """Around whatever needs the whole model on the first rank between steps; all ranks join in."""
+        return nullcontext() if self.stage is None else self.stage.whole()
 
     def weights(self) -> Iterator[KeptPart]:
-        """This rank's parts of parameters that learn and that no rank has whole, by the parameters' names."""
+        """What this rank writes of parameters that the first one has not whole, by the parameters' names."""
         for name, parameter in self._named:
-            if is_part(parameter):
+            if is_part(parameter) and self.answers_for(parameter):
                 yield KeptPart(name, parameter, held_box(parameter), whole_shape(parameter))
+        if self.stage is not None:
+            yield from self.stage.weights()
 
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
@@ -200,6 +209,8 @@ class AdamW:
     def answers_for(self, parameter: Tensor) -> bool:
         """Whether this rank counts and writes what it has of a parameter: of what several ranks that have a
         model together have alike, the first one does."""
+        if self.stage is not None and self.stage.repeats(parameter):
+            return False
         return is_part(parameter) or self._ranks is None or self._ranks.groups.place.tensor == 0
 
     @paddle.no_grad()

@@ -56,7 +56,7 @@ class Ranks:
     @property
     def evaluates(self) -> bool:
         """Whether this rank takes part in evaluating: the first does, and who has the model with it."""
-        return self.layout.stream(self.job.rank) == 0
+        return self.layout.stream(self.job.rank) == 0 and self.groups.place.pipeline == 0
 
     def totals(self, counts: Iterable[int]) -> list[int]:
         """Whole numbers below 2^31, each summed over all ranks."""
@@ -99,6 +99,8 @@ class Ranks:
         counts = loss is not None and self.groups.place.tensor == 0
         total = loss.astype("float32").reshape([1]) if counts else paddle.zeros([1])
         dist.all_reduce(total)
+        if optimizer.stage is not None:
+            optimizer.stage.sum_tied(optimizer)
         if isinstance(optimizer, ShardedAdamW):
             optimizer.sum_over_ranks()
         else:

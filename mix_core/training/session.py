@@ -26,6 +26,7 @@ from mix_core.training.interrupt import StopRequest
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.parallel import Ranks
+from mix_core.training.pipeline.engine import Pipeline
 from mix_core.training.progress import PlainStream, Progress, clock
 from mix_core.training.report import write_report
 from mix_core.training.reporters import Reporters
@@ -87,6 +88,7 @@ class Session:
         self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
         """Numbers of the model that are kept in 8 bits."""
         self.model.recompute = config.recompute
+        self.stage = assembly.stage_of(config, self.model, family, model_config, self.ranks)
         self.optimizer = self._new_optimizer(learning)
         self.parts = Parts(
             config,
@@ -110,6 +112,7 @@ class Session:
         """Steps taken, those before a resume included."""
         self.saved_step = self.step if start is not None and start.parent == folder.path else -1
         self._start_measuring(family, model_config, learning)
+        self._learning = set(learning)
         self.position, self.waiting = reached.position, reached.waiting
         """Rows visited by the steps taken, and visits that packing has read ahead of them."""
         self.stream = self._open_stream(source, reached, start) if config.do_train else None
@@ -132,7 +135,9 @@ class Session:
         return assembly.choose_what_learns(self.model, family, self.config, start, show=self.ranks.leads)
 
     def _new_optimizer(self, learning: list[str]) -> AdamW:
-        return assembly.new_optimizer(self.config, self.model, self.precision, learning, self.ranks)
+        return assembly.new_optimizer(
+            self.config, self.model, self.precision, learning, self.ranks, self.stage
+        )
 
     def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
         """Count work and time from here on."""
@@ -195,6 +200,7 @@ class Session:
             module_stats_steps=config.module_stats_steps,
             counter=self.counter,
             clock=self.clock,
+            pipeline=self._pipeline(),
         )
         self.model.train()
         with (
@@ -223,6 +229,9 @@ class Session:
                 self.progress.note(f"stopped early at step {self.step}: {self.parts.best.in_words()}")
             if asked:
                 self._stop()
+
+    def _pipeline(self) -> Pipeline | None:
+        return None if self.stage is None else Pipeline(self.stage, self.precision.computing, self.clock)
 
     def _all_reporters(self) -> Reporters:
         names = self.config.report_to if self.ranks.leads else None
@@ -454,10 +463,11 @@ class Session:
             self.config, self.command, self.activation.to_json(), self.rows.to_json()
         )
         self.record["steps"] = self.last_step
+        sizes = {name: prod(whole_shape(one)) for name, one in self.model.named_parameters()}
         self.record["model"] = {
             "family": family,
-            "parameters": self.rounded + sum(prod(whole_shape(one)) for one in self.model.parameters()),
-            "learning": sum(prod(whole_shape(one)) for _, one in self.optimizer.named_parameters()),
+            "parameters": self.rounded + sum(sizes.values()),
+            "learning": sum(size for name, size in sizes.items() if name in self._learning),
         }
         if self.rounded:
             self.record["model"]["in_8_bits"] = self.rounded

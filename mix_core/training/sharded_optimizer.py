@@ -125,19 +125,22 @@ class ShardedAdamW(AdamW):
             self._gathering.begin_step()
 
     def release(self) -> None:
+        super().release()
         if self._gathering is not None:
             self._gathering.release()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         if self._gathering is None or self._gathering.is_whole:
-            yield
+            with super().whole():
+                yield
             return
         self._gathering.gather()
         yield
         self._gathering.release()
 
     def gather(self) -> None:
+        super().gather()
         if self._gathering is not None and not self._gathering.is_whole:
             self._gathering.gather()
 

@@ -80,13 +80,18 @@ class Parts:
         else:
             self.family.load_weights(self.model, checkpoint)
 
+    def holds(self, parameter: Tensor) -> bool:
+        """Whether this rank has a parameter of its model, and no other one answers for it."""
+        stage = self.optimizer.stage
+        return stage is None or (stage.has(parameter) and not stage.repeats(parameter))
+
     def weights(self) -> list[KeptPart]:
         """What this rank writes of parameters that no rank has whole, by the parameters' names."""
         learning = {name for name, _ in self.optimizer.named_parameters()}
         frozen = [
             KeptPart(name, one, held_box(one), whole_shape(one))
             for name, one in self.model.named_parameters()
-            if self.writes_frozen and is_part(one) and name not in learning
+            if self.writes_frozen and is_part(one) and self.holds(one) and name not in learning
         ]
         return [*self.optimizer.weights(), *frozen]
 
@@ -96,8 +101,8 @@ class Parts:
         `model`: whether this rank writes the model.
         """
         parts = self.weights()
-        still = [part.tensor for part in parts if part.tensor.stop_gradient and is_part(part.tensor)]
-        at_rest = {id(one) for one in still}
+        at_rest = {id(one) for one in self.model.parameters() if one.stop_gradient}
+        still = [part.tensor for part in parts if id(part.tensor) in at_rest]
         kept = [part.tensor for part in parts if id(part.tensor) not in at_rest]
         if self.config.save_optimizer:
             kept += [part.tensor for part in self.optimizer.kept()]
@@ -110,7 +115,7 @@ class Parts:
             found = [*parameters_of(slots.values()), *self.model.parameters()]
         named = dict(self.model.named_parameters())
         divided = {id(named[part.name]) for part in parts}
-        found = [one for one in found if id(one) not in divided]
+        found = [one for one in found if id(one) not in divided and self.holds(one)]
         return found + still + kept, [one for one in found if not one.stop_gradient] + kept
 
     def capture(self, reached: Progressed, read: Callable[[Tensor], np.ndarray]) -> Captured:

@@ -48,6 +48,11 @@ class StepClock:
         finally:
             self._seconds[kind] += time.perf_counter() - started
 
+    def wait_for_device(self) -> None:
+        """Until all that is queued is done, where anything is."""
+        if self.wait is not None:
+            self.wait()
+
     def spent(self, kind: str) -> float:
         """Seconds of this kind so far."""
         return self._seconds[kind]

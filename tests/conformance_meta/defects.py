@@ -117,7 +117,12 @@ SIMULATED = (
     Defect("gather is wrong", ("L2/op/gather/gather/contiguous/float32",), "operator:wrong,name=gather"),
     Defect(
         "all_reduce is wrong",
-        ("L6/collective/all_reduce_sum/float32", "L6/data_parallel/*", "L6/tensor_parallel/*"),
+        (
+            "L6/collective/all_reduce_sum/float32",
+            "L6/data_parallel/*",
+            "L6/tensor_parallel/*",
+            "L6/pipeline/*",
+        ),
         "all_reduce:wrong",
     ),
     Defect("the 60th all_reduce is wrong", ("L6/collective/repeated",), "all_reduce:wrong,nth=60"),

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mix_core.device import cpu, native
-from tests.environment import clean_environment
+from tests.environment import clean_environment, run_simulated
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHORT = ("--size", "tiny", "--seq", "96", "--steps", "1", "--decode", "2")
@@ -126,6 +126,37 @@ def test_a_profile_of_a_step_and_its_picture(tmp_path):
     words = {element.text for element in root.iter() if element.tag.endswith("text")}
     assert {"reference", "auto", "products", "attention"} <= words
     assert {path.name for path in tmp_path.iterdir()} == {"reference.json", "auto.json", "step.svg"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
+def test_a_pipeline_s_step_and_its_picture(tmp_path):
+    program = BENCHMARKS / "pipeline_step.py"
+    for pieces in ("1", "2"):
+        words = (
+            "--virtual",
+            pieces,
+            "--passes",
+            "3",
+            "--seq",
+            "96",
+            "--steps",
+            "1",
+            "--out",
+            f"{pieces}.json",
+        )
+        done = run_simulated([program, *words], tmp_path)
+        assert done.returncode == 0, done.stderr
+        measured = json.loads((tmp_path / f"{pieces}.json").read_text())
+        computed = [one for one in measured["moments"] if one["kind"] in ("forward", "backward")]
+        assert len(computed) == 2 * 2 * 3 * int(pieces)
+        assert 0.0 < measured["computing"] <= 1.0
+        assert all(0.0 <= one["start"] <= one["end"] <= measured["step_ms"] for one in computed)
+    done = run_simulated([program, "--draw", "step.svg", "1.json", "2.json"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    root = ElementTree.fromstring((tmp_path / "step.svg").read_text())
+    words = {element.text for element in root.iter() if element.tag.endswith("text")}
+    assert {"stage 0", "stage 1", "forward", "back", "waits for a message"} <= words
 
 
 @pytest.mark.slow

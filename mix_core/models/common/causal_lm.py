@@ -22,7 +22,8 @@ from mix_core.models.common.cache import KVCache
 from mix_core.models.common.decoder import Decoder, DecoderShape, Positions
 from mix_core.models.common.embedding_noise import EmbeddingNoise
 from mix_core.models.common.geometry import text_positions
-from mix_core.models.common.layers import Embedding
+from mix_core.models.common.layers import Embedding, residual
+from mix_core.models.common.pieces import Cuts, Piece
 from mix_core.models.common.random import SampleRandom
 from mix_core.ops.dtypes import widened
 
@@ -31,6 +32,9 @@ Batch = dict[str, Any]
 
 class CausalLM(nn.Layer):
     """Base of a family's model; `model` is the decoder, `lm_head` its own head or None where it is tied."""
+
+    cuts: Cuts
+    """Where the model may be cut."""
 
     def __init__(self, shape: DecoderShape, *, tied: bool) -> None:
         super().__init__()
@@ -42,7 +46,21 @@ class CausalLM(nn.Layer):
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings of the batch's tokens (T, D), with pictures in their places."""
-        raise TypeError(f"{type(self).__name__} must define embed")
+        return self.join(batch, self.see(batch))
+
+    def see(
+        self, batch: Batch, x: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor | None:
+        """What the decoder is to see of the batch's pictures; None where it has none.
+
+        Of a part of the way: `x` is what came out of the tower's block before `start`, and what comes out of
+        the one before `stop` is returned; without `stop` the tower ends here.
+        """
+        raise TypeError(f"{type(self).__name__} must define see")
+
+    def join(self, batch: Batch, seen: Tensor | None) -> Tensor:
+        """Embeddings of the batch's tokens (T, D) with what `see` gave in the pictures' places."""
+        raise TypeError(f"{type(self).__name__} must define join")
 
     def place(self, batch: Batch) -> np.ndarray:
         """Positions of the batch's tokens (A, B, S), int64; what stands at padding does not matter.
@@ -103,17 +121,51 @@ class CausalLM(nn.Layer):
         labels (B, S) stand at their own token, -100 where none; the token before each is asked to predict it,
         never across the segments of a packed row and never padding.
         """
+        targets_R, chosen_R = self._targets(batch)
+        if len(chosen_R) == 0:
+            return paddle.sum(widened(self.hidden_states(batch))) * 0.0, 0
+        return self._loss(self.hidden_states(batch, chosen_R), targets_R)
+
+    def part(self, batch: Batch, piece: Piece, x: Tensor | None) -> Tensor | None | tuple[Tensor, int]:
+        """What a piece of the model makes of what the piece before it gave; all of them see the same batch.
+
+        x: the tower's state, None where the batch has no picture, until the decoder begins; then hidden
+        states (T, D), after the last layer those of tokens before a label. -> the same for the next piece; of
+        the last one what `loss` gives.
+        """
+        targets_R, chosen_R = self._targets(batch)
+        batch, positions, chosen = self._laid_out(batch, chosen_R if len(chosen_R) else None)
+        if piece.sees:
+            x = self.see(batch, x, piece.tower.start, None if piece.joins else piece.tower.stop)
+        if piece.joins:
+            x = self.join(batch, x)
+        branch = None
+        if piece.decoder:
+            x, branch = self.model.run(x, positions, piece.decoder, chosen=chosen)
+        if not piece.last:
+            return x if branch is None else residual(x, branch)
+        hidden_RD = self.model.normed(x, branch)
+        if chosen is None:
+            return paddle.sum(widened(hidden_RD)) * 0.0, 0
+        return self._loss(hidden_RD, targets_R)
+
+    def label_count(self, batch: Batch) -> int:
+        """How many labels `loss` sums over."""
+        return len(self._targets(batch)[1])
+
+    def _targets(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens that are to be predicted (R,), and the places of those before them."""
         labels_BS = host(batch["labels"])
         targets_BS = np.full_like(labels_BS, -100)
         targets_BS[:, :-1] = np.where(_mask(batch)[:, :-1], labels_BS[:, 1:], -100)
         if batch.get("cu_seqlens") is not None:
             targets_BS[:, host(batch["cu_seqlens"])[1:] - 1] = -100
         targets_T = targets_BS.reshape(-1)
-        chosen = np.flatnonzero(targets_T != -100)
-        if len(chosen) == 0:
-            return paddle.sum(widened(self.hidden_states(batch))) * 0.0, 0
-        hidden_RD = self.hidden_states(batch, chosen)
-        return self.head.cross_entropy(hidden_RD, targets_T[chosen])
+        chosen_R = np.flatnonzero(targets_T != -100)
+        return targets_T[chosen_R], chosen_R
+
+    def _loss(self, hidden_RD: Tensor, targets_R: np.ndarray) -> tuple[Tensor, int]:
+        return self.head.cross_entropy(hidden_RD, targets_R)
 
     def hidden_states(
         self, batch: Batch, chosen: np.ndarray | None = None, cache: KVCache | None = None
@@ -123,6 +175,13 @@ class CausalLM(nn.Layer):
         Rows padded on the left are run with their padding on the right, where causal order hides it, so that
         no mask is needed; what comes back is in the batch's own order.
         """
+        batch, positions, chosen = self._laid_out(batch, chosen, cache)
+        return self.model(self.embed(batch), positions, cache, chosen)
+
+    def _laid_out(
+        self, batch: Batch, chosen: np.ndarray | None, cache: KVCache | None = None
+    ) -> tuple[Batch, Positions, np.ndarray | None]:
+        """The batch with its padding on the right, where its tokens stand, and the chosen ones there."""
         batch = {key: host(value) for key, value in batch.items() if value is not None and key != "labels"}
         positions_ABS = batch["position_ids"] if "position_ids" in batch else self.place(batch)
         order_BS = _tokens_first(batch.get("attention_mask"))
@@ -142,7 +201,7 @@ class CausalLM(nn.Layer):
             self.model.embed_tokens.noise.place(
                 mask_BS.sum(axis=1), mask_BS.shape[1], batch.get("cu_seqlens")
             )
-        return self.model(self.embed(batch), positions, cache, chosen)
+        return batch, positions, chosen
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` tokens, prompt and answer together."""

@@ -201,14 +201,32 @@ class Decoder(nn.Layer):
             tables, scale = (positions.cos_T1H, positions.sin_T1H), positions.query_scale_T11
             layers = cache.weights, cache.of_layers()
             return self.norm(ops.decode_layers(x_TD, *layers, *tables, scale, summed=self.summed))
+        return self.normed(*self.run(x_TD, positions, range(len(self.layers)), cache, chosen))
+
+    def run(
+        self,
+        x_TD: Tensor,
+        positions: Positions,
+        layers: range,
+        cache: KVCache | None = None,
+        chosen: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Some layers one after the other -> hidden state and branch (T, D) yet to be summed.
+
+        The last layer of all gives those of the `chosen` tokens alone, (R, D).
+        """
         chosen = None if chosen is None else paddle.to_tensor(chosen)
         last, branch_TD = len(self.layers) - 1, None
-        for i, layer in enumerate(self.layers):
-            rest = (positions, cache, chosen if i == last else None)
+        for i in layers:
+            layer, rest = self.layers[i], (positions, cache, chosen if i == last else None)
             if self.recompute and self.training:
                 x_TD = recompute(layer.summed, x_TD, *rest)
             else:
                 x_TD, branch_TD = layer(x_TD, branch_TD, *rest)
+        return x_TD, branch_TD
+
+    def normed(self, x_TD: Tensor, branch_TD: Tensor | None) -> Tensor:
+        """The last norm of ``x + branch``."""
         return self.norm(x_TD) if branch_TD is None else self.norm.after_residual(x_TD, branch_TD)[1]
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:

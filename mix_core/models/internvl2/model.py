@@ -6,6 +6,7 @@ Chen et al., "How Far Are We to GPT-4V?", 2024 (arXiv 2404.16821).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mix_core.models.common.causal_lm import Batch, CausalLM, tables_by_base
 from mix_core.models.common.decoder import DecoderShape
 from mix_core.models.common.geometry import sequence_lengths
 from mix_core.models.common.layers import LayerNorm, Linear
+from mix_core.models.common.pieces import Cuts
 from mix_core.models.common.random import SampleRandom
 from mix_core.models.internvl2.config import INTERNLM2, QKV_BIAS, InternVL2Config
 from mix_core.models.internvl2.geometry import ntk_theta
@@ -31,6 +33,14 @@ _PROJECTOR_EPS = 1e-5
 
 class InternVL2(CausalLM):
     """Parameters bear OpenGVLab's names; the decoder is Qwen2's or Llama's."""
+
+    cuts = Cuts(
+        blocks="vision_model.encoder.layers.",
+        before=("vision_model.embeddings.",),
+        after=("mlp1.",),
+        decoder="language_model.model.",
+        head="language_model.lm_head.",
+    )
 
     decoder_name, head_name = "model", "lm_head"
     """Attributes of `language_model` that hold the decoder and its head."""
@@ -96,32 +106,48 @@ class InternVL2(CausalLM):
         )
         return self.logits(given)
 
-    def embed(self, batch: Batch) -> Tensor:
-        """Embeddings (T, D): a row of the matrix for each token, a token of a tile for <IMG_CONTEXT>."""
-        ids_BS = batch["input_ids"]
-        x_TD = self.model.embed_tokens(paddle.to_tensor(ids_BS.reshape(-1)))
+    def see(
+        self, batch: Batch, x: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor | None:
+        """The tiles' tokens (N, tokens of a tile, D), or the tower's state on the way there."""
         if "pixel_values" not in batch:
+            return None
+        pixels, places = self._tiles(batch)
+        draws = self._draws(batch, places[:: self.config.num_image_token])
+        given = pixels if start == 0 else x
+        x_NPD = self.vision_model(given, self.config.select_layer, draws, start, stop)
+        return x_NPD if stop is not None else self._projected(x_NPD)
+
+    def join(self, batch: Batch, seen: Tensor | None) -> Tensor:
+        """Embeddings (T, D): a row of the matrix for each token, a token of a tile for <IMG_CONTEXT>."""
+        x_TD = self.model.embed_tokens(paddle.to_tensor(batch["input_ids"].reshape(-1)))
+        if seen is None:
             return x_TD
+        _, places = self._tiles(batch)
+        return put_rows(x_TD, places, cast(seen.reshape([-1, x_TD.shape[1]]), x_TD.dtype))
+
+    def _tiles(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The tiles, and the places of their tokens in the flattened batch."""
         pixels = self._checked_pixels(batch["pixel_values"])
         if "img_context_token_id" not in batch:
             raise DataError(
                 "pixel_values came without img_context_token_id, the id of <IMG_CONTEXT>; give both"
             )
         token = int(batch["img_context_token_id"].reshape(-1)[0])
-        places, each = np.flatnonzero(ids_BS == token), self.config.num_image_token
+        places, each = np.flatnonzero(batch["input_ids"] == token), self.config.num_image_token
         if len(places) != len(pixels) * each:
             raise DataError(
                 f"the text has {len(places)} <IMG_CONTEXT> tokens (id {token}) and there are {len(pixels)} "
                 f"tiles of {each}; the numbers must agree"
             )
-        tokens_ND = self.image_tokens(pixels, self._draws(batch, places[::each])).reshape([-1, x_TD.shape[1]])
-        return put_rows(x_TD, places, cast(tokens_ND, x_TD.dtype))
+        return pixels, places
 
     def image_tokens(self, pixels_NCSS: np.ndarray, draws: Draws | None = None) -> Tensor:
         """Tiles -> what the decoder sees of them (N, tokens of a tile, D)."""
-        config = self.config
-        x_NPD = self.vision_model(pixels_NCSS, config.select_layer, draws)
-        cells = self.mlp1["0"](pixel_shuffle(x_NPD, config.shuffle, config.ps_version))
+        return self._projected(self.vision_model(pixels_NCSS, self.config.select_layer, draws))
+
+    def _projected(self, x_NPD: Tensor) -> Tensor:
+        cells = self.mlp1["0"](pixel_shuffle(x_NPD, self.config.shuffle, self.config.ps_version))
         return self.mlp1["3"](ops.gelu(self.mlp1["1"](cells)))
 
     def _checked_pixels(self, pixels: np.ndarray) -> np.ndarray:
@@ -161,6 +187,7 @@ class InternVL2OnInternLM2(InternVL2):
     """InternLM2's published names differ from the shared decoder's: `weights` splits and joins them."""
 
     decoder_name, head_name = "decoder", "output"
+    cuts = replace(InternVL2.cuts, decoder="language_model.decoder.", head="language_model.output.")
 
 
 def build(config: InternVL2Config) -> InternVL2:

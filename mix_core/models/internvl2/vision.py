@@ -148,9 +148,9 @@ class Encoder(nn.Layer):
         self.layers = nn.LayerList([Block(config) for _ in range(config.num_hidden_layers)])
         self.recompute = False
 
-    def forward(self, x_NTD: Tensor, layers: int, draws: Draws | None) -> Tensor:
-        """The hidden state after the first `layers` layers."""
-        for i in range(layers):
+    def forward(self, x_NTD: Tensor, layers: range, draws: Draws | None) -> Tensor:
+        """The hidden state after these layers."""
+        for i in layers:
             arguments = (x_NTD, None if draws is None else draws[i])
             block = self.layers[i]
             x_NTD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
@@ -170,11 +170,22 @@ class VisionModel(nn.Layer):
         config = self.config
         return [float(rate) for rate in np.linspace(0, config.drop_path_rate, config.num_hidden_layers)]
 
-    def forward(self, pixels_NCSS: np.ndarray, select_layer: int, draws: Draws | None = None) -> Tensor:
+    def forward(
+        self,
+        x: np.ndarray | Tensor,
+        select_layer: int,
+        draws: Draws | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
         """Tiles -> the patches' vectors (N, P, D) after layer `select_layer`, without the class token's.
 
-        `select_layer` counts as an index into the states before the first layer and after each.
+        `select_layer` counts as an index into the states before the first layer and after each. Of a part of
+        the way: `x` is what came out of layer ``start - 1``, and what comes out of layer ``stop - 1`` is
+        returned (N, T, D).
         """
         layers = select_layer % (self.config.num_hidden_layers + 1)
-        patches_NPW = paddle.to_tensor(patches_of(pixels_NCSS, self.config.patch_size))
-        return self.encoder(self.embeddings(patches_NPW), layers, draws)[:, 1:]
+        if start == 0:
+            x = self.embeddings(paddle.to_tensor(patches_of(x, self.config.patch_size)))
+        x_NTD = self.encoder(x, range(start, layers if stop is None else min(stop, layers)), draws)
+        return x_NTD[:, 1:] if stop is None else x_NTD

@@ -19,6 +19,7 @@ from mix_core.errors import DataError
 from mix_core.models.common.causal_lm import Batch, CausalLM
 from mix_core.models.common.decoder import DecoderShape
 from mix_core.models.common.geometry import patches_of
+from mix_core.models.common.pieces import Cuts
 from mix_core.models.llava.config import LlavaConfig, Size
 from mix_core.models.llava.geometry import NEWLINE, batch_rows, tile_count
 from mix_core.models.llava.vision import Projector, VisionTower
@@ -27,6 +28,12 @@ from mix_core.ops.shapes import put_rows, take_rows
 
 
 class Llava(CausalLM):
+    cuts = Cuts(
+        blocks="vision_tower.vision_model.encoder.layers.",
+        before=("vision_tower.vision_model.embeddings.", "vision_tower.vision_model.pre_layrnorm."),
+        after=("multi_modal_projector.", "image_newline"),
+    )
+
     def __init__(self, config: LlavaConfig) -> None:
         text = config.text
         super().__init__(DecoderShape.of(text, qkv_bias=False), tied=config.tie_word_embeddings)
@@ -65,13 +72,31 @@ class Llava(CausalLM):
         )
         return self.logits(given)
 
-    def embed(self, batch: Batch) -> Tensor:
+    def see(
+        self, batch: Batch, x: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor | None:
+        """The pictures' rows (R, D), or the tower's state on the way there."""
+        tiles, rows_R, _ = self._pictures(batch)
+        if not len(tiles):
+            return None
+        if start == 0:
+            x = paddle.to_tensor(patches_of(tiles, self.config.vision.patch_size))
+        hidden_ISD = self.vision_tower(x, start, stop)
+        return hidden_ISD if stop is not None else self._features(hidden_ISD, rows_R)
+
+    def join(self, batch: Batch, seen: Tensor | None) -> Tensor:
         """Embeddings (T, D): a row of the matrix for each token, a row of a picture for a pad token."""
         ids_T = batch["input_ids"].reshape(-1)
-        is_pad_T = ids_T == self.config.image_token_id
         # a vocabulary need not have a row for the pad token, which is overwritten in any case
-        x_TD = self.model.embed_tokens(paddle.to_tensor(np.where(is_pad_T, 0, ids_T)))
-        places_R = np.flatnonzero(is_pad_T)
+        x_TD = self.model.embed_tokens(
+            paddle.to_tensor(np.where(ids_T == self.config.image_token_id, 0, ids_T))
+        )
+        _, _, places_R = self._pictures(batch)
+        return x_TD if seen is None else put_rows(x_TD, places_R, cast(seen, x_TD.dtype))
+
+    def _pictures(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tiles, which row of theirs stands where a picture's rows do, and the places of those (R,)."""
+        places_R = np.flatnonzero(batch["input_ids"].reshape(-1) == self.config.image_token_id)
         sizes = _sizes(batch.get("image_sizes"))
         tiles = self._tiles(batch.get("pixel_values"), sizes)
         rows_R = self._rows(len(tiles), sizes)
@@ -80,9 +105,7 @@ class Llava(CausalLM):
                 f"the text has {len(places_R)} pad tokens with id {self.config.image_token_id}, and its "
                 f"pictures ({len(tiles)} tiles) give {len(rows_R)} rows; they must be equal"
             )
-        if not len(tiles):
-            return x_TD
-        return put_rows(x_TD, places_R, cast(self._features(tiles, rows_R), x_TD.dtype))
+        return tiles, rows_R, places_R
 
     def _tiles(self, pixels: np.ndarray | None, sizes: list[Size]) -> np.ndarray:
         """The tiles that count, (I, channels, side, side) float32."""
@@ -109,13 +132,11 @@ class Llava(CausalLM):
             return np.arange(tiles * self.config.tile_rows)
         return batch_rows(sizes, pinpoints, vision.image_size, vision.grid)
 
-    def _features(self, tiles: np.ndarray, rows_R: np.ndarray) -> Tensor:
-        """Rows for the decoder (R, D) of tiles (I, channels, side, side)."""
-        vision = self.config.vision
-        hidden_ISD = self.vision_tower(paddle.to_tensor(patches_of(tiles, vision.patch_size)))
+    def _features(self, hidden_ISD: Tensor, rows_R: np.ndarray) -> Tensor:
+        """Rows for the decoder (R, D) of what the tower gave."""
         if not self.config.keep_class_token:
             hidden_ISD = hidden_ISD[:, 1:]
-        features = self.multi_modal_projector(hidden_ISD.reshape([-1, vision.hidden_size]))
+        features = self.multi_modal_projector(hidden_ISD.reshape([-1, hidden_ISD.shape[-1]]))
         lines = rows_R == NEWLINE
         if not self.config.anyres:
             return features

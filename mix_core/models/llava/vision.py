@@ -66,10 +66,14 @@ class VisionTransformer(nn.Layer):
         parameters of the model (a tuple is no sublayer); published folders hold them."""
         self.recompute = False
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Flattened patches (I, P * P, patch width) -> (I, S, D)."""
-        x_ISD = self.pre_layrnorm(self.embeddings(patches))
-        for layer in self.encoder.layers:
+    def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Flattened patches (I, P * P, patch width) -> (I, S, D).
+
+        Of a part of the way: `x` is what layer ``start - 1`` gave, and what layer ``stop - 1`` gives comes
+        back.
+        """
+        x_ISD = self.pre_layrnorm(self.embeddings(x)) if start == 0 else x
+        for layer in list(self.encoder.layers)[start:stop]:
             x_ISD = recompute(layer, x_ISD) if self.recompute and self.training else layer(x_ISD)
         return x_ISD
 
@@ -79,8 +83,8 @@ class VisionTower(nn.Layer):
         super().__init__()
         self.vision_model = VisionTransformer(config, layers)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        return self.vision_model(patches)
+    def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        return self.vision_model(x, start, stop)
 
 
 class Projector(nn.Layer):

@@ -17,7 +17,8 @@ from mix_core import ops
 from mix_core.errors import DataError
 from mix_core.models.common.causal_lm import Batch, CausalLM
 from mix_core.models.common.decoder import DecoderShape
-from mix_core.models.qwen2_5_vl.geometry import as_grids, batch_positions
+from mix_core.models.common.pieces import Cuts
+from mix_core.models.qwen2_5_vl.geometry import Grid, as_grids, batch_positions
 from mix_core.models.qwen2_5_vl.text_config import QwenVLConfig
 from mix_core.models.qwen2_5_vl.vision import VisionTower
 from mix_core.ops.dtypes import cast
@@ -25,6 +26,8 @@ from mix_core.ops.shapes import put_rows
 
 
 class Qwen2_5_VL(CausalLM):
+    cuts = Cuts(blocks="visual.blocks.", before=("visual.patch_embed.",), after=("visual.merger.",))
+
     def __init__(self, config: QwenVLConfig, tower: Callable[[Any], nn.Layer] = VisionTower) -> None:
         """`tower`: makes the vision tower of `config.vision`; Qwen2-VL has another one."""
         super().__init__(DecoderShape.of(config.text, qkv_bias=True), tied=config.tie_word_embeddings)
@@ -63,16 +66,35 @@ class Qwen2_5_VL(CausalLM):
         )
         return self.logits(given)
 
-    def embed(self, batch: Batch) -> Tensor:
+    def see(
+        self, batch: Batch, x: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor | None:
+        """The tower's cells (C, D), those of pictures before those of videos, or its state on the way."""
+        pixels, grids, _ = self._visuals(batch)
+        if not grids:
+            return None
+        if start == 0:
+            x = paddle.to_tensor(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
+        return self.visual(x, grids, start, stop)
+
+    def join(self, batch: Batch, seen: Tensor | None) -> Tensor:
         """Embeddings (T, D): a row of the matrix for each token, a cell of the tower for a pad token."""
-        ids_BS = batch["input_ids"]
-        x_TD = self.model.embed_tokens(paddle.to_tensor(ids_BS.reshape(-1)))
-        pixels, grids, places = [], [], []
+        x_TD = self.model.embed_tokens(paddle.to_tensor(batch["input_ids"].reshape(-1)))
+        if seen is None:
+            return x_TD
+        _, _, places_C = self._visuals(batch)
+        return put_rows(x_TD, places_C, cast(seen, x_TD.dtype))
+
+    def _visuals(self, batch: Batch) -> tuple[list[np.ndarray], tuple[Grid, ...], np.ndarray]:
+        """Patches of pictures and of videos, their grids, and the places of their cells among the tokens."""
+        pixels: list[np.ndarray] = []
+        grids: list[Grid] = []
+        places = [np.zeros(0, np.int64)]
         for name, grid_name, token in (
             ("pixel_values", "image_grid_thw", self.config.image_token_id),
             ("pixel_values_videos", "video_grid_thw", self.config.video_token_id),
         ):
-            pads = np.flatnonzero(ids_BS == token)
+            pads = np.flatnonzero(batch["input_ids"] == token)
             of_kind = as_grids(batch.get(grid_name))
             cells = sum(t * h * w for t, h, w in of_kind) // self.config.vision.spatial_merge_size**2
             if len(pads) != cells or (name in batch) != bool(of_kind):
@@ -84,13 +106,9 @@ class Qwen2_5_VL(CausalLM):
                 pixels.append(self._checked_pixels(batch[name], name, of_kind))
                 grids += of_kind
                 places.append(pads)
-        if not grids:
-            return x_TD
-        patches = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-        cells_CD = self.visual(paddle.to_tensor(patches), tuple(grids))
-        return put_rows(x_TD, np.concatenate(places), cast(cells_CD, x_TD.dtype))
+        return pixels, tuple(grids), np.concatenate(places)
 
-    def _checked_pixels(self, pixels: np.ndarray, name: str, grids: list[tuple[int, int, int]]) -> np.ndarray:
+    def _checked_pixels(self, pixels: np.ndarray, name: str, grids: list[Grid]) -> np.ndarray:
         expected = (sum(t * h * w for t, h, w in grids), self.config.vision.patch_width)
         if pixels.shape != expected:
             raise DataError(

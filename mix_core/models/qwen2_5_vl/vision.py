@@ -101,22 +101,33 @@ class VisionTower(nn.Layer):
         self.merger = PatchMerger(norm, cell_width, config.out_hidden_size)
         self.recompute = False
 
-    def forward(self, pixels_P: Tensor, grids: tuple[Grid, ...]) -> Tensor:
-        """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells."""
+    def forward(self, x: Tensor, grids: tuple[Grid, ...], start: int = 0, stop: int | None = None) -> Tensor:
+        """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells.
+
+        Of a part of the way: `x` is what block ``start - 1`` gave, and what block ``stop - 1`` gives comes
+        back (P, D), both in that block's order.
+        """
         config = self.config
         layout = _layout(grids, config.spatial_merge_size, config.window_cells, config.head_dim)
-        x_PD = self.patch_embed(pixels_P)
-        order = layout.by_frame
-        for i, block in enumerate(self.blocks):
-            wanted = layout.by_frame if i in config.fullatt_block_indexes else layout.by_window
+        x_PD = self.patch_embed(x) if start == 0 else x
+        order = self._order(layout, start - 1)
+        for i in range(start, len(self.blocks) if stop is None else stop):
+            wanted, block = self._order(layout, i), self.blocks[i]
             if wanted is not order:
                 x_PD, order = _reorder(x_PD, wanted.from_other_C), wanted
             arguments = (x_PD, order.cu_seqlens, order.tables)
             x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
+        if stop is not None:
+            return x_PD
         merged_CO = self.merger(x_PD)
         if order is layout.by_frame:
             return merged_CO
         return take_rows(merged_CO, layout.by_frame.from_other_C)
+
+    def _order(self, layout: _Layout, block: int) -> _Order:
+        """The order in which a block works; before the first one patches stand frame by frame."""
+        whole = block < 0 or block in self.config.fullatt_block_indexes
+        return layout.by_frame if whole else layout.by_window
 
 
 @dataclass(frozen=True)

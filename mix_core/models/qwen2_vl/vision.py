@@ -43,14 +43,18 @@ class VisionTower(nn.Layer):
         self.merger = PatchMerger(norm, config.embed_dim * config.spatial_merge_size**2, config.hidden_size)
         self.recompute = False
 
-    def forward(self, pixels_P: Tensor, grids: tuple[Grid, ...]) -> Tensor:
-        """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells."""
+    def forward(self, x: Tensor, grids: tuple[Grid, ...], start: int = 0, stop: int | None = None) -> Tensor:
+        """pixels (P, patch width), their grids -> (C, O), in the processor's order of cells.
+
+        Of a part of the way: `x` is what block ``start - 1`` gave, and what block ``stop - 1`` gives comes
+        back (P, D).
+        """
         cu_seqlens, tables = _frames(grids, self.config.spatial_merge_size, self.config.head_dim)
-        x_PD = self.patch_embed(pixels_P)
-        for block in self.blocks:
+        x_PD = self.patch_embed(x) if start == 0 else x
+        for block in list(self.blocks)[start:stop]:
             arguments = (x_PD, cu_seqlens, tables)
             x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
-        return self.merger(x_PD)
+        return self.merger(x_PD) if stop is None else x_PD
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from mix_core.errors import DataError
 from mix_core.models.common.causal_lm import Batch, CausalLM, tables_by_base
 from mix_core.models.common.decoder import DecoderShape
 from mix_core.models.common.geometry import patches_of, sequence_lengths
+from mix_core.models.common.pieces import Cuts
 from mix_core.models.qwen_vl.config import QwenVLConfig
 from mix_core.models.qwen_vl.geometry import logn_scales, ntk_alpha
 from mix_core.models.qwen_vl.vision import VisionTower
@@ -26,6 +27,12 @@ from mix_core.ops.shapes import put_rows
 
 
 class QwenVL(CausalLM):
+    cuts = Cuts(
+        blocks="visual.transformer.resblocks.",
+        before=("visual.conv1.", "visual.positional_embedding", "visual.ln_pre."),
+        after=("visual.attn_pool.", "visual.ln_post.", "visual.proj"),
+    )
+
     def __init__(self, config: QwenVLConfig) -> None:
         shape = DecoderShape(
             vocab_size=config.vocab_size,
@@ -66,22 +73,34 @@ class QwenVL(CausalLM):
         )
         return self.logits(given)
 
-    def embed(self, batch: Batch) -> Tensor:
+    def see(
+        self, batch: Batch, x: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor | None:
+        """The pictures' tokens (C, D), or the tower's state on the way there."""
+        pictures = len(self._places(batch)) // self.config.vision.n_queries
+        if not pictures:
+            return None
+        if start == 0:
+            x = paddle.to_tensor(self._patches(batch["pixel_values"]))
+        return self.visual(x, pictures, start, stop)
+
+    def join(self, batch: Batch, seen: Tensor | None) -> Tensor:
         """Embeddings (T, D): a row of the matrix for each token, the tower's between <img> and </img>."""
-        ids_BS = batch["input_ids"]
-        x_TD = self.model.embed_tokens(paddle.to_tensor(ids_BS.reshape(-1)))
-        places_C = picture_places(ids_BS, self.config.image_start_id, self.config.vision.n_queries)
+        x_TD = self.model.embed_tokens(paddle.to_tensor(batch["input_ids"].reshape(-1)))
+        return x_TD if seen is None else put_rows(x_TD, self._places(batch), cast(seen, x_TD.dtype))
+
+    def _places(self, batch: Batch) -> np.ndarray:
+        """Of the pictures' tokens in the flattened batch (C,)."""
+        queries = self.config.vision.n_queries
+        places_C = picture_places(batch["input_ids"], self.config.image_start_id, queries)
         pixels = batch.get("pixel_values")
         given = 0 if pixels is None else len(pixels)
-        if given * self.config.vision.n_queries != len(places_C):
+        if given * queries != len(places_C):
             raise DataError(
-                f"the text has {len(places_C) // self.config.vision.n_queries} places for pictures and "
+                f"the text has {len(places_C) // queries} places for pictures and "
                 f"pixel_values holds {given}; the numbers must be equal"
             )
-        if not given:
-            return x_TD
-        tokens_CD = self.visual(paddle.to_tensor(self._patches(pixels)), given)
-        return put_rows(x_TD, places_C, cast(tokens_CD, x_TD.dtype))
+        return places_C
 
     def _patches(self, pixels: np.ndarray) -> np.ndarray:
         """(n, 3, side, side) -> (n * patches, 3 * patch^2), a picture's patches row by row."""

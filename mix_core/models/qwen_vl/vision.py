@@ -68,8 +68,8 @@ class VisionBlocks(nn.Layer):
         self.resblocks = nn.LayerList([VisionBlock(config) for _ in range(config.layers)])
         self.recompute = False
 
-    def forward(self, x_TD: Tensor, pictures: int) -> Tensor:
-        for block in self.resblocks:
+    def forward(self, x_TD: Tensor, pictures: int, start: int = 0, stop: int | None = None) -> Tensor:
+        for block in list(self.resblocks)[start:stop]:
             again = self.recompute and self.training
             x_TD = recompute(block, x_TD, pictures) if again else block(x_TD, pictures)
         return x_TD
@@ -134,14 +134,23 @@ class VisionTower(nn.Layer):
         # published as (in, out), and used so
         self.proj = self.create_parameter([width, width], default_initializer=zeros)
 
-    def forward(self, patches: Tensor, pictures: int) -> Tensor:
-        """Flattened patches (T, 3 * patch^2) of pictures in order, row by row -> their tokens (n * Q, O)."""
+    def forward(self, x: Tensor, pictures: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Flattened patches (T, 3 * patch^2) of pictures in order, row by row -> their tokens (n * Q, O).
+
+        Of a part of the way: `x` is what block ``start - 1`` gave, and what block ``stop - 1`` gives comes
+        back (T, D).
+        """
+        x_TD = self._embedded(x, pictures) if start == 0 else x
+        x_TD = self.transformer(x_TD, pictures, start, stop)
+        if stop is not None:
+            return x_TD
+        return ops.linear(self.ln_post(self.attn_pool(x_TD, pictures)), self.proj)
+
+    def _embedded(self, patches: Tensor, pictures: int) -> Tensor:
         dtype = self.conv1.weight.dtype
         x_TD = cast(self.conv1(cast(patches, dtype)), dtype)
         table_PD = resized(self.positional_embedding, TABLE_SIDE, self.config.grid)
-        x_TD = self.ln_pre(with_positions(x_TD, table_PD, pictures))
-        tokens = self.attn_pool(self.transformer(x_TD, pictures), pictures)
-        return ops.linear(self.ln_post(tokens), self.proj)
+        return self.ln_pre(with_positions(x_TD, table_PD, pictures))
 
 
 def with_positions(x_TD: Tensor, table_PD: Tensor, pictures: int) -> Tensor:

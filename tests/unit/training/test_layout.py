@@ -29,6 +29,8 @@ from mix_core.training.partition import whole_box
         ({"tensor_model_parallel_size": "4", "sharding": "stage1"}, 4, Layout(4, tensor=4)),
         ({"tensor_parallel_degree": "2", "sharding": "stage2"}, 8, Layout(8, 2, 4, tensor=2)),
         ({"tensor_parallel_degree": "-1"}, 2, Layout(2)),
+        ({"pipeline_model_parallel_size": "2"}, 4, Layout(4, pipeline=2)),
+        ({"pipeline_parallel_degree": "2", "sharding": "stage1"}, 4, Layout(4, 1, 2, pipeline=2)),
     ],
 )
 def test_keys_give_a_layout(keys, ranks, expected):
@@ -45,6 +47,14 @@ def test_keys_give_a_layout(keys, ranks, expected):
         (
             {"tensor_parallel_degree": "3", "sharding": "stage1", "sharding_parallel_degree": "6"},
             "degree 6 times .* does not make 2",
+        ),
+        ({"pipeline_parallel_degree": "4"}, "times pipeline_parallel_degree 4 does not divide 6"),
+        ({"pipeline_parallel_degree": "2", "sharding": "stage2"}, "give sharding stage1 there"),
+        ({"vit_pp_layers": "[4,0]"}, "vit_pp_layers is of a pipeline"),
+        ({"virtual_pp_degree": "2"}, "virtual_pp_degree is of a pipeline"),
+        (
+            {"pipeline_parallel_degree": "2", "vit_pp_layers": "[3,1]", "llm_pp_layers": "[1,1]"},
+            r"vit_pp_layers \[3, 1\] with llm_pp_layers \[1, 1\]: stage 1 has 1 of the tower's",
         ),
         ({"tensor_parallel_degree": "2", "module_stats_steps": "1"}, "module_stats_steps wants whole"),
         ({"tensor_parallel_degree": "2", "lora": "true"}, "lora with tensor_parallel_degree 2 .* not built"),

@@ -1,0 +1,1 @@
+"""Pipeline parallel: a model in stages that pass micro-batches on to each other."""
