@@ -28,7 +28,9 @@ from mix_core.device.ranks import Job
 from mix_core.device.values import Workload
 from mix_core.errors import EXIT_INTERRUPTED, ConfigError, MixError, OtherRankError, RunFailedError
 from mix_core.training import checkpoint, record
+from mix_core.training.agreement import identity
 from mix_core.training.layout import layout_of
+from mix_core.training.meeting import Host, meet, time_limit
 from mix_core.training.run_folder import LOGS, read_json
 
 if TYPE_CHECKING:
@@ -107,11 +109,16 @@ def launch(asked: Launch, config: RunConfig, *, device_name: str | None, command
     layout_of(config, ranks)
     workload = Workload(mode="train", dtype=config.dtype, world_size=ranks, simulate=config.simulate)
     workload = dataclasses.replace(workload, simulate=simulate.wanted(workload))
-    environ = _environment(device_name or config.device, workload, asked)
+    environ, versions = _environment(device_name or config.device, workload, asked)
+    own = Host(asked.node_rank or 0, asked.nnodes, len(asked.devices), versions)
+    limit_s = time_limit(os.environ)
     logs = Path(config.output_dir).resolve() / LOGS
     if asked.nnodes > 1:
         logs = logs / f"node{asked.node_rank}"  # hosts may share the folder
     for left in range(asked.max_restarts, -1, -1):
+        if asked.nnodes > 1 and asked.master is not None:
+            there = meet(asked.master, own, limit_s)
+            asked = dataclasses.replace(asked, master=there)
         failure = _run_once(asked, words, environ, logs)
         if failure is None:
             return
@@ -143,8 +150,11 @@ def _without(words: Sequence[str], options: Any) -> list[str]:
     return found
 
 
-def _environment(device: str | None, workload: Workload, asked: Launch) -> dict[str, str]:
-    """The ranks' environment: the device's settings, with as many simulated devices as they need."""
+def _environment(
+    device: str | None, workload: Workload, asked: Launch
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The ranks' environment: the device's settings, with as many simulated devices as they need; and what
+    has to be the same on all hosts."""
     user = dict(os.environ)
     if workload.simulate:
         user.setdefault(simulate.DEVICES, str(max(asked.devices) + 1))
@@ -154,9 +164,18 @@ def _environment(device: str | None, workload: Workload, asked: Launch) -> dict[
         raise ConfigError(
             f"device {named} is one device, and --devices names them; leave the index out of the device"
         )
+    name, several = explained.choice.name, explained.choice.candidate.profile.launcher_variable
+    if several is None and not workload.simulate:
+        raise ConfigError(
+            f"--devices names accelerators, a rank for each, and the {name} is one device; leave --devices out, "
+            "name another --device, or add --simulate to it; `python -m paddle.distributed.launch "
+            f"--nproc_per_node {len(asked.devices)} python -m mix_core.train ...` starts ranks without any"
+        )
     for line in explained.notes:
         print(f"mix-core: {line}", file=sys.stderr)
-    return device_launch.child_environment(explained, user)
+    label = explained.choice.candidate.plugin.entry.label
+    versions = identity(label, simulate=workload.simulate)
+    return device_launch.child_environment(explained, user), versions
 
 
 def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs: Path) -> _Failure | None:
@@ -247,7 +266,12 @@ def _failure(logs: Path, ranks: range) -> _Failure:
     log = logs / f"workerlog.{rank - ranks.start}"
     end = ends.get(rank)
     if rank not in ranks:
-        return _Failure(f"rank {rank} ended, on another host: see its log there", RunFailedError.exit_code)
+        host, place = divmod(rank, len(ranks))  # all hosts have as many ranks
+        return _Failure(
+            f"rank {rank} ended, on another host, node_rank {host}: {_naming(ends)}; its log is there, "
+            f"{logs.parent / f'node{host}' / f'workerlog.{place}'}",
+            RunFailedError.exit_code,
+        )
     if end is not None:
         return _Failure(f"rank {rank} failed: {end['error']}; its log is {log}", end["code"])
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
@@ -256,6 +280,12 @@ def _failure(logs: Path, ranks: range) -> _Failure:
         f"rank {rank} ended without saying why; the last line of its log {log} is: {last[:200]}",
         RunFailedError.exit_code,
     )
+
+
+def _naming(ends: Mapping[int, Any]) -> str:
+    """The error of a rank that names another one."""
+    said = (end["error"] for end in ends.values() if end is not None)
+    return next((error for error in said if _NAMES_RANK.search(error)), "no rank here says more")
 
 
 def _culprit(ends: Mapping[int, Any], named: Sequence[int]) -> int:

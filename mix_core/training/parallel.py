@@ -56,9 +56,13 @@ class Ranks:
         """How many passes fewer than some other rank this one has in a step."""
         if self.job.ranks == 1:
             return 0
-        most = paddle.to_tensor(np.array([passes], np.int32))
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        return int(most.numpy()[0]) - passes
+        return int(self.most(np.array([passes], np.int32))[0]) - passes
+
+    def most(self, values: np.ndarray) -> np.ndarray:
+        """int32 values -> the largest of all ranks at each place."""
+        highest = paddle.to_tensor(values)
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return highest.numpy()
 
     @paddle.no_grad()
     def sum_passes(self, optimizer: AdamW, loss: Tensor | None) -> Tensor:

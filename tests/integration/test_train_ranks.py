@@ -30,9 +30,9 @@ def inputs(folder: Path, **keys: object) -> Path:
     return folder
 
 
-def train(folder: Path, name: str, *words: str, device: str = "npu", **variables: str):
+def train(folder: Path, name: str, *words: str, device: str = "npu", **options):
     command = [*TRAIN, folder / "config.json", "--output_dir", folder / name, "--device", device, *words]
-    return run_simulated(command, folder, device=device, **variables)
+    return run_simulated(command, folder, device=device, **options)
 
 
 def succeed(done: subprocess.CompletedProcess[str]) -> str:
@@ -118,6 +118,11 @@ def test_a_rank_that_dies_ends_the_run_and_is_named_once(folder):
 )
 def test_bad_input_is_one_line_and_code_2(folder, words, says):
     assert_refused(train(folder, "bad", *words), 2, *says)
+
+
+def test_devices_of_a_processor_are_refused(folder):
+    done = train(folder, "bad", "--devices", "0,1", "--device", "cpu", MIX_SIMULATE="0")
+    assert_refused(done, 2, "the cpu is one device", "leave --devices out", "--nproc_per_node 2")
 
 
 @pytest.mark.slow

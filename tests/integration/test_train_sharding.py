@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,28 @@ def test_masters_of_narrow_parameters_are_shared(folder, stage):
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in rows] == pytest.approx([row[key] for row in wanted], rel=1e-4)
     assert StateReader(two / f"checkpoint-{STEPS}").names("optimizer.master.")
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_rank_leaves_the_last_checkpoint_whole(folder):
+    """Two hosts with one output folder; files of the second one's processes may not grow beyond 200 KiB."""
+    words = ("--sharding", "stage1", "--resume", "auto", "--max_steps")
+    good = on_ranks(folder, "full", 2, *words, "2") / "checkpoint-2"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        master = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def host(number: int) -> subprocess.CompletedProcess[str]:
+        small = ("bash", "-c", 'ulimit -f 200; exec "$0" "$@"') if number else ()
+        hosts = ("--devices", str(number), "--nnodes", "2", "--node_rank", str(number), "--master", master)
+        return train(folder, "full", *words, str(STEPS), *hosts, within=small, MIX_SIM_DEVICES="2")
+
+    with ThreadPoolExecutor() as pool:
+        for number, done in enumerate(pool.map(host, range(2))):
+            says = ("rank 1", "checkpoint-4 could not be written", "no space left", "checkpoint-2 is")
+            assert_refused(done, 3, *says, "--resume auto")
+    assert first_fault(good) is None and not list(good.parent.glob(".checkpoint-*"))
+    assert not (good.parent / "checkpoint-4").exists()
 
 
 @pytest.mark.slow
