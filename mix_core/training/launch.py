@@ -167,8 +167,8 @@ def _environment(
     name, several = explained.choice.name, explained.choice.candidate.profile.launcher_variable
     if several is None and not workload.simulate:
         raise ConfigError(
-            f"--devices names accelerators, a rank for each, and the {name} is one device; leave --devices out, "
-            "name another --device, or add --simulate to it; `python -m paddle.distributed.launch "
+            f"--devices names accelerators, a rank for each, and the {name} is one device; leave --devices "
+            "out, name another --device, or add --simulate to it; `python -m paddle.distributed.launch "
             f"--nproc_per_node {len(asked.devices)} python -m mix_core.train ...` starts ranks without any"
         )
     for line in explained.notes:

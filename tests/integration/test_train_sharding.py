@@ -169,7 +169,7 @@ def test_a_full_disk_on_one_rank_leaves_the_last_checkpoint_whole(folder):
         return train(folder, "full", *words, str(STEPS), *hosts, within=small, MIX_SIM_DEVICES="2")
 
     with ThreadPoolExecutor() as pool:
-        for number, done in enumerate(pool.map(host, range(2))):
+        for done in pool.map(host, range(2)):
             says = ("rank 1", "checkpoint-4 could not be written", "no space left", "checkpoint-2 is")
             assert_refused(done, 3, *says, "--resume auto")
     assert first_fault(good) is None and not list(good.parent.glob(".checkpoint-*"))
