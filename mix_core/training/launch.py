@@ -30,7 +30,7 @@ from mix_core.errors import EXIT_INTERRUPTED, ConfigError, MixError, OtherRankEr
 from mix_core.training import checkpoint, record
 from mix_core.training.agreement import identity
 from mix_core.training.layout import layout_of
-from mix_core.training.meeting import Host, meet, time_limit
+from mix_core.training.meeting import LIMIT_VARIABLE, Host, meet, time_limit
 from mix_core.training.run_folder import LOGS, read_json
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def launch(asked: Launch, config: RunConfig, *, device_name: str | None, command
         if asked.nnodes > 1 and asked.master is not None:
             there = meet(asked.master, own, limit_s)
             asked = dataclasses.replace(asked, master=there)
-        failure = _run_once(asked, words, environ, logs)
+        failure = _run_once(asked, words, environ, logs, limit_s)
         if failure is None:
             return
         kept = checkpoint.newest_whole(Path(config.output_dir))
@@ -178,8 +178,11 @@ def _environment(
     return device_launch.child_environment(explained, user), versions
 
 
-def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs: Path) -> _Failure | None:
-    """Start the launcher and wait -> what the ranks failed of, None where they did not."""
+def _run_once(
+    asked: Launch, words: list[str], environ: Mapping[str, str], logs: Path, limit_s: float
+) -> _Failure | None:
+    """Start the launcher and wait -> what the ranks failed of, None where they did not. `limit_s`: for the
+    launchers of several hosts to find each other; they themselves wait without end."""
     logs.mkdir(parents=True, exist_ok=True)
     for old in (*logs.glob("workerlog.*"), *logs.glob("rank-*.json")):
         old.unlink()
@@ -205,17 +208,28 @@ def _run_once(asked: Launch, words: list[str], environ: Mapping[str, str], logs:
         launcher = subprocess.Popen(
             command, env=dict(environ), stdout=output, stderr=output, start_new_session=True
         )
-        asked_to_stop = _follow(launcher, logs / "workerlog.0")
+        asked_to_stop = _follow(launcher, logs / "workerlog.0", limit_s if asked.nnodes > 1 else None)
     if launcher.returncode == 0:
         return None
     if asked_to_stop:
         raise SystemExit(EXIT_INTERRUPTED)
+    if not (logs / "workerlog.0").is_file():
+        late = f" in {limit_s:g} s ({LIMIT_VARIABLE} sets the limit)" if launcher.returncode == -9 else ""
+        return _Failure(
+            f"Paddle's launcher started no rank here{late}; the last line of its log "
+            f"{logs / 'launcher.log'} is: {_last_line(logs / 'launcher.log')}",
+            RunFailedError.exit_code,
+        )
     return _failure(logs, range(asked.first_rank, asked.first_rank + len(asked.devices)))
 
 
-def _follow(launcher: subprocess.Popen[bytes], log: Path) -> bool:
-    """Repeat the first rank's words until the launcher ends -> whether a signal asked for that."""
+def _follow(launcher: subprocess.Popen[bytes], log: Path, limit_s: float | None) -> bool:
+    """Repeat the first rank's words until the launcher ends -> whether a signal asked for that.
+
+    `limit_s`: the launcher is ended where no rank has begun a log by then.
+    """
     stops: list[int] = []
+    until = None if limit_s is None else time.monotonic() + limit_s
 
     def stop(number: int, frame: Any) -> None:
         stops.append(number)
@@ -227,6 +241,9 @@ def _follow(launcher: subprocess.Popen[bytes], log: Path) -> bool:
     try:
         while True:
             ended = launcher.poll() is not None
+            if until is not None and time.monotonic() > until and not ended and not log.is_file():
+                until = None
+                os.killpg(launcher.pid, signal.SIGKILL)
             seen = _repeat(log, seen)
             if ended:
                 return bool(stops)
@@ -274,12 +291,15 @@ def _failure(logs: Path, ranks: range) -> _Failure:
         )
     if end is not None:
         return _Failure(f"rank {rank} failed: {end['error']}; its log is {log}", end["code"])
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     return _Failure(
-        f"rank {rank} ended without saying why; the last line of its log {log} is: {last[:200]}",
+        f"rank {rank} ended without saying why; the last line of its log {log} is: {_last_line(log)}",
         RunFailedError.exit_code,
     )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")[:200]
 
 
 def _naming(ends: Mapping[int, Any]) -> str:

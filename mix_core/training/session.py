@@ -251,7 +251,12 @@ class Session:
             tokens_per_s=result.tokens_per_s,
             learning_rate=result.learning_rate,
             **{name: speed.get(name) for name in ("samples_per_s", "mfu", "padding")},
-            data_wait=result.data_ms / result.step_ms,
+            spent={
+                "compute": speed["compute_ms"],
+                COMMUNICATION: result.communication_ms,
+                DATA: result.data_ms,
+                CHECKPOINT: speed["checkpoint_ms"],
+            },
         )
         if result.skipped:
             self.progress.note(self._skipped(result))

@@ -115,6 +115,8 @@ def test_ranks_of_another_launcher_that_differ_hear_of_both(folder, tmp_path):
             "PADDLE_TRAINERS_NUM": "2",
             "PADDLE_TRAINER_ENDPOINTS": ",".join(ends),
             "PADDLE_CURRENT_ENDPOINT": ends[number],
+            "PADDLE_DISTRI_BACKEND": "xccl",
+            "PADDLE_XCCL_BACKEND": "npu",
             "FLAGS_selected_npus": str(number),
             "MIX_SIM_DEVICES": "2",
         }
