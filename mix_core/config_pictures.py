@@ -136,5 +136,7 @@ NO_SAY_WITH_PICTURES = (
     *("resize_vocab", "use_data_resampling", "group_by_length", "first_task", "mm_projector_lr", "vit_lr"),
     *("llm_lr", "vit_layer_decay", "use_dora", "load_best_model_at_end", "early_stopping_patience"),
     *("evaluation_strategy", "do_eval", "on_bad_sample", "sharding", "sharding_parallel_degree"),
+    *("recompute_granularity", "recompute_method", "recompute_num_layers", "no_recompute_layers"),
+    "overlap_grad_reduce",
 )
 """Keys of a run that text-to-image training has nothing to do with."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mix_core.data.skipped import FILE as SKIPPED
 from mix_core.data.skipped import SkippedRows
 from mix_core.models.common.adapter_files import ADAPTERS
+from mix_core.models.common.recompute import Again
 from mix_core.models.registry import load_model, read_config
 from mix_core.training.freeze import freeze, learning_table
 from mix_core.training.lora import RunAdapter
@@ -45,6 +46,16 @@ def load_parts(config: RunConfig, source: Path, *, random_init: bool) -> tuple[M
     if config.neftune:
         model.add_noise(config.neftune_noise_alpha)
     return family, model_config, model, processor
+
+
+def again_of(config: RunConfig) -> bool | Again:
+    """What of a model is computed again going back, as the keys about it say."""
+    if not config.recompute:
+        return False
+    half = config.recompute_granularity in ("full_attn", "selective")
+    first = config.recompute_num_layers if config.recompute_method == "block" else None
+    kept = frozenset(config.no_recompute_layers or ())
+    return Again("attention" if half else "all", first, kept) if half or first or kept else True
 
 
 def choose_what_learns(

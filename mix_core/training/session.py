@@ -84,7 +84,7 @@ class Session:
         adapter, learning = self._choose_what_learns(family, start)
         self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
         """Numbers of the model that are kept in 8 bits."""
-        self.model.recompute = config.recompute
+        self.model.recompute = assembly.again_of(config)
         self.optimizer = self._new_optimizer(learning)
         self.parts = Parts(
             config,

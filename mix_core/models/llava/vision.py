@@ -13,7 +13,7 @@ from paddle.nn.initializer import Constant
 from mix_core import ops
 from mix_core.models.common.clip import ClipLayer
 from mix_core.models.common.layers import Embedding, LayerNorm, Linear
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import run_block
 from mix_core.models.llava.config import LlavaConfig, VisionConfig
 from mix_core.ops.dtypes import cast
 
@@ -69,8 +69,8 @@ class VisionTransformer(nn.Layer):
     def forward(self, patches: Tensor) -> Tensor:
         """Flattened patches (I, P * P, patch width) -> (I, S, D)."""
         x_ISD = self.pre_layrnorm(self.embeddings(patches))
-        for layer in self.encoder.layers:
-            x_ISD = recompute(layer, x_ISD) if self.recompute and self.training else layer(x_ISD)
+        for i, layer in enumerate(self.encoder.layers):
+            x_ISD = run_block(self, i, layer, x_ISD)
         return x_ISD
 
 
