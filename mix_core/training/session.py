@@ -21,6 +21,7 @@ from mix_core.training.evaluate import evaluate, result_names
 from mix_core.training.faults import place
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
+from mix_core.training.loading import reading_in_turn
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.parallel import Ranks
@@ -119,9 +120,10 @@ class Session:
 
     def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
         """Make model and processor -> family, configuration."""
-        family, model_config, self.model, self.processor = assembly.load_parts(
-            self.config, source, random_init=random_init
-        )
+        with reading_in_turn(self.ranks.job):
+            family, model_config, self.model, self.processor = assembly.load_parts(
+                self.config, source, random_init=random_init
+            )
         return family, model_config
 
     def _choose_what_learns(self, family: ModelFamily, start: Path | None) -> tuple[Any, list[str]]:
