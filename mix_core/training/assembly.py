@@ -18,6 +18,7 @@ from mix_core.training.processors import make_processor, model_options, processo
 from mix_core.training.rates import rate_factors
 from mix_core.training.sharded_optimizer import ShardedAdamW
 from mix_core.training.stream import StepStream
+from mix_core.training.summing import SummingAdamW
 from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def new_optimizer(
         "masters": precision.narrow(model),
     }
     if ranks.sharding is None:
-        return AdamW(model, **options)
+        overlaps = config.overlap_grad_reduce and ranks.job.ranks > 1
+        return SummingAdamW(model, ranks, **options) if overlaps else AdamW(model, **options)
     return ShardedAdamW(model, ranks.sharding, ranks, **options)
 
 

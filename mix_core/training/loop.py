@@ -114,7 +114,9 @@ class Stepper:
             scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
         missing = self._missing(len(batches.passes))
         self.optimizer.begin_step()
-        for batch in batches.passes:
+        for number, batch in enumerate(batches.passes, start=1):
+            if number == len(batches.passes):
+                self.optimizer.before_last_pass()
             if self.model.random is not None:
                 self.model.random.start(seed=self.seed, step=step, samples=batch.get("sample_ids"))
             with self.precision.computing():
@@ -126,6 +128,7 @@ class Stepper:
             loss_sum = detached if loss_sum is None else loss_sum + detached
         for _ in range(missing):
             self.optimizer.after_pass()
+        self.optimizer.after_passes()
         digits = self.counter.count(batches.passes).digits()
         label_tokens, tokens, *digits = self._totals(label_tokens, batches.tokens, *digits)
         if label_tokens == 0:

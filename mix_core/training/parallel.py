@@ -18,6 +18,7 @@ from mix_core.device.ranks import Job
 from mix_core.training.layout import Layout
 from mix_core.training.sharded_optimizer import ShardedAdamW
 from mix_core.training.sharding import Sharding
+from mix_core.training.summing import SummingAdamW
 
 if TYPE_CHECKING:
     from mix_core.training.optimizer import AdamW
@@ -75,7 +76,7 @@ class Ranks:
             return loss
         total = paddle.zeros([1]) if loss is None else loss.astype("float32").reshape([1])
         dist.all_reduce(total)
-        if isinstance(optimizer, ShardedAdamW):
+        if isinstance(optimizer, (ShardedAdamW, SummingAdamW)):
             optimizer.sum_over_ranks()
         else:
             self._sum_gradients(optimizer)

@@ -149,6 +149,20 @@ def test_ranks_without_a_picture_join_in(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--bf16", "--fp16_opt_level", "O2")], ids=["float32", "bf16"])
+def test_sums_during_the_backward_pass_change_nothing(tmp_path, words):
+    """Rows 1, 4, 7 and 10 are text, and an epoch ends with a step that has passes on one rank only."""
+    folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
+    words = ("--gradient_accumulation_steps", "2", *words)
+    plain = metrics(on_ranks(folder, "plain", 2, *words))
+    overlapping = metrics(on_ranks(folder, "overlapping", 2, *words, "--overlap_grad_reduce"))
+    assert len(plain) == STEPS
+    for key in ("loss", "grad_norm"):
+        wanted = [row[key] for row in plain]
+        assert [row[key] for row in overlapping] == pytest.approx(wanted, rel=1e-4 if words[2:] else RELATIVE)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["xpu", "gpu"])
 def test_other_chips_train_as_one(folder, device):
     two = on_ranks(folder, f"two-{device}", 2, device=device)
