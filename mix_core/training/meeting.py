@@ -11,7 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
@@ -127,7 +127,8 @@ def _receive(master: str, address: str, port: int, own: Host, until: float, limi
             came[other.number] = other
         answer = {} if problem is None else {"error": str(problem), "code": problem.exit_code}
         for connection in connections:
-            connection.sendall(json.dumps(answer).encode() + b"\n")
+            with suppress(OSError):  # who has gone is missed by Paddle's launcher
+                connection.sendall(json.dumps(answer).encode() + b"\n")
     if problem is not None:
         raise problem
 
