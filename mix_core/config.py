@@ -123,6 +123,33 @@ class RunConfig(
             )
 
     @model_validator(mode="after")
+    def _what_is_computed_again(self) -> RunConfig:
+        method, number = self.recompute_method, self.recompute_num_layers
+        if method == "block" and number is None:
+            raise ValueError(
+                "recompute_method block needs recompute_num_layers, so many blocks from the start"
+            )
+        if method != "block" and number not in (None, 1):
+            raise ValueError(
+                f"recompute_num_layers {number} without recompute_method block asks for {number} blocks as "
+                "one, which is not built; leave it out, or give recompute_method block"
+            )
+        partly = {
+            "recompute_granularity": self.recompute_granularity in ("full_attn", "selective"),
+            "recompute_method block": method == "block",
+            "no_recompute_layers": bool(self.no_recompute_layers),
+        }
+        asked = [key for key, given in partly.items() if given]
+        if asked and self.sharding == "stage3":
+            raise ValueError(
+                f"sharding stage3 computes every block again as a whole, and {asked[0]} asks for less; leave "
+                "it out, or give sharding stage2"
+            )
+        if "recompute" not in self.model_fields_set:
+            self.recompute = bool(asked or self.recompute_granularity or method)
+        return self
+
+    @model_validator(mode="after")
     def _best_needs_evaluation(self) -> RunConfig:
         asking = {
             "load_best_model_at_end": self.load_best_model_at_end,

@@ -99,7 +99,16 @@ class ModelKeys(Keys):
     scale_loss: Annotated[float, Ge(1.0)] = 32768.0
     """First factor on the loss with float16; it changes by itself (PaddleNLP)."""
     recompute: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time. Another of these keys
+    alone turns it on."""
+    recompute_granularity: Literal["full", "full_attn", "selective"] | None = None
+    """How much of a block: full (default), or the half with the attention (PaddleNLP, MindSpeed-MM)."""
+    recompute_method: Literal["uniform", "block"] | None = None
+    """Which blocks: uniform is all, block the first recompute_num_layers (MindSpeed-MM)."""
+    recompute_num_layers: Count | None = None
+    """Blocks from the start, of tower and decoder each, with recompute_method block (MindSpeed-MM)."""
+    no_recompute_layers: list[Annotated[int, Ge(0)]] | None = None
+    """Blocks, counted from 0, that keep their activations all the same (PaddleNLP)."""
     freeze_vit: bool = False
     """Keep the vision tower as it is."""
     freeze_llm: bool = False
@@ -332,6 +341,8 @@ class LayoutKeys(Keys):
     """Layers of the decoder on each stage, `[1, 10, 10, 7]`. The tower comes first."""
     virtual_pp_degree: Count = 1
     """Pieces of the model on each stage of the pipeline: more wait less and send more."""
+    overlap_grad_reduce: bool = False
+    """Sum gradients over devices while the last pass goes back. Has no say with sharding (MindSpeed-MM)."""
 
     @field_validator("sharding", mode="before")
     @classmethod

@@ -138,5 +138,7 @@ NO_SAY_WITH_PICTURES = (
     *("evaluation_strategy", "do_eval", "on_bad_sample", "sharding", "sharding_parallel_degree"),
     *("tensor_parallel_degree", "sequence_parallel", "pipeline_parallel_degree"),
     *("vit_pp_layers", "llm_pp_layers", "virtual_pp_degree"),
+    *("recompute_granularity", "recompute_method", "recompute_num_layers", "no_recompute_layers"),
+    "overlap_grad_reduce",
 )
 """Keys of a run that text-to-image training has nothing to do with."""

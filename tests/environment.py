@@ -39,17 +39,18 @@ def run_simulated(
     *,
     device: str = "npu",
     timeout_s: float = 240.0,
+    within: Sequence[str] = (),
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """A Python program in a process whose MIX_DEVICE is the simulated `device` (`npu`, `npu:1`...).
 
-    It has one thread unless `variables` say otherwise.
+    It has one thread unless `variables` say otherwise. `within`: words before the program's.
     """
     plugin = f"mix_device_{device.partition(':')[0]}"
     environ = with_plugins(clean_environment(), [plugin], folder / "site")
     environ |= {"MIX_DEVICE": device, "MIX_SIMULATE": "1"} | ONE_THREAD | variables
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [*within, sys.executable, *map(str, arguments)],
         env=environ,
         cwd=folder,
         capture_output=True,

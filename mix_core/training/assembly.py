@@ -12,6 +12,7 @@ from mix_core.data.skipped import SkippedRows
 from mix_core.errors import ConfigError
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.pieces import FIRST
+from mix_core.models.common.recompute import Again
 from mix_core.models.parallel.across import Across
 from mix_core.models.parallel.tensor import divide_model
 from mix_core.models.registry import load_model, read_config
@@ -24,6 +25,7 @@ from mix_core.training.processors import make_processor, model_options, processo
 from mix_core.training.rates import rate_factors
 from mix_core.training.sharded_optimizer import ShardedAdamW
 from mix_core.training.stream import StepStream
+from mix_core.training.summing import SummingAdamW
 from mix_core.training.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
@@ -69,6 +71,16 @@ def _divide(config: RunConfig, ranks: Ranks, family: ModelFamily, model: Any) ->
     place, size, group = ranks.groups.place.tensor, ranks.layout.tensor, ranks.groups.along("tensor")
     across = Across(place, size, group, scatters=ranks.scatters)
     divide_model(model, family.tensor_plan or {}, across, sequence=config.sequence_parallel)
+
+
+def again_of(config: RunConfig) -> bool | Again:
+    """What of a model is computed again going back, as the keys about it say."""
+    if not config.recompute:
+        return False
+    half = config.recompute_granularity in ("full_attn", "selective")
+    first = config.recompute_num_layers if config.recompute_method == "block" else None
+    kept = frozenset(config.no_recompute_layers or ())
+    return Again("attention" if half else "all", first, kept) if half or first or kept else True
 
 
 def choose_what_learns(
@@ -134,6 +146,8 @@ def new_optimizer(
         "stage": stage,
     }
     if ranks.sharding is None:
+        if config.overlap_grad_reduce and ranks.job.ranks > 1:
+            return SummingAdamW(model, ranks, **options)
         return AdamW(model, ranks=ranks, **options)
     return ShardedAdamW(model, ranks.sharding, ranks, **options)
 

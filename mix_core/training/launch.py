@@ -28,7 +28,9 @@ from mix_core.device.ranks import Job
 from mix_core.device.values import Workload
 from mix_core.errors import EXIT_INTERRUPTED, ConfigError, MixError, OtherRankError, RunFailedError
 from mix_core.training import checkpoint, record
+from mix_core.training.agreement import identity
 from mix_core.training.layout import layout_of
+from mix_core.training.meeting import LIMIT_VARIABLE, Host, meet, time_limit
 from mix_core.training.run_folder import LOGS, read_json
 
 if TYPE_CHECKING:
@@ -107,12 +109,17 @@ def launch(asked: Launch, config: RunConfig, *, device_name: str | None, command
     layout_of(config, ranks)
     workload = Workload(mode="train", dtype=config.dtype, world_size=ranks, simulate=config.simulate)
     workload = dataclasses.replace(workload, simulate=simulate.wanted(workload))
-    environ = _environment(device_name or config.device, workload, asked)
+    environ, versions = _environment(device_name or config.device, workload, asked)
+    own = Host(asked.node_rank or 0, asked.nnodes, len(asked.devices), versions)
+    limit_s = time_limit(os.environ)
     logs = Path(config.output_dir).resolve() / LOGS
     if asked.nnodes > 1:
         logs = logs / f"node{asked.node_rank}"  # hosts may share the folder
     for left in range(asked.max_restarts, -1, -1):
-        failure = _run_once(asked, ["mix_core.train", *words], environ, logs)
+        if asked.nnodes > 1 and asked.master is not None:
+            there = meet(asked.master, own, limit_s)
+            asked = dataclasses.replace(asked, master=there)
+        failure = _run_once(asked, ["mix_core.train", *words], environ, logs, limit_s=limit_s)
         if failure is None:
             return
         kept = checkpoint.newest_whole(Path(config.output_dir))
@@ -143,8 +150,11 @@ def _without(words: Sequence[str], options: Any) -> list[str]:
     return found
 
 
-def _environment(device: str | None, workload: Workload, asked: Launch) -> dict[str, str]:
-    """The ranks' environment: the device's settings, with as many simulated devices as they need."""
+def _environment(
+    device: str | None, workload: Workload, asked: Launch
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The ranks' environment: the device's settings, with as many simulated devices as they need; and what
+    has to be the same on all hosts."""
     user = dict(os.environ)
     if workload.simulate:
         user.setdefault(simulate.DEVICES, str(max(asked.devices) + 1))
@@ -154,9 +164,18 @@ def _environment(device: str | None, workload: Workload, asked: Launch) -> dict[
         raise ConfigError(
             f"device {named} is one device, and --devices names them; leave the index out of the device"
         )
+    name, several = explained.choice.name, explained.choice.candidate.profile.launcher_variable
+    if several is None and not workload.simulate:
+        raise ConfigError(
+            f"--devices names accelerators, a rank for each, and the {name} is one device; leave --devices "
+            "out, name another --device, or add --simulate to it; `python -m paddle.distributed.launch "
+            f"--nproc_per_node {len(asked.devices)} python -m mix_core.train ...` starts ranks without any"
+        )
     for line in explained.notes:
         print(f"mix-core: {line}", file=sys.stderr)
-    return device_launch.child_environment(explained, user)
+    label = explained.choice.candidate.plugin.entry.label
+    versions = identity(label, simulate=workload.simulate)
+    return device_launch.child_environment(explained, user), versions
 
 
 def run_ranks(
@@ -172,7 +191,8 @@ def run_ranks(
 
     `repeats`: whether the first rank's words are printed. Raises MixError: a rank's, with the rank.
     """
-    failure = _run_once(asked, program, _environment(device, workload, asked), logs, repeats=repeats)
+    environ, _ = _environment(device, workload, asked)
+    failure = _run_once(asked, program, environ, logs, repeats=repeats)
     if failure is not None:
         error = RunFailedError(failure.text)
         error.exit_code = failure.code
@@ -185,11 +205,13 @@ def _run_once(
     environ: Mapping[str, str],
     logs: Path,
     *,
+    limit_s: float | None = None,
     repeats: bool = True,
 ) -> _Failure | None:
     """Start the launcher and wait -> what the ranks failed of, None where they did not.
 
-    `program`: a module and its arguments.
+    `program`: a module and its arguments. `limit_s`: for the launchers of several hosts to find each other;
+    they themselves wait without end.
     """
     logs.mkdir(parents=True, exist_ok=True)
     for old in (*logs.glob("workerlog.*"), *logs.glob("rank-*.json")):
@@ -216,17 +238,33 @@ def _run_once(
         launcher = subprocess.Popen(
             command, env=dict(environ), stdout=output, stderr=output, start_new_session=True
         )
-        asked_to_stop = _follow(launcher, logs / "workerlog.0" if repeats else None)
+        within_s = limit_s if asked.nnodes > 1 else None
+        asked_to_stop = _follow(launcher, logs / "workerlog.0", within_s, repeats=repeats)
     if launcher.returncode == 0:
         return None
     if asked_to_stop:
         raise SystemExit(EXIT_INTERRUPTED)
+    if not (logs / "workerlog.0").is_file():
+        late = (
+            ""
+            if limit_s is None or launcher.returncode != -9
+            else f" in {limit_s:g} s ({LIMIT_VARIABLE} sets the limit)"
+        )
+        return _Failure(
+            f"Paddle's launcher started no rank here{late}; the last line of its log "
+            f"{logs / 'launcher.log'} is: {_last_line(logs / 'launcher.log')}",
+            RunFailedError.exit_code,
+        )
     return _failure(logs, range(asked.first_rank, asked.first_rank + len(asked.devices)))
 
 
-def _follow(launcher: subprocess.Popen[bytes], log: Path | None) -> bool:
-    """Repeat the first rank's words until the launcher ends -> whether a signal asked for that."""
+def _follow(launcher: subprocess.Popen[bytes], log: Path, limit_s: float | None, *, repeats: bool) -> bool:
+    """Repeat the first rank's words until the launcher ends -> whether a signal asked for that.
+
+    `limit_s`: the launcher is ended where no rank has begun a log by then.
+    """
     stops: list[int] = []
+    until = None if limit_s is None else time.monotonic() + limit_s
 
     def stop(number: int, frame: Any) -> None:
         stops.append(number)
@@ -238,7 +276,10 @@ def _follow(launcher: subprocess.Popen[bytes], log: Path | None) -> bool:
     try:
         while True:
             ended = launcher.poll() is not None
-            seen = _repeat(log, seen) if log is not None else 0
+            if until is not None and time.monotonic() > until and not ended and not log.is_file():
+                until = None
+                os.killpg(launcher.pid, signal.SIGKILL)
+            seen = _repeat(log, seen) if repeats else 0
             if ended:
                 return bool(stops)
             time.sleep(POLL_S)
@@ -277,15 +318,29 @@ def _failure(logs: Path, ranks: range) -> _Failure:
     log = logs / f"workerlog.{rank - ranks.start}"
     end = ends.get(rank)
     if rank not in ranks:
-        return _Failure(f"rank {rank} ended, on another host: see its log there", RunFailedError.exit_code)
+        host, place = divmod(rank, len(ranks))  # all hosts have as many ranks
+        return _Failure(
+            f"rank {rank} ended, on another host, node_rank {host}: {_naming(ends)}; its log is there, "
+            f"{logs.parent / f'node{host}' / f'workerlog.{place}'}",
+            RunFailedError.exit_code,
+        )
     if end is not None:
         return _Failure(f"rank {rank} failed: {end['error']}; its log is {log}", end["code"])
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     return _Failure(
-        f"rank {rank} ended without saying why; the last line of its log {log} is: {last[:200]}",
+        f"rank {rank} ended without saying why; the last line of its log {log} is: {_last_line(log)}",
         RunFailedError.exit_code,
     )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")[:200]
+
+
+def _naming(ends: Mapping[int, Any]) -> str:
+    """The error of a rank that names another one."""
+    said = (end["error"] for end in ends.values() if end is not None)
+    return next((error for error in said if _NAMES_RANK.search(error)), "no rank here says more")
 
 
 def _culprit(ends: Mapping[int, Any], named: Sequence[int]) -> int:

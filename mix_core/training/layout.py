@@ -126,6 +126,11 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             f"lora with tensor_parallel_degree {tensor} and pipeline_parallel_degree {pipeline} is not built "
             "yet; adapters train on devices that each hold the model"
         )
+    if tensor * pipeline > 1 and config.overlap_grad_reduce:
+        raise ConfigError(
+            f"overlap_grad_reduce with tensor_parallel_degree {tensor} and pipeline_parallel_degree "
+            f"{pipeline} is not built yet; leave the key out"
+        )
     return layout
 
 

@@ -120,6 +120,7 @@ class Stepper:
         loss_sum, label_tokens = self._run(step, batches.passes, factor)
         for _ in range(missing):
             self.optimizer.after_pass()
+        self.optimizer.after_passes()
         digits = self.counter.count(batches.passes).digits()
         label_tokens, tokens, *digits = self._totals(label_tokens, batches.tokens, *digits)
         if label_tokens == 0:
@@ -166,7 +167,9 @@ class Stepper:
         if self.pipeline is not None:
             return self.pipeline.run(passes, factor, partial(self._begin, step))
         loss_sum, label_tokens = None, 0
-        for batch in passes:
+        for number, batch in enumerate(passes, start=1):
+            if number == len(passes):
+                self.optimizer.before_last_pass()
             self._begin(step, batch)
             with self.precision.computing():
                 pass_loss, count = self.model.loss(batch)

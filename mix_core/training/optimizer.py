@@ -153,6 +153,12 @@ class AdamW:
     def begin_step(self) -> None:
         """Called before the first pass of a step."""
 
+    def before_last_pass(self) -> None:
+        """Called before a step's last pass goes forward, by a rank that has one."""
+
+    def after_passes(self) -> None:
+        """Called when a step's passes have gone back, by a rank that has none too."""
+
     def release(self) -> None:
         """Called before training: this rank may have a part of the model from here on."""
         if self.stage is not None:

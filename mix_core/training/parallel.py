@@ -22,6 +22,7 @@ from mix_core.training.groups import Groups
 from mix_core.training.layout import MODEL, STREAM, Layout
 from mix_core.training.sharded_optimizer import ShardedAdamW
 from mix_core.training.sharding import Sharding
+from mix_core.training.summing import SummingAdamW
 
 if TYPE_CHECKING:
     from mix_core.training.optimizer import AdamW
@@ -75,9 +76,13 @@ class Ranks:
         """How many passes fewer than some other rank this one has in a step."""
         if self.job.ranks == 1:
             return 0
-        most = paddle.to_tensor(np.array([passes], np.int32))
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        return int(most.numpy()[0]) - passes
+        return int(self.most(np.array([passes], np.int32))[0]) - passes
+
+    def most(self, values: np.ndarray) -> np.ndarray:
+        """int32 values -> the largest of all ranks at each place."""
+        highest = paddle.to_tensor(values)
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return highest.numpy()
 
     def over_model(self, square: Tensor) -> Tensor:
         """A sum over what this rank has of the model (1,) -> that over the whole model."""
@@ -101,7 +106,7 @@ class Ranks:
         dist.all_reduce(total)
         if optimizer.stage is not None:
             optimizer.stage.sum_tied(optimizer)
-        if isinstance(optimizer, ShardedAdamW):
+        if isinstance(optimizer, (ShardedAdamW, SummingAdamW)):
             optimizer.sum_over_ranks()
         else:
             self._sum_gradients(optimizer)

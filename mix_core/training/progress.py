@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TextIO
 
 from rich.console import Console
@@ -18,6 +19,8 @@ from rich.progress import Progress as Bar
 
 REFRESH_S = 0.1
 RECENT_STEPS = 50
+WORDS = {"data": "data wait"}
+"""Kinds of time that are shown however little they are, in their words."""
 
 
 def clock(seconds: float) -> str:
@@ -32,7 +35,7 @@ def _speed(
     samples_per_s: float | None,
     mfu: float | None,
     padding: float | None,
-    data_wait: float | None,
+    shares: Mapping[str, float],
 ) -> list[str]:
     parts = []
     if tokens_per_s is not None:
@@ -43,8 +46,11 @@ def _speed(
         parts.append(f"mfu {100 * mfu:.1f} %")
     if padding is not None and padding >= 0.005:
         parts.append(f"padding {100 * padding:.0f} %")
-    if data_wait is not None:
-        parts.append(f"data wait {100 * data_wait:.0f} %")
+    parts += [
+        f"{WORDS.get(kind, kind)} {100 * share:.0f} %"
+        for kind, share in shares.items()
+        if share >= 0.005 or kind in WORDS
+    ]
     return parts
 
 
@@ -72,7 +78,7 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.step = start_step
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._waits: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._spent: deque[Mapping[str, float]] = deque(maxlen=RECENT_STEPS)
         self._last_update = time.monotonic()
         self._last_refresh = 0.0
         self._bar: Bar | None = None
@@ -114,15 +120,15 @@ class Progress:
         samples_per_s: float | None = None,
         mfu: float | None = None,
         padding: float | None = None,
-        data_wait: float | None = None,
+        spent: Mapping[str, float] | None = None,
     ) -> None:
-        """Tell that `step` is done. `mfu`, `padding` and `data_wait` are shares; below 0.5 % padding is not
-        shown. `data_wait`, of the step's time in which it waited for samples, is shown as the mean of the
-        recent steps."""
-        if data_wait is not None:
-            self._waits.append(data_wait)
-        recent_wait = statistics.fmean(self._waits) if self._waits else None
-        speed = _speed(tokens_per_s, samples_per_s, mfu, padding, recent_wait)
+        """Tell that `step` is done. `mfu` and `padding` are shares; below 0.5 % padding is not shown.
+
+        `spent`: the step's time by what it went into, in any unit; shown as shares of the recent steps.
+        """
+        if spent is not None:
+            self._spent.append(spent)
+        speed = _speed(tokens_per_s, samples_per_s, mfu, padding, self._shares())
         now = time.monotonic()
         if step > self.step:
             self._durations.append((now - self._last_update) / (step - self.step))
@@ -139,6 +145,14 @@ class Progress:
             self._print(
                 f"step {step:>{width}}/{self.total_steps}  {self._figures(loss, speed, learning_rate)}"
             )
+
+    def _shares(self) -> dict[str, float]:
+        """Of the recent steps' time, by kind in the order of the last one."""
+        everything = sum(sum(spent.values()) for spent in self._spent)
+        if not everything:
+            return {}
+        kinds = self._spent[-1]
+        return {kind: sum(spent.get(kind, 0.0) for spent in self._spent) / everything for kind in kinds}
 
     def _figures(self, loss: float | None, speed: list[str], learning_rate: float | None) -> str:
         parts = []

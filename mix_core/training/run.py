@@ -19,6 +19,7 @@ from mix_core.models.common.hub import resolve_model_folder
 from mix_core.models.parallel.fits import check_divides
 from mix_core.models.registry import model_sizes
 from mix_core.training import checkpoint, record
+from mix_core.training.agreement import check_ranks, identity
 from mix_core.training.kinds import holds_adapter, kind_of_run
 from mix_core.training.launch import note_end
 from mix_core.training.layout import Layout, layout_of
@@ -123,6 +124,8 @@ def _train(
 
     collective = activation.profile.collective
     ranks = Ranks(job, layout, scatters=collective is None or not collective.scatter_by_all_reduce)
+    label, simulated = activation.distribution, activation.workload.simulate
+    check_ranks(job, identity(label, simulate=simulated), ranks.most)
     with kind.session(
         config, folder, source, start, kind.rows, activation, precision, command, ranks
     ) as session:

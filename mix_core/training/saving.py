@@ -64,14 +64,15 @@ class Saver:
         """
         started = time.perf_counter()
         self.wait()
-        if self.ranks.leads:
+        alone = self.writers == 1 and goes_on
+        if self.ranks.leads and not alone:
             checkpoint.begin(self.run_folder, reached.step)
         if len(self.writers) > 1:
             self.ranks.wait()
         if self.ranks.job.rank in self.writers:
             if goes_on:
                 captured = self.parts.capture(reached, self._copied().read)
-                self._writing = self._threads.submit(self._write_timed, captured)
+                self._writing = self._threads.submit(self._write_timed, captured, begins=alone)
             else:
                 self._write(self.parts.capture(reached, lambda tensor: tensor.numpy()))
         self.spent["saves"] += 1
@@ -110,9 +111,12 @@ class Saver:
         self.spent["copying_s"] += time.perf_counter() - started
         return self._copy
 
-    def _write_timed(self, captured: Captured) -> None:
+    def _write_timed(self, captured: Captured, *, begins: bool) -> None:
+        """`begins`: the folder is made here too, which may wait for the file system's other work."""
         started = time.perf_counter()
         try:
+            if begins:
+                checkpoint.begin(self.run_folder, captured.step)
             self._write(captured)
         finally:
             self.spent["writing_s"] += time.perf_counter() - started

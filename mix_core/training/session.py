@@ -23,6 +23,7 @@ from mix_core.training.evaluate import evaluate, result_names
 from mix_core.training.faults import place
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
+from mix_core.training.loading import reading_in_turn
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.parallel import Ranks
@@ -87,7 +88,7 @@ class Session:
         adapter, learning = self._choose_what_learns(family, start)
         self.rounded = adapter.round_bases(activation) if adapter and config.weight_quantize_algo else 0
         """Numbers of the model that are kept in 8 bits."""
-        self.model.recompute = config.recompute
+        self.model.recompute = assembly.again_of(config)
         self.stage = assembly.stage_of(config, self.model, family, model_config, self.ranks)
         self.optimizer = self._new_optimizer(learning)
         self.parts = Parts(
@@ -125,9 +126,12 @@ class Session:
 
     def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
         """Make model and processor -> family, configuration."""
-        family, model_config, self.model, self.processor = assembly.load_parts(
-            self.config, source, self.ranks, random_init=random_init
-        )
+        # where ranks divide layers, each fills its own part
+        once = reading_in_turn(self.ranks.job) if self.ranks.layout.tensor == 1 else nullcontext()
+        with once:
+            family, model_config, self.model, self.processor = assembly.load_parts(
+                self.config, source, self.ranks, random_init=random_init
+            )
         return family, model_config
 
     def _choose_what_learns(self, family: ModelFamily, start: Path | None) -> tuple[Any, list[str]]:
@@ -263,7 +267,12 @@ class Session:
             tokens_per_s=result.tokens_per_s,
             learning_rate=result.learning_rate,
             **{name: speed.get(name) for name in ("samples_per_s", "mfu", "padding")},
-            data_wait=result.data_ms / result.step_ms,
+            spent={
+                "compute": speed["compute_ms"],
+                COMMUNICATION: result.communication_ms,
+                DATA: result.data_ms,
+                CHECKPOINT: speed["checkpoint_ms"],
+            },
         )
         if result.skipped:
             self.progress.note(self._skipped(result))

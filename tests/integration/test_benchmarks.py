@@ -13,22 +13,23 @@ from xml.etree import ElementTree
 import pytest
 
 from mix_core.device import cpu, native
-from tests.environment import clean_environment, run_simulated
+from tests.environment import clean_environment, run_simulated, with_plugins
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHORT = ("--size", "tiny", "--seq", "96", "--steps", "1", "--decode", "2")
 MEASURED = {"step_ms", "train_tok_s", "rss_mib", "prefill_ms", "decode_tok_s"}
 
 
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, *words: str, plugins: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / words[0]), *words[1:]]
-    return subprocess.run(
-        command, env=clean_environment(), cwd=folder, capture_output=True, text=True, timeout=240
-    )
+    environ = clean_environment()
+    if plugins:
+        environ = with_plugins(environ, plugins, folder / "site")
+    return subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
-def lines(folder: Path, *words: str) -> list[dict[str, Any]]:
-    done = start(folder, *words)
+def lines(folder: Path, *words: str, plugins: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    done = start(folder, *words, plugins=plugins)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -184,3 +185,12 @@ def test_how_long_checkpoints_stop_training(tmp_path):
     assert line["ratio_stall"] == pytest.approx(line["stall_ms"] / line["copy_ms"])
     assert 0 < line["share"] < 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_a_backward_pass_hides_of_slow_sums(tmp_path):
+    words = ("--size", "tiny", "--seq", "96", "--steps", "2", "--delay_ms", "0", "20")
+    quick, slowed = lines(tmp_path, "overlap.py", *words, plugins=("mix_device_npu",))
+    assert quick["messages"] == slowed["messages"] >= 1 and quick["hidden"] == 0
+    shorter = slowed["plain_ms"] - slowed["overlap_ms"]
+    assert slowed["hidden"] == pytest.approx(shorter / (20 * slowed["messages"]))

@@ -47,6 +47,7 @@ BF16 = {"dtype": "bfloat16"}
 CASES: dict[str, dict[str, Any]] = {
     "float32": {},
     "float32, recompute": {"recompute": True},
+    "float32, selective": {"recompute": "attention"},
     "text alone": {"pictures": []},
     "two passes": {"passes": 2},
     "packed": {"packed": True, "rows": [64, 200, 120, 128]},
@@ -86,7 +87,7 @@ def predicted(case: dict[str, Any], kernels: dict[str, str], ranks: int = 1) -> 
     setting = Setting(
         numbers=Numbers.of(case["dtype"], case["level"]),
         kernels=Kernels.seen(kernels, case["dtype"], case["level"]),
-        recompute="full" if case["recompute"] else "none",
+        recompute={False: "none", True: "full", "attention": "selective"}[case["recompute"]],
         learns={part: part == "decoder" or not case["freeze"] for part in PARTS},
         adapter_rank=case["rank"],
         accumulates=case["passes"] > 1,
@@ -123,3 +124,18 @@ def test_ranks_that_sum_gradients_need_what_is_predicted(tmp_path):
     launched = launch(tmp_path, "npu", "plan_memory.py")
     for seen in launched.ranks:
         assert_near(RANKS, seen, ranks=2)
+
+
+@pytest.mark.slow
+def test_kinds_of_recompute_give_one_curve_and_less_memory(tmp_path):
+    kinds = {"none": False, "selective": "attention", "two of four blocks": 2, "full": True}
+    write_cases(tmp_path, {kind: {"recompute": again} for kind, again in kinds.items()})
+    done = run_simulated([PROGRAMS / "plan_memory.py", tmp_path], tmp_path, timeout_s=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = dict(zip(kinds, json.loads((tmp_path / "0.json").read_text())["cases"]))
+    print({kind: f"{one['peak'] / 2**20:.1f} MiB" for kind, one in found.items()})
+    assert all(one["losses"] == found["none"]["losses"] for one in found.values())
+    assert len(set(found["none"]["losses"])) == 3
+    peak = {kind: one["peak"] for kind, one in found.items()}
+    assert peak["full"] < min(peak["selective"], peak["two of four blocks"])
+    assert max(peak["selective"], peak["two of four blocks"]) < peak["none"]

@@ -31,9 +31,9 @@ def inputs(folder: Path, **keys: object) -> Path:
     return folder
 
 
-def train(folder: Path, name: str, *words: str, device: str = "npu", **variables: str):
+def train(folder: Path, name: str, *words: str, device: str = "npu", **options):
     command = [*TRAIN, folder / "config.json", "--output_dir", folder / name, "--device", device, *words]
-    return run_simulated(command, folder, device=device, **variables)
+    return run_simulated(command, folder, device=device, **options)
 
 
 def succeed(done: subprocess.CompletedProcess[str]) -> str:
@@ -126,6 +126,11 @@ def test_bad_input_is_one_line_and_code_2(folder, words, says):
     assert_refused(train(folder, "bad", *words), 2, *says)
 
 
+def test_devices_of_a_processor_are_refused(folder):
+    done = train(folder, "bad", "--devices", "0,1", "--device", "cpu", MIX_SIMULATE="0")
+    assert_refused(done, 2, "the cpu is one device", "leave --devices out", "--nproc_per_node 2")
+
+
 @pytest.mark.slow
 def test_restarts_go_on_from_the_last_checkpoint_to_the_same_bits(folder, two):
     done = train(folder, "again", "--devices", "0,1", "--max_restarts", "1", MIX_KILL_AT="forward:4@1")
@@ -147,6 +152,20 @@ def test_ranks_without_a_picture_join_in(tmp_path):
     """Rows 1, 4, 7 and 10 are text; with batches of one, a rank then has a step without a picture."""
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
     assert_same_run(on_ranks(folder, "two", 2), alone(folder, "one", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--bf16", "--fp16_opt_level", "O2")], ids=["float32", "bf16"])
+def test_sums_during_the_backward_pass_change_nothing(tmp_path, words):
+    """Rows 1, 4, 7 and 10 are text, and an epoch ends with a step that has passes on one rank only."""
+    folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
+    words = ("--gradient_accumulation_steps", "2", *words)
+    plain = metrics(on_ranks(folder, "plain", 2, *words))
+    overlapping = metrics(on_ranks(folder, "overlapping", 2, *words, "--overlap_grad_reduce"))
+    assert len(plain) == STEPS
+    for key in ("loss", "grad_norm"):
+        wanted = [row[key] for row in plain]
+        assert [row[key] for row in overlapping] == pytest.approx(wanted, rel=1e-4 if words[2:] else RELATIVE)
 
 
 @pytest.mark.slow

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -150,6 +154,36 @@ def test_masters_of_narrow_parameters_are_shared(folder, stage):
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in rows] == pytest.approx([row[key] for row in wanted], rel=1e-4)
     assert StateReader(two / f"checkpoint-{STEPS}").names("optimizer.master.")
+
+
+def process_of_rank(rank: int, run: Path) -> int:
+    """A process that has this rank in this run."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            words = (environ.parent / "cmdline").read_bytes().split(b"\0")
+            variables = environ.read_bytes().split(b"\0")
+            if f"PADDLE_TRAINER_ID={rank}".encode() in variables and str(run).encode() in words:
+                return int(environ.parent.name)
+    raise AssertionError(f"no process has rank {rank}")
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_rank_leaves_the_last_checkpoint_whole(folder):
+    """From the second step on, files of the second rank's process may not grow beyond 200 KiB."""
+    run = folder / "full"
+    with ThreadPoolExecutor() as pool:
+        slowly = {"MIX_SIM_FAULTS": "rank:slow,rank=1,ms=250"}
+        words = ("--devices", "0,1", "--sharding", "stage1")
+        started = pool.submit(train, folder, "full", *words, **slowly)
+        while not (run / "checkpoint-2").is_dir():
+            assert not started.done(), started.result().stderr
+            time.sleep(0.05)
+        limit = (200 << 10, 200 << 10)
+        resource.prlimit(process_of_rank(1, run), resource.RLIMIT_FSIZE, limit)
+        says = ("rank 1", "checkpoint-4 could not be written", "no space left", "checkpoint-2 is")
+        assert_refused(started.result(), 3, *says, "--resume auto")
+    assert first_fault(run / "checkpoint-2") is None
+    assert {path.name for path in run.glob("*checkpoint-*")} == {"checkpoint-2"}
 
 
 @pytest.mark.slow

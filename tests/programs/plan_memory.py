@@ -1,7 +1,8 @@
 """Peaks of real training steps on one (simulated) device, for each case of a JSON file, as JSON.
 
 A case: model (a config.json), rows (tokens of each), pictures (their grids in patches), packed, dtype, level,
-recompute, freeze (beginnings of names), rank (of adapters, 0: none), passes. Ranks of a launcher sum up.
+recompute (false, true, "attention", or a number of blocks from the start), freeze (beginnings of names), rank
+(of adapters, 0: none), passes. Ranks of a launcher sum up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ ACTIVE = device.activate()
 import numpy as np  # noqa: E402 (after the settings)
 
 from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter, linear_maps  # noqa: E402
+from mix_core.models.common.recompute import Again  # noqa: E402
 from mix_core.models.registry import get_family  # noqa: E402
 from mix_core.training.loop import Stepper  # noqa: E402
 from mix_core.training.optimizer import AdamW  # noqa: E402
@@ -73,20 +75,23 @@ def peak_of(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
             parameter.stop_gradient = True
         add_adapter(model, maps, "one", LoRASettings(rank=case["rank"], alpha=8.0))
         init_adapter(maps, "one", 0)
-    model.recompute = case["recompute"]
+    again = case["recompute"]
+    if not isinstance(again, bool):
+        again = Again("attention") if again == "attention" else Again(first=again)
+    model.recompute = again
     model.train()
     precision = Precision.of(case["dtype"], case["level"], ACTIVE)
     optimizer = AdamW(model, masters=precision.narrow(model))
     schedule = Schedule(kind="constant", peak=1e-3, total_steps=10)
     stepper = Stepper(model, optimizer, schedule, max_grad_norm=1.0, seed=0, precision=precision, ranks=ranks)
     batches = StepBatches([batch_of(case)] * case["passes"], 1, 0.0, False)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"losses": []}
     for step in (1, 2, 3):
         gc.collect()
         ACTIVE.runtime.synchronize()
         ACTIVE.runtime.reset_peak_memory()
         found["resident"] = device_memory()["allocated"] - before
-        stepper.take(step, batches, 0.0, 0.0)
+        found["losses"].append(stepper.take(step, batches, 0.0, 0.0).loss)
     found["peak"] = device_memory()["peak"] - before
     found["parameters"] = sum(int(parameter.size) for parameter in model.parameters())
     return found

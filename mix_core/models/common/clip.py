@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.layers import MLP, LayerNorm, Linear, residual, weights_and_biases
+from mix_core.models.common.recompute import Run, run
 
 GELU_FORMS = {"quick_gelu": "quick", "gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 """Forms of `ops.gelu` by the names that config.json gives them (`hidden_act`)."""
@@ -42,6 +43,9 @@ class ClipLayer(nn.Layer):
         self.layer_norm2 = LayerNorm(width, eps)
         self.mlp = MLP(width, inner, GELU_FORMS[act])
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        x_BSD = residual(x_BSD, self.self_attn(self.layer_norm1(x_BSD)))
+    def forward(self, x_BSD: Tensor, branch: Run = run) -> Tensor:
+        x_BSD = residual(x_BSD, branch(self.attended, x_BSD))
         return residual(x_BSD, self.mlp(self.layer_norm2(x_BSD)))
+
+    def attended(self, x_BSD: Tensor) -> Tensor:
+        return self.self_attn(self.layer_norm1(x_BSD))

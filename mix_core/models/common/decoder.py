@@ -18,7 +18,7 @@ from mix_core import ops
 from mix_core.models.common.cache import KVCache
 from mix_core.models.common.layers import Embedding, GatedMLP, Linear, RMSNorm, residual, weights_and_biases
 from mix_core.models.common.random import SampleRandom
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import asked_of, recompute
 from mix_core.ops.decode_layers import LayerWeights
 from mix_core.ops.dtypes import cast
 from mix_core.ops.shapes import reshape, take_rows
@@ -145,21 +145,34 @@ class DecoderLayer(nn.Layer):
         positions: Positions,
         cache: KVCache | None = None,
         chosen: Tensor | None = None,
+        *,
+        again: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One layer of ``x + branch``, as two tensors (T, D) yet to be summed: the next norm sums them.
 
-        With `chosen` (indices of tokens) of those only, (R, D).
+        With `chosen` (indices of tokens) of those only, (R, D). `again`: the attention half is computed again
+        going back.
         """
-        if branch_TD is None:
-            normed_TD = self.input_layernorm(x_TD)
+        if again:
+            x_TD = x_TD if branch_TD is None else residual(x_TD, branch_TD)
+            out = recompute(self.attended, x_TD, positions, cache, chosen)
+        elif branch_TD is None:
+            out = self.attended(x_TD, positions, cache, chosen)
         else:
             x_TD, normed_TD = self.input_layernorm.after_residual(x_TD, branch_TD)
-        out = self.self_attn.attend(normed_TD, positions, cache, chosen)
+            out = self.self_attn.o_proj(self.self_attn.attend(normed_TD, positions, cache, chosen))
         if chosen is not None:
             # whatever follows the attention works token by token
             x_TD = take_rows(x_TD, chosen)
-        x_TD, normed_TD = self.post_attention_layernorm.after_residual(x_TD, self.self_attn.o_proj(out))
+        x_TD, normed_TD = self.post_attention_layernorm.after_residual(x_TD, out)
         return x_TD, self.mlp(normed_TD)
+
+    def attended(
+        self, x_TD: Tensor, positions: Positions, cache: KVCache | None, chosen: Tensor | None
+    ) -> Tensor:
+        """What the attention half adds to its input."""
+        out = self.self_attn.attend(self.input_layernorm(x_TD), positions, cache, chosen)
+        return self.self_attn.o_proj(out)
 
     def summed(self, x_TD: Tensor, *rest: Any) -> Tensor:
         """One layer of one tensor, summed."""
@@ -181,7 +194,7 @@ class Decoder(nn.Layer):
         self.layers = nn.LayerList([DecoderLayer(shape, index) for index in range(shape.layers)])
         self.norm = RMSNorm(shape.hidden_size, shape.eps)
         self.recompute = False
-        """Whether training keeps each layer's input only and computes the layer again going back."""
+        """Whether training keeps a layer's input only and computes the layer again going back, or `Again`."""
         self.summed: Callable[[Tensor], Tensor] | None = None
         """Sums what devices have of a branch, where they share each layer (models/parallel)."""
 
@@ -219,10 +232,12 @@ class Decoder(nn.Layer):
         last, branch_TD = len(self.layers) - 1, None
         for i in layers:
             layer, rest = self.layers[i], (positions, cache, chosen if i == last else None)
-            if self.recompute and self.training:
-                x_TD = recompute(layer.summed, x_TD, *rest)
+            again = asked_of(self, i)
+            if again == "all":
+                x_TD = x_TD if branch_TD is None else residual(x_TD, branch_TD)
+                x_TD, branch_TD = recompute(layer.summed, x_TD, *rest), None
             else:
-                x_TD, branch_TD = layer(x_TD, branch_TD, *rest)
+                x_TD, branch_TD = layer(x_TD, branch_TD, *rest, again=bool(again))
         return x_TD, branch_TD
 
     def normed(self, x_TD: Tensor, branch_TD: Tensor | None) -> Tensor:

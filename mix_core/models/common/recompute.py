@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import paddle
 from paddle import Tensor
@@ -17,6 +18,47 @@ from paddle.autograd import PyLayer
 AROUND = "around"
 """An attribute that a layer may be given: called with whether it goes back, the context in which the layer
 computes, forward or again."""
+
+
+Run = Callable[..., Tensor]
+"""Runs part of a block: `run`, which keeps what it makes, or `recompute`."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """Which blocks of a tower or decoder are computed again, and how much of each; True in its place: all."""
+
+    part: Literal["all", "attention"] = "all"
+    """`attention`: the half up to the sum behind the attention; the other half is kept."""
+    first: int | None = None
+    """Only so many blocks from the start; None: all."""
+    kept: frozenset[int] = frozenset()
+    """Blocks, counted from 0, that are kept whole all the same."""
+
+    def of(self, block: int) -> str:
+        """What is computed again of a block: "all", "attention", or "" for nothing."""
+        return "" if block in self.kept or not (self.first is None or block < self.first) else self.part
+
+
+def asked_of(owner: Any, block: int) -> str:
+    """`Again.of` for a block of a layer that has the attribute `recompute`; "" while it is not trained."""
+    if not (owner.recompute and owner.training):
+        return ""
+    return owner.recompute.of(block) if isinstance(owner.recompute, Again) else "all"
+
+
+def run_block(owner: Any, number: int, block: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+    """``block(x, *rest)`` with as much of it computed again as `owner` asks for. The block takes
+    ``branch=recompute`` to run its attention half by."""
+    again = asked_of(owner, number)
+    if again == "all":
+        return recompute(block, x, *rest)
+    return block(x, *rest, branch=recompute) if again else block(x, *rest)
+
+
+def run(half: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+    """``half(x, *rest)``, kept: what a block runs its attention half by where nothing else is asked for."""
+    return half(x, *rest)
 
 
 def _around(layer: Callable[..., Tensor], *, going_back: bool) -> AbstractContextManager[None]:

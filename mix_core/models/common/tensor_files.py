@@ -35,6 +35,10 @@ class StoredTensor:
     start: int
     """First byte, counted from the start of the file."""
 
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_NUMPY_OF[self.dtype]).itemsize
+
     def read(self) -> np.ndarray:
         """Its values; bfloat16 as uint16, since numpy has no such type."""
         return np.memmap(self.file, _NUMPY_OF[self.dtype], "r", self.start, self.shape or (1,)).reshape(

@@ -47,6 +47,19 @@ def values_from(reader: Callable[[Tensor], np.ndarray]) -> Iterator[None]:
         _READER.reset(token)
 
 
+_FILLER: ContextVar[Callable[[AnySlot, StoredTensor], None] | None] = ContextVar("filler", default=None)
+
+
+@contextmanager
+def filled_by(filler: Callable[[AnySlot, StoredTensor], None]) -> Iterator[None]:
+    """Whatever this thread loads in here gets its values by `filler`, one slot after another."""
+    token = _FILLER.set(filler)
+    try:
+        yield
+    finally:
+        _FILLER.reset(token)
+
+
 def host_values(parameter: Tensor) -> np.ndarray:
     """A parameter's values, bfloat16 as uint16: from the device, or from where `values_from` says."""
     reader = _READER.get()
@@ -202,8 +215,12 @@ def fill_slots(
                 f"{name} has shape {stored[name].shape} in {stored[name].file}, "
                 f"config.json asks for {slot.shape}"
             )
+    filler = _FILLER.get()
     for name, slot in slots.items():
-        slot.fill(stored[name])
+        if filler is None:
+            slot.fill(stored[name])
+        else:
+            filler(slot, stored[name])
 
 
 def _read(stored: StoredTensor, dtype: Any) -> np.ndarray:

@@ -18,7 +18,7 @@ from mix_core import ops
 from mix_core.models.common.geometry import bicubic_matrix, patches_of
 from mix_core.models.common.layers import MLP, LayerNorm, Linear, RMSNorm, residual
 from mix_core.models.common.random import SampleRandom
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import Run, run, run_block
 from mix_core.models.internvl2.config import VisionConfig
 from mix_core.ops.dtypes import cast, widened
 from mix_core.ops.philox import philox4x32, uniform
@@ -129,10 +129,13 @@ class Block(nn.Layer):
         self.ls1 = self.create_parameter([config.hidden_size], default_initializer=scale)
         self.ls2 = self.create_parameter([config.hidden_size], default_initializer=scale)
 
-    def forward(self, x_NTD: Tensor, factors_2N: np.ndarray | None = None) -> Tensor:
+    def forward(self, x_NTD: Tensor, factors_2N: np.ndarray | None = None, branch: Run = run) -> Tensor:
         first, second = (None, None) if factors_2N is None else factors_2N
-        x_NTD = _add(x_NTD, self.attn(self.norm1(x_NTD)), self.ls1, first)
+        x_NTD = _add(x_NTD, branch(self.attended, x_NTD), self.ls1, first)
         return _add(x_NTD, self.mlp(self.norm2(x_NTD)), self.ls2, second)
+
+    def attended(self, x_NTD: Tensor) -> Tensor:
+        return self.attn(self.norm1(x_NTD))
 
 
 def _add(x_NTD: Tensor, branch_NTD: Tensor, scale_D: Tensor, factor_N: np.ndarray | None) -> Tensor:
@@ -151,9 +154,7 @@ class Encoder(nn.Layer):
     def forward(self, x_NTD: Tensor, layers: range, draws: Draws | None) -> Tensor:
         """The hidden state after these layers."""
         for i in layers:
-            arguments = (x_NTD, None if draws is None else draws[i])
-            block = self.layers[i]
-            x_NTD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
+            x_NTD = run_block(self, i, self.layers[i], x_NTD, None if draws is None else draws[i])
         return x_NTD
 
 

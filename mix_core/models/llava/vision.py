@@ -13,7 +13,7 @@ from paddle.nn.initializer import Constant
 from mix_core import ops
 from mix_core.models.common.clip import ClipLayer
 from mix_core.models.common.layers import Embedding, LayerNorm, Linear
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import run_block
 from mix_core.models.llava.config import LlavaConfig, VisionConfig
 from mix_core.ops.dtypes import cast
 
@@ -72,9 +72,9 @@ class VisionTransformer(nn.Layer):
         Of a part of the way: `x` is what layer ``start - 1`` gave, and what layer ``stop - 1`` gives comes
         back.
         """
-        x_ISD = self.pre_layrnorm(self.embeddings(x)) if start == 0 else x
-        for layer in list(self.encoder.layers)[start:stop]:
-            x_ISD = recompute(layer, x_ISD) if self.recompute and self.training else layer(x_ISD)
+        x_ISD, layers = self.pre_layrnorm(self.embeddings(x)) if start == 0 else x, self.encoder.layers
+        for i in range(len(layers))[start:stop]:
+            x_ISD = run_block(self, i, layers[i], x_ISD)
         return x_ISD
 
 

@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.layers import GatedMLP, Linear, RMSNorm, residual
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import Run, run, run_block
 from mix_core.models.qwen2_5_vl.config import VisionConfig
 from mix_core.models.qwen2_5_vl.geometry import Grid, vision_plan
 from mix_core.ops.dtypes import cast
@@ -64,10 +64,15 @@ class VisionBlock(nn.Layer):
         self.norm2 = RMSNorm(config.hidden_size, EPS)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, bias=True)
 
-    def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
-        branch_PD = self.attn(self.norm1(x_PD), cu_seqlens, tables)
+    def forward(
+        self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor], branch: Run = run
+    ) -> Tensor:
+        branch_PD = branch(self.attended, x_PD, cu_seqlens, tables)
         x_PD, normed_PD = self.norm2.after_residual(x_PD, branch_PD)
         return residual(x_PD, self.mlp(normed_PD))
+
+    def attended(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
+        return self.attn(self.norm1(x_PD), cu_seqlens, tables)
 
 
 class PatchMerger(nn.Layer):
@@ -115,8 +120,7 @@ class VisionTower(nn.Layer):
             wanted, block = self._order(layout, i), self.blocks[i]
             if wanted is not order:
                 x_PD, order = _reorder(x_PD, wanted.from_other_C), wanted
-            arguments = (x_PD, order.cu_seqlens, order.tables)
-            x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
+            x_PD = run_block(self, i, block, x_PD, order.cu_seqlens, order.tables)
         if stop is not None:
             return x_PD
         merged_CO = self.merger(x_PD)

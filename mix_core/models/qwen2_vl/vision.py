@@ -14,7 +14,7 @@ import numpy as np
 from paddle import Tensor, nn
 
 from mix_core.models.common.layers import MLP, LayerNorm, residual
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import Run, run, run_block
 from mix_core.models.qwen2_5_vl.geometry import Grid, frame_plan
 from mix_core.models.qwen2_5_vl.vision import EPS, PatchEmbed, PatchMerger, VisionAttention, rotary_tables
 from mix_core.models.qwen2_vl.config import VisionConfig
@@ -28,9 +28,14 @@ class VisionBlock(nn.Layer):
         self.norm2 = LayerNorm(config.embed_dim, EPS)
         self.mlp = MLP(config.embed_dim, config.inner_dim, "quick")
 
-    def forward(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
-        x_PD = residual(x_PD, self.attn(self.norm1(x_PD), cu_seqlens, tables))
+    def forward(
+        self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor], branch: Run = run
+    ) -> Tensor:
+        x_PD = residual(x_PD, branch(self.attended, x_PD, cu_seqlens, tables))
         return residual(x_PD, self.mlp(self.norm2(x_PD)))
+
+    def attended(self, x_PD: Tensor, cu_seqlens: np.ndarray, tables: tuple[Tensor, Tensor]) -> Tensor:
+        return self.attn(self.norm1(x_PD), cu_seqlens, tables)
 
 
 class VisionTower(nn.Layer):
@@ -51,9 +56,8 @@ class VisionTower(nn.Layer):
         """
         cu_seqlens, tables = _frames(grids, self.config.spatial_merge_size, self.config.head_dim)
         x_PD = self.patch_embed(x) if start == 0 else x
-        for block in list(self.blocks)[start:stop]:
-            arguments = (x_PD, cu_seqlens, tables)
-            x_PD = recompute(block, *arguments) if self.recompute and self.training else block(*arguments)
+        for i in range(len(self.blocks))[start:stop]:
+            x_PD = run_block(self, i, self.blocks[i], x_PD, cu_seqlens, tables)
         return self.merger(x_PD) if stop is None else x_PD
 
 

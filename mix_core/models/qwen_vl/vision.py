@@ -14,7 +14,7 @@ from paddle.nn.initializer import Constant
 
 from mix_core import ops
 from mix_core.models.common.layers import LayerNorm, Linear, residual
-from mix_core.models.common.recompute import recompute
+from mix_core.models.common.recompute import Run, run, run_block
 from mix_core.models.qwen_vl.config import HEAD_WIDTH, TABLE_SIDE, VisionConfig
 from mix_core.models.qwen_vl.geometry import resizing, sincos_table
 from mix_core.ops.dtypes import cast, widened
@@ -57,9 +57,12 @@ class VisionBlock(nn.Layer):
         self.ln_2 = LayerNorm(config.width, EPS)
         self.mlp = VisionMLP(config)
 
-    def forward(self, x_TD: Tensor, pictures: int) -> Tensor:
-        x_TD = residual(x_TD, self.attn(self.ln_1(x_TD), pictures))
+    def forward(self, x_TD: Tensor, pictures: int, branch: Run = run) -> Tensor:
+        x_TD = residual(x_TD, branch(self.attended, x_TD, pictures))
         return residual(x_TD, self.mlp(self.ln_2(x_TD)))
+
+    def attended(self, x_TD: Tensor, pictures: int) -> Tensor:
+        return self.attn(self.ln_1(x_TD), pictures)
 
 
 class VisionBlocks(nn.Layer):
@@ -69,9 +72,8 @@ class VisionBlocks(nn.Layer):
         self.recompute = False
 
     def forward(self, x_TD: Tensor, pictures: int, start: int = 0, stop: int | None = None) -> Tensor:
-        for block in list(self.resblocks)[start:stop]:
-            again = self.recompute and self.training
-            x_TD = recompute(block, x_TD, pictures) if again else block(x_TD, pictures)
+        for i in range(len(self.resblocks))[start:stop]:
+            x_TD = run_block(self, i, self.resblocks[i], x_TD, pictures)
         return x_TD
 
 

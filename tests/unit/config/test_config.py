@@ -240,3 +240,40 @@ def test_recipes():
     assert Path(config.model_name_or_path).is_absolute() and config.output_dir == "runs/digits"
     with pytest.raises(ConfigError, match='no recipe "nothing"; there are: digits'):
         load_config(recipe="nothing")
+
+
+@pytest.mark.parametrize(
+    ("keys", "on"),
+    [
+        ({}, False),
+        ({"recompute_granularity": "selective"}, True),
+        ({"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}, True),
+        ({"recompute_method": "block", "recompute_num_layers": 2}, True),
+        ({"recompute": False, "recompute_granularity": "full"}, False),
+    ],
+    ids=["nothing", "selective", "uniform", "block", "off"],
+)
+def test_a_key_about_what_is_computed_again_turns_it_on(tmp_path, keys, on):
+    """MindSpeed-MM has no other switch; PaddleNLP's says no where both are given."""
+    assert load(tmp_path, keys).recompute is on
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"recompute_method": "block"}, "recompute_method block needs recompute_num_layers"),
+        ({"recompute_num_layers": 4}, "recompute_num_layers 4 without recompute_method block"),
+        (
+            {"recompute_method": "uniform", "recompute_num_layers": 2},
+            "asks for 2 blocks as one, which is not",
+        ),
+        ({"recompute_granularity": "core_attn"}, "recompute_granularity"),
+        (
+            {"sharding": "stage3", "recompute_granularity": "selective"},
+            "sharding stage3 computes every block again as a whole, and recompute_granularity asks for less",
+        ),
+    ],
+    ids=["block", "number", "uniform", "core", "stage3"],
+)
+def test_what_cannot_be_computed_again_is_refused(tmp_path, keys, says):
+    assert says in refusal(tmp_path, keys)

@@ -11,6 +11,7 @@ import pytest
 
 from mix_core.errors import DataError
 from mix_core.models import load_model
+from mix_core.models.common.recompute import Again
 from tests.builders.internvl2_checkpoints import config_of
 
 CONTEXT, TRAINED = 440, 16
@@ -96,10 +97,15 @@ def test_packing_and_padding_change_neither_loss_nor_gradients(model) -> None:
         assert_close(gradients(model, [batch]), expected)
 
 
-def test_recomputing_gives_the_same_gradients_bit_for_bit(model) -> None:
+@pytest.mark.parametrize(
+    "again",
+    [True, Again("attention"), Again(first=1), Again("attention", kept=frozenset({0}))],
+    ids=["full", "attention", "the first block", "attention but of the first"],
+)
+def test_recomputing_gives_the_same_gradients_bit_for_bit(model, again) -> None:
     model.train()
     expected = gradients(model, SAMPLES)
-    model.recompute = True
+    model.recompute = again
     try:
         assert model.vision_model.encoder.recompute and model.recompute
         found = gradients(model, SAMPLES)

@@ -11,6 +11,7 @@ import pytest
 
 from mix_core.errors import BadInputError, DataError
 from mix_core.models import load_model
+from mix_core.models.common.recompute import Again
 from tests.builders.checkpoints import flat_config
 
 IDS = {"<|endoftext|>": 40, "<|im_end|>": 41, "<|vision_start|>": 42, "<|vision_end|>": 43}
@@ -99,10 +100,15 @@ def test_padding_changes_neither_loss_nor_gradients(model) -> None:
         assert_close(gradients(model, [batch]), gradients(model, SAMPLES))
 
 
-def test_recomputing_gives_the_same_gradients_bit_for_bit(model) -> None:
+@pytest.mark.parametrize(
+    "again",
+    [True, Again("attention"), Again(first=1), Again("attention", kept=frozenset({0}))],
+    ids=["full", "attention", "the first block", "attention but of the first"],
+)
+def test_recomputing_gives_the_same_gradients_bit_for_bit(model, again) -> None:
     model.train()
     expected = gradients(model, SAMPLES)
-    model.recompute = True
+    model.recompute = again
     try:
         assert model.visual.recompute
         found = gradients(model, SAMPLES)

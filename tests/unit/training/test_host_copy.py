@@ -43,3 +43,25 @@ def test_every_dtype_keeps_its_bits(paddle, dtype):
     copy.take()
     np.testing.assert_array_equal(copy.read(tensor), tensor.numpy())
     assert copy.read(tensor).dtype == tensor.numpy().dtype
+
+
+def test_large_tensors_are_copied_in_parts_and_what_has_no_rows_too(paddle):
+    from mix_core.training import host_copy
+
+    count = 2 * host_copy._CHUNK_BYTES // 4 + 7
+    large, empty = paddle.arange(count, dtype="float32"), paddle.zeros([0, 3])
+    others = [paddle.full([index + 1], index, dtype="float32") for index in range(50)]
+    copy = host_copy.HostCopy([large, empty, *others])
+    assert copy.take() == 4 * (count + sum(range(1, 51)))
+    np.testing.assert_array_equal(copy.read(large), np.arange(count, dtype=np.float32))
+    for index, one in enumerate(others):
+        np.testing.assert_array_equal(copy.read(one), np.full(index + 1, index, np.float32))
+
+
+def test_a_view_that_is_not_contiguous_is_copied_as_it_reads(paddle):
+    from mix_core.training.host_copy import HostCopy
+
+    view = paddle.arange(12, dtype="float32").reshape([3, 4]).t()
+    copy = HostCopy([view])
+    copy.take()
+    np.testing.assert_array_equal(copy.read(view), view.numpy())

@@ -57,6 +57,10 @@ def test_keys_give_a_layout(keys, ranks, expected):
             r"vit_pp_layers \[3, 1\] with llm_pp_layers \[1, 1\]: stage 1 has 1 of the tower's",
         ),
         ({"tensor_parallel_degree": "2", "module_stats_steps": "1"}, "module_stats_steps wants whole"),
+        (
+            {"tensor_parallel_degree": "2", "overlap_grad_reduce": "true"},
+            "overlap_grad_reduce with tensor_parallel_degree 2 .* not built",
+        ),
         ({"tensor_parallel_degree": "2", "lora": "true"}, "lora with tensor_parallel_degree 2 .* not built"),
     ],
 )

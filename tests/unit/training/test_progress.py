@@ -94,11 +94,14 @@ def test_no_thread_is_left_running():
 def test_use_of_the_device_stands_beside_the_speed():
     stream = io.StringIO()
     progress = Progress(2, logging_steps=1, stream=stream)
+    spent = {"compute": 600.0, "communication": 100.0, "data": 300.0, "checkpoint": 0.0}
     progress.update(
-        1, loss=1.0, tokens_per_s=2000.0, samples_per_s=12.34, mfu=0.412, padding=0.031, data_wait=0.3
+        1, loss=1.0, tokens_per_s=2000.0, samples_per_s=12.34, mfu=0.412, padding=0.031, spent=spent
     )
-    progress.update(2, loss=1.0, tokens_per_s=2000.0, padding=0.001, data_wait=0.0)
+    spent = {"compute": 900.0, "communication": 0.0, "data": 0.0, "checkpoint": 100.0}
+    progress.update(2, loss=1.0, tokens_per_s=2000.0, padding=0.001, spent=spent)
     first, second = stream.getvalue().splitlines()
-    assert "2,000 tokens/s  12.3 samples/s  mfu 41.2 %  padding 3 %  data wait 30 %" in first
-    assert "data wait 15 %" in second, "the mean of the recent steps"
+    assert "2,000 tokens/s  12.3 samples/s  mfu 41.2 %  padding 3 %  compute 60 %" in first
+    assert "compute 60 %  communication 10 %  data wait 30 %  0:0" in first, "no checkpoint, so no word of it"
+    assert "compute 75 %  communication 5 %  data wait 15 %  checkpoint 5 %" in second, "of the recent steps"
     assert "padding" not in second and "mfu" not in second

@@ -1,0 +1,50 @@
+"""Weights for several ranks: each tensor is read by one of them, and sent to the others.
+
+Files lie where reading costs most (a network file system, a disk that all devices of a host share), and links
+between devices are the fastest thing there is. Beside the model a rank holds one tensor on its host while it
+reads one, and nothing while it receives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import paddle
+import paddle.distributed as dist
+
+from mix_core.models.common.weights import filled_by, parameters_of
+
+if TYPE_CHECKING:
+    from mix_core.device.ranks import Job
+    from mix_core.models.common.tensor_files import StoredTensor
+    from mix_core.models.common.weights import AnySlot
+
+
+class InTurn:
+    """Fills slots of a model that all ranks build alike. All ranks have to load the same, in one order."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.read_bytes = [0] * job.ranks
+        """Of the files' tensors, by the rank that reads them."""
+
+    @paddle.no_grad()
+    def __call__(self, slot: AnySlot, stored: StoredTensor) -> None:
+        reader = self.read_bytes.index(min(self.read_bytes))
+        self.read_bytes[reader] += stored.size_bytes
+        if reader == self.job.rank:
+            slot.fill(stored)
+        for parameter in parameters_of([slot]):
+            dist.broadcast(parameter, src=reader)
+
+
+@contextmanager
+def reading_in_turn(job: Job) -> Iterator[None]:
+    """Weights that are loaded in here are read once by all ranks together."""
+    if job.ranks == 1:
+        yield
+        return
+    with filled_by(InTurn(job)):
+        yield

@@ -1,0 +1,61 @@
+"""Loads FOLDER/model as training does, alone or as a rank -> FOLDER/RANK.json: reads, peaks, a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tracemalloc
+from pathlib import Path
+
+import mix_core.device as device
+
+ACTIVE = device.activate()
+
+import numpy as np  # noqa: E402 (after the settings)
+import paddle.distributed as dist  # noqa: E402
+
+from mix_core.device.ranks import job_of  # noqa: E402
+from mix_core.models.common.tensor_files import StoredTensor  # noqa: E402
+from mix_core.models.registry import load_model  # noqa: E402
+from mix_core.training.loading import reading_in_turn  # noqa: E402
+
+READS: list[tuple[str, int, int]] = []
+"""File, first byte and bytes of each tensor that this process read."""
+PLAIN_READ = StoredTensor.read
+
+
+def counted_read(stored: StoredTensor) -> np.ndarray:
+    READS.append((stored.file.name, stored.start, stored.size_bytes))
+    return PLAIN_READ(stored)
+
+
+def main(folder: Path) -> None:
+    job = job_of(os.environ)
+    if job.ranks > 1:
+        dist.init_parallel_env()
+    StoredTensor.read = counted_read
+    runtime = ACTIVE.runtime
+    before = runtime.memory_stats()["allocated"]
+    tracemalloc.start()
+    with reading_in_turn(job):
+        model = load_model(folder / "model")[2]
+    host_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    memory = runtime.memory_stats()
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode() + parameter.numpy().tobytes())
+    found = {
+        "reads": READS,
+        "host_peak": host_peak,
+        "device_peak": memory["peak"] - before,
+        "model": sum(4 * int(parameter.size) for parameter in model.parameters()),
+        "digest": digest.hexdigest(),
+    }
+    (folder / f"{job.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
