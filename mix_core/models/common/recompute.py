@@ -54,3 +54,31 @@ def recompute(layer: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         x = x.detach()
         x.stop_gradient = False
     return _Recompute.apply(x, layer, rest)
+
+
+def applied(layer: Callable[..., Any], make: Callable[[Tensor], Tensor] | None, x: Tensor) -> Any:
+    """``layer(make(x))`` that keeps x in place of what `make` made of it; None: ``layer(x)``.
+
+    For a norm or an activation before a product: it costs little to do again going backward, and the product
+    keeps what it multiplies. `make` draws nothing and gives the same again. The graph may go back once.
+    """
+    if make is None or not paddle.is_grad_enabled():
+        return layer(x if make is None else make(x))
+    made = make(x)
+    place, source = made.data_ptr(), x.detach()
+
+    def pack(tensor: Tensor) -> list[Any]:
+        """What the tensor is made of again, and its shape; or the tensor itself."""
+        return [source, tensor.shape] if tensor.data_ptr() == place else [tensor.detach()]
+
+    def unpack(kept: list[Any]) -> Tensor:
+        """A tensor whose memory Paddle takes over."""
+        tensor, *shape = kept
+        kept.clear()  # Paddle drops what was packed with the whole graph only
+        if not shape:
+            return tensor
+        with paddle.no_grad():
+            return make(tensor).reshape(shape[0])
+
+    with paddle.autograd.saved_tensors_hooks(pack, unpack):
+        return layer(made)
