@@ -81,7 +81,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
                 f"{file} has the columns {', '.join(schema.names)}; expected {IMAGE_COLUMN!r} with pictures, "
                 "and one with captions"
             )
-        texts = [field.name for field in schema if _is_text(pyarrow, field.type)]
+        texts = [one.name for one in schema if one.name != IMAGE_COLUMN and _is_text(pyarrow, one.type)]
         for batch in table.iter_batches(ROWS_AT_ONCE, columns=[IMAGE_COLUMN, *texts]):
             yield from batch.to_pylist()
     except (OSError, pyarrow.ArrowException) as error:

@@ -51,7 +51,7 @@ def test_the_guides_adapter_line_and_a_picture(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / words[words.index("--output_dir") + 1]
     assert all(np.isfinite(line["loss"]) for line in metrics(run) if "loss" in line)
-    assert {one["prompt"] for one in json.loads((run / "gallery.json").read_text())} == {PROMPT}
+    assert {one["question"] for one in json.loads((run / "gallery.json").read_text())} == {PROMPT}
     (last,) = run.glob("checkpoint-*/pytorch_lora_weights.safetensors")
     learned = [values for name, values in load_file(last).items() if "lora_B" in name]
     assert learned and all(np.abs(values).max() > 0 for values in learned)

@@ -30,10 +30,14 @@ def drawn(engine: Any) -> Any:
     return generate(engine.model, PROMPT, draws=TheirDraws(7), progress=False, **ASKED)
 
 
-def tensors_of(one: LinearMap, name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """kohya's three tensors of a map."""
+def tensors_of(
+    one: LinearMap, name: str, rng: np.random.Generator, *, as_convolution: bool
+) -> dict[str, np.ndarray]:
+    """kohya's three tensors of a map; of a convolution of 1x1 with four axes, as SD 1.5's outer maps are."""
     down = 0.2 * rng.standard_normal((RANK, one.layer.inputs), np.float32)
     up = 0.2 * rng.standard_normal((one.layer.outputs, RANK), np.float32)
+    if as_convolution:
+        down, up = down[..., None, None], up[..., None, None]
     found = {"lora_down.weight": down, "lora_up.weight": up, "alpha": np.float32(1.5).reshape(())}
     return {f"{name}.{kind}": values for kind, values in found.items()}
 
@@ -60,7 +64,8 @@ def test_pictures_are_those_of_diffusers(kind: str, original: bool, tmp_path: Pa
                 name = one.name
                 if part == "unet":
                     name = spelled(f"{name}.weight").removesuffix(".weight")
-                found |= tensors_of(one, prefix + name.replace(".", "_"), rng)
+                outer = kind == "sd15" and name.endswith(("proj_in", "proj_out"))
+                found |= tensors_of(one, prefix + name.replace(".", "_"), rng, as_convolution=outer)
     save_file(found, tmp_path / "kohya.safetensors")
     plain = drawn(load_engine(tmp_path / "model", "cpu"))
     ours = drawn(load_engine(tmp_path / "model", "cpu", lora=tmp_path / "kohya.safetensors"))

@@ -94,18 +94,19 @@ def test_bytes_alone_several_captions_and_no_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "says"),
+    ("pictures", "says"),
     [
-        (b"nothing", "d.parquet, row 1: image is no picture"),
-        ({"bytes": None, "path": "a.png"}, "row 1: image holds NoneType, expected the bytes of a picture"),
-        ("a.png", "row 1: image holds str, expected the bytes"),
+        ([b"nothing"], "d.parquet, row 1: image is no picture"),
+        ([*hub_rows(1, 1), {"bytes": None, "path": "a"}], "row 2: image holds NoneType, expected the bytes"),
+        (["a.png"], "row 1: image holds str, expected the bytes of a picture"),
     ],
 )
-def test_rows_that_hold_no_picture(tmp_path: Path, picture: Any, says: str) -> None:
-    write(tmp_path / "set/d.parquet", [picture], text=["x"])
+def test_rows_that_hold_no_picture(tmp_path: Path, pictures: list[Any], says: str) -> None:
+    write(tmp_path / "set/d.parquet", pictures, text=["x"] * len(pictures))
     with pytest.raises(DataError, match=says):
         rows_of(tmp_path / "set")
-    assert not list((tmp_path / "cache/parquet_pictures").glob("*/")), "nothing half done is left"
+    left = (tmp_path / "cache/parquet_pictures").iterdir()
+    assert not [path for path in left if path.is_dir()], "nothing half done is left"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
