@@ -77,7 +77,7 @@ test: $(VENV)/.installed-tests
 	$(PYTEST) -m 'not slow' --durations=15 tests
 
 test-all: $(VENV)/.installed-tests
-	MIX_CONFORMANCE_REPORTS=docs/conformance $(PYTEST) --durations=25 tests
+	MIX_CONFORMANCE_REPORTS=docs/conformance $(PY) scripts/all_tests.py $(PYTEST_ARGS)
 
 # Programs that know nothing of mix-core, in an environment of their own: PaddleNLP pins an older numpy.
 $(CLIENTS)/.installed: pyproject.toml mix_device_npu/pyproject.toml

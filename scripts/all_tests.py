@@ -1,0 +1,69 @@
+"""Run every test, two at a time: `python scripts/all_tests.py [pytest arguments]`.
+
+One stream is what `make test` runs and the runs of the whole conformance suite; beside it go the files of
+the other slow tests, and what ends first takes the rest. Most tests keep one processor busy at a time. Each
+part's words are printed when it ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import deque
+from threading import Lock, Thread
+
+from slow_quarter import PYTEST_NONE_COLLECTED, ROOT, slow_files
+
+STREAMS = 2
+FIRST = ["-m", "not slow or whole_suite", "--durations=25", "tests"]
+REST = ["-m", "slow and not whole_suite", "--durations=5"]
+
+
+class Parts:
+    """Parts of the tests, run one after another by each of several threads."""
+
+    def __init__(self, parts: list[list[str]], extra: list[str]) -> None:
+        self.failed: list[str] = []
+        self._waiting, self._extra, self._printing = deque(parts), extra, Lock()
+
+    def run(self) -> None:
+        while self._waiting:
+            try:
+                self._run(self._waiting.popleft())
+            except IndexError:  # the other thread took the last
+                return
+
+    def stop(self) -> None:
+        """Begin no other part."""
+        self._waiting.clear()
+
+    def _run(self, part: list[str]) -> None:
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *self._extra, *part], cwd=ROOT, capture_output=True, text=True
+        )
+        with self._printing:
+            print(done.stdout + done.stderr, flush=True)
+            print(f"== {part[-1]}: exit code {done.returncode}, {time.monotonic() - begun:.0f} s", flush=True)
+            if done.returncode not in (0, PYTEST_NONE_COLLECTED):
+                self.failed.append(part[-1])
+
+
+def main() -> int:
+    parts = Parts([FIRST, *([*REST, path] for path in slow_files())], sys.argv[1:])
+    threads = [Thread(target=parts.run) for _ in range(STREAMS)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:  # the parts that run got it too, and end by themselves
+        parts.stop()
+        return 130
+    print(f"failed: {' '.join(parts.failed)}" if parts.failed else "all tests passed", flush=True)
+    return 1 if parts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
