@@ -38,7 +38,7 @@ def tensors_of(
     up = 0.2 * rng.standard_normal((one.layer.outputs, RANK), np.float32)
     if as_convolution:
         down, up = down[..., None, None], up[..., None, None]
-    found = {"lora_down.weight": down, "lora_up.weight": up, "alpha": np.float32(1.5).reshape(())}
+    found = {"lora_down.weight": down, "lora_up.weight": up, "alpha": np.array(1.5, np.float32)}
     return {f"{name}.{kind}": values for kind, values in found.items()}
 
 
