@@ -103,7 +103,8 @@ bench: $(VENV)/.installed-tests
 	$(PY) benchmarks/packed.py --peer
 	$(PY) benchmarks/llava_step.py --rounds $(ROUNDS)
 	$(PY) benchmarks/int8.py --rounds $(ROUNDS)
-	for model in sd3 sdxl; do $(PY) benchmarks/diffusion_step.py --model $$model --peer --rounds $(ROUNDS); done
+	for model in sd3 sdxl; do for task in train sample; do \
+	  $(PY) benchmarks/diffusion_step.py --model $$model --task $$task --peer --rounds $(ROUNDS); done; done
 	$(PY) benchmarks/lora_step.py --int8 --rounds $(ROUNDS)
 	$(PY) benchmarks/run_settings.py --rounds $(ROUNDS)
 

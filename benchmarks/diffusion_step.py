@@ -1,4 +1,4 @@
-"""One training step of a small SD3 or SDXL network, beside diffusers on PyTorch.
+"""One training step of a small SD3 or SDXL network, or 20 steps of sampling, beside diffusers on PyTorch.
 
 Prints one JSON line. With --peer: the peer's line second, and third the ratios (mix-core / peer: below 1,
 mix-core is better). Each program runs in a process of its own; with --rounds they take turns, and the lines
@@ -24,7 +24,8 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the workload on mix-core in this process."""
     import mix_core.device as device
 
-    run = device.Workload(model=arguments.model, mode="train")
+    trains = arguments.task == workload.TRAIN
+    run = device.Workload(model=arguments.model, mode="train" if trains else "infer", task="generation")
     activation = device.activate(arguments.device, workload=run, allow_reexec=True)
     import paddle
 
@@ -36,9 +37,11 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     kind = network(source["_class_name"])
     model = kind.build(kind.config_from_dict(source))
     draw_weights(model, 0, zeros=False)
-    model.train()
-    optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
     given = {name: paddle.to_tensor(array) for name, array in workload.inputs(arguments.model).items()}
+
+    if trains:
+        model.train()
+        optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
 
     def train_step() -> float:
         loss = paddle.mean(paddle.square(model(**given)))
@@ -48,13 +51,39 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
         activation.runtime.synchronize()
         return float(loss)
 
+    def picture() -> float:
+        return sample(model, arguments.model, given)
+
     params = sum(int(parameter.size) for parameter in model.parameters())
-    return workload.measure(arguments, program="mix-core", params=params, train_step=train_step)
+    what = train_step if trains else picture
+    return workload.measure(arguments, program="mix-core", params=params, run=what)
+
+
+def sample(model: Any, name: str, given: dict[str, Any]) -> float:
+    """The latents of one picture by guided steps; the mean of their squares."""
+    import paddle
+
+    from mix_core.schedulers.files import kind_of, make_scheduler
+
+    class_name, config = workload.SCHEDULERS[name]
+    walk = make_scheduler(kind_of(class_name), config).trajectory(workload.SAMPLING_STEPS)
+    told = dict(given)
+    first = "hidden_states" if name == "sd3" else "sample"
+    latents = told.pop(first)[:1] * walk.init_sigma
+    model.eval()
+    with paddle.no_grad():
+        for i, timestep in enumerate(walk.timesteps):
+            x = walk.scaled(latents, i)
+            told["timestep"] = float(timestep)
+            away, towards = model(**{first: paddle.concat([x, x]), **told}).split(2)
+            latents = walk.step(i, away + workload.GUIDANCE * (towards - away), latents)
+    return float(paddle.mean(paddle.square(latents)))
 
 
 def run_program(path: Path, arguments: argparse.Namespace, *extra: str) -> dict[str, Any]:
     """Run one program in a new process and return the JSON line that it printed last."""
-    command = [sys.executable, str(path), f"--model={arguments.model}", f"--steps={arguments.steps}", *extra]
+    chosen = (f"--{name}={getattr(arguments, name)}" for name in ("model", "task", "steps"))
+    command = [sys.executable, str(path), *chosen, *extra]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
@@ -95,7 +124,8 @@ def main() -> None:
     if arguments.peer:
         peer = medians(peer_lines)
         workload.print_line(peer)
-        workload.print_line({f"ratio_{key}": ours[key] / peer[key] for key in ("step_ms", "rss_mib")})
+        time_ms = "step_ms" if arguments.task == workload.TRAIN else "sampling_ms"
+        workload.print_line({f"ratio_{key}": ours[key] / peer[key] for key in (time_ms, "rss_mib")})
 
 
 if __name__ == "__main__":

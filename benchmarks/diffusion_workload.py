@@ -1,7 +1,9 @@
 """The workload of diffusion_step.py, for mix-core and its peer alike. Imports neither paddle nor torch.
 
 A small SD3 transformer on latents of 32 x 32, or a small SDXL U-Net on latents of 64 x 64, two rows, 77
-tokens of text. A step is forward, backward from the mean square of the result, and one AdamW update.
+tokens of text. A step is forward, backward from the mean square of the result, and one AdamW update. Sampling
+is 20 steps of one picture's latents with guidance, its two rows together, by the scheduler of the published
+model; text encoders and autoencoder have no part in it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,22 @@ WARM_UP_STEPS = 2
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.01
 ROWS, TOKENS = 2, 77
+SAMPLING_STEPS, GUIDANCE = 20, 5.0
+TRAIN, SAMPLE = "train", "sample"
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd3": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    "sdxl": (
+        "EulerDiscreteScheduler",
+        {
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        },
+    ),
+}
+"""Class and configuration, as the published models have them."""
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "sd3": {
@@ -74,24 +92,30 @@ def inputs(model: str) -> dict[str, np.ndarray]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=sorted(CONFIGS), default="sd3")
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each process")
+    parser.add_argument("--task", choices=(TRAIN, SAMPLE), default=TRAIN)
+    parser.add_argument("--steps", type=int, default=5, help="steps, or pictures, that each process measures")
 
 
 def measure(
-    arguments: argparse.Namespace, *, program: str, params: int, train_step: Callable[[], float]
+    arguments: argparse.Namespace, *, program: str, params: int, run: Callable[[], float]
 ) -> dict[str, Any]:
-    """Time the steps after some that warm up, and read the process's peak memory."""
-    seconds, loss = [], 0.0
-    for _ in range(WARM_UP_STEPS + arguments.steps):
+    """Time steps, or pictures, after some that warm up, and read the process's peak memory.
+
+    run: one of them; its loss, or the mean square of its latents.
+    """
+    trains = arguments.task == TRAIN
+    warm_up = WARM_UP_STEPS if trains else 1
+    seconds, value = [], 0.0
+    for _ in range(warm_up + arguments.steps):
         started = time.perf_counter()
-        loss = train_step()
+        value = run()
         seconds.append(time.perf_counter() - started)
     return {
         "program": program,
         "model": arguments.model,
         "params": params,
-        "loss": loss,
-        "step_ms": statistics.median(seconds[WARM_UP_STEPS:]) * 1e3,
+        "loss" if trains else "mean_square": value,
+        "step_ms" if trains else "sampling_ms": statistics.median(seconds[warm_up:]) * 1e3,
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 

@@ -21,9 +21,10 @@ class PictureKeys(Keys):
     pretrained_vae_model_name_or_path: str | None = None
     """Another autoencoder than the model folder's: its folder, or a hub name."""
     dataset_name: str | None = None
-    """Folder of pictures with captions, or the hub name of such a data set."""
+    """Folder of pictures with captions or of parquet files, or the hub name of such a data set."""
     train_data_dir: str | None = None
-    """Folder of pictures with captions: `metadata.jsonl`, `metadata.csv` or a text file beside each."""
+    """Folder of pictures with captions (`metadata.jsonl`, `metadata.csv` or a text file beside each) or of
+    parquet files."""
     caption_column: str = "text"
     """Column of the captions."""
     resolution: Count | None = None

@@ -261,9 +261,7 @@ def ensure_folder(out: Path, made_by: str, write: Callable[[Path], None]) -> Pat
                 for rest in (part, old):
                     shutil.rmtree(rest, ignore_errors=True)
     except OSError as error:
-        raise DataError(
-            f"cannot write the digits to {out}: {error.strerror}; set MIX_CACHE to another folder"
-        ) from error
+        raise DataError(f"cannot write {out}: {error.strerror}; set MIX_CACHE to another folder") from error
     return out
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from mix_core.data.captions import CSV, JSONL, PICTURES
+from mix_core.data.parquet_pictures import ENDING
 from mix_core.errors import DataError
 
 
 def fetch_pictures(name: str, revision: str | None = None) -> Path:
-    """The folder of a hub data set (owner/name) in the hub's cache. HF_ENDPOINT and HF_HUB_OFFLINE count.
+    """The folder of a hub data set (owner/name) in the hub's cache: pictures and captions, or parquet files.
 
-    Raises:
-        DataError: it cannot be fetched, or holds no picture files (parquet files are not read).
+    HF_ENDPOINT and HF_HUB_OFFLINE count. Raises DataError: it cannot be fetched, or holds neither.
     """
     import huggingface_hub
 
-    patterns = [*(f"*{ending}" for ending in PICTURES), f"*{JSONL}", f"*{CSV}", "*.txt"]
+    patterns = [*(f"*{ending}" for ending in PICTURES), f"*{JSONL}", f"*{CSV}", "*.txt", f"*{ENDING}"]
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
@@ -29,9 +29,9 @@ def fetch_pictures(name: str, revision: str | None = None) -> Path:
             f"there is no folder {name}, and the hub's data set of that name cannot be fetched ({reason}); "
             f"give train_data_dir, a folder with pictures and {JSONL}"
         ) from error
-    if not any(path.suffix.lower() in PICTURES for path in folder.rglob("*")):
+    if not any(path.suffix.lower() in (*PICTURES, ENDING) for path in folder.rglob("*")):
         raise DataError(
-            f"the hub's data set {name} holds no picture files; parquet is not read: save its pictures with "
+            f"the hub's data set {name} holds neither pictures nor {ENDING} files; save its pictures with "
             f"{JSONL} into a folder and give train_data_dir"
         )
     return folder

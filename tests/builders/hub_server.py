@@ -24,7 +24,7 @@ class HubServer:
     """What the server serves, and what happened."""
 
     models: dict[str, Path]
-    """Hub name -> folder with its files."""
+    """Hub name -> folder with its files; a data set's name stands behind `datasets/`."""
     cut_after: dict[str, int] = field(default_factory=dict)
     """File -> bytes after which its next GET is cut off, once."""
     hang_after: dict[str, int] = field(default_factory=dict)
@@ -58,8 +58,8 @@ def hub_server(models: dict[str, Path]) -> Iterator[HubServer]:
         def _answer(self, *, body: bool) -> None:
             state.requests.append((self.command, self.path, self.headers.get("Range")))
             path = self.path.split("?")[0]
-            if match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?", path):
-                self._describe(match[1], match[2])
+            if match := re.fullmatch(r"/api/(models|datasets)/(.+?)(?:/(revision|tree)/([^/]+))?", path):
+                self._describe(match[2] if match[1] == "models" else f"datasets/{match[2]}", match[3])
             elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
                 self._file(match[1], match[3], body)
             else:

@@ -70,10 +70,21 @@ def read_lines() -> dict[str, list[Line]]:
 def words_for_a_cpu(command: str) -> list[str]:
     """The words of a command, without the guide's device and 16-bit numbers, and with short answers."""
     on_cpu = re.sub(r"--device (?:npu|xpu)\b", "--device cpu", command)
-    words = shlex.split(re.sub(r"--dtype (?:bfloat16|float16)\b", "", on_cpu))
+    words = shlex.split(re.sub(r"--(?:dtype|mixed_precision) (?:bfloat16|float16|fp16)\b", "", on_cpu))
+    if "--lr_scheduler" in words and "--output_dir" in words:  # a whole command that trains on pictures
+        for name, value in {"resolution": "32", "validation_steps": "2", "max_train_steps": "2"}.items():
+            _give(words, f"--{name}", value)
     draws = "--out" in words and "--batch" not in words
     answers = words[:2] in (["mix-core", "infer"], ["mix-core", "chat"]) and not draws
     return [*words, "--max_new_tokens", "4"] if answers else words  # the last one given holds
+
+
+def _give(words: list[str], option: str, value: str) -> None:
+    """In the place of the option's value, or at the end."""
+    if option in words:
+        words[words.index(option) + 1] = value
+    else:
+        words += [option, value]
 
 
 def _with_weights(folder: Path, **sizes: Any) -> None:
@@ -112,6 +123,10 @@ def _draws(folder: Path) -> None:
     write_picture_model(folder, "unet")
 
 
+def _draws_by_flow(folder: Path) -> None:
+    write_picture_model(folder, "transformer")
+
+
 MODELS: dict[str, Callable[[Path], None]] = {
     "Qwen2.5-VL-3B-Instruct": _tiny,
     "Qwen2.5-VL-7B-Instruct": _tiny_of_28_layers,
@@ -120,8 +135,20 @@ MODELS: dict[str, Callable[[Path], None]] = {
     "Qwen-VL": _tiny,
     "Qwen-VL-Chat": _tiny,
     "stable-diffusion-xl-base-1.0": _draws,
+    "stable-diffusion-3-medium": _draws_by_flow,
 }
 """What stands in for each model of the page: a small folder of its family, or of Qwen2.5-VL."""
+
+
+def write_captioned_pictures(folder: Path, count: int = 4) -> Path:
+    """Pictures in a folder, with captions in the column `text`."""
+    folder.mkdir()
+    draw, rows = np.random.default_rng(0), []
+    for i in range(count):
+        Image.fromarray(draw.integers(0, 256, (40, 36, 3), np.uint8)).save(folder / f"{i}.png")
+        rows.append(json.dumps({"file_name": f"{i}.png", "text": f"a drawing, number {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
 
 
 DRAWS = "stable-diffusion-xl-base-1.0"
@@ -135,6 +162,8 @@ def prepare(folder: Path) -> Path:
     (folder / "tuned").mkdir()
     (folder / "tuned/unet").symlink_to(folder / DRAWS / "unet")
     write_adapter(folder / "sdxl-lora")
+    for name in ("naruto-blip-captions", "dog"):
+        write_captioned_pictures(folder / name)
     draw = np.random.default_rng(0)
     for name in ("picture.jpg", "other.jpg"):
         Image.fromarray(draw.integers(0, 256, (40, 56, 3), np.uint8)).save(folder / name)

@@ -170,6 +170,16 @@ def test_a_diffusion_step_beside_its_peer(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["sd3", "sdxl"])
+def test_sampling_beside_its_peer(tmp_path, model):
+    words = ("--model", model, "--task", "sample", "--steps", "1", "--peer")
+    ours, peer, ratios = lines(tmp_path, "diffusion_step.py", *words)
+    assert ours["params"] == peer["params"] and ours["sampling_ms"] > 0
+    assert math.isfinite(ours["mean_square"]) and math.isfinite(peer["mean_square"])
+    assert ratios["ratio_sampling_ms"] == pytest.approx(ours["sampling_ms"] / peer["sampling_ms"])
+
+
+@pytest.mark.slow
 def test_waits_for_samples_without_and_with_workers(tmp_path):
     short = ("--size", "tiny", "--steps", "2", "--photo", "320x240", "--kernels", "reference")
     found = lines(tmp_path, "data_wait.py", *short, "--workers", "0", "1")

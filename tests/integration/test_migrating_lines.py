@@ -26,7 +26,13 @@ from mix_core.train import parse_arguments
 from tests.integration.migrating_lines import MODELS, Line, prepare, read_lines, words_for_a_cpu
 
 LINES = read_lines()
-MANY_RUNS = ("Qwen2.5-VL's inference", "Qwen-VL: `run_predict", "MindSpeed-MM", "Weights of Paddle")
+MANY_RUNS = (
+    "Ascend guide: training",
+    "Qwen2.5-VL's inference",
+    "Qwen-VL: `run_predict",
+    "MindSpeed-MM",
+    "Weights of Paddle",
+)
 """Sections whose lines take many runs of a model, or leave what the slow tests look at."""
 TRAIN = ("python", "-m", "mix_core.train")
 
@@ -35,6 +41,7 @@ IN_THE_GUIDES = {
         *("baseline_3b_bs32_1e8.sh", "single_image_infer.py", "multi_image_infer.py", "video_infer.py"),
         *("batch_infer.py", "internvl2_2b_internlm2_1_8b_dynamic_res_2nd_finetune_full.sh", "chat_demo.py"),
         *("train_text_to_image_sdxl.py", "train_text_to_image_lora_sdxl.py", "StableDiffusionXLPipeline"),
+        *("train_dreambooth_sd3.py", "train_dreambooth_lora_sd3.py"),
         *("supervised_finetune.py", "train.sh", "merge_lora_params.py", "mm-convert", "hf_to_mm"),
         *(
             "llava_instruct_2_mllm_demo_format.py",

@@ -6,6 +6,7 @@ Runs are started in this process by the command's own function: a process each w
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small SDXL and SD 1.5 of diffusers, and four pictures with captions."""
+    """A small SDXL and SD 1.5 of diffusers, and four pictures of several shapes with captions."""
     made = tmp_path_factory.mktemp("text to image")
     for kind in ("sd15", "sdxl"):
         make_whole_pipeline(kind, made / kind)
@@ -38,9 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "pictures").mkdir()
     rows = []
     for i in range(4):
-        Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(made / f"pictures/{i}.png")
+        pixels = rng.integers(0, 256, (40 if i < 2 else 60, 36, 3), np.uint8)
+        Image.fromarray(pixels).save(made / f"pictures/{i}.png")
         rows.append(json.dumps({"file_name": f"{i}.png", "text": f"a handwritten {i}"}))
     (made / "pictures/metadata.jsonl").write_text("\n".join(rows))
+    (made / "lacking").mkdir()
+    (made / "lacking/metadata.jsonl").write_text(rows[0])
+    shutil.copytree(made / "sd15", made / "misfit")
+    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(made / "misfit/scheduler")
     return made
 
 
@@ -79,7 +85,7 @@ def same_picture(model: Any, theirs: Any, prompt: str) -> int:
 
 
 def test_adapters_of_sdxl_and_its_encoders_are_diffusers_own(folder: Path) -> None:
-    """With gradient accumulation, kept latents, flips and a validation picture on the way."""
+    """With gradient accumulation, kept latents, flips, buckets and a validation picture on the way."""
     run = train(
         folder,
         "sdxl",
@@ -93,6 +99,8 @@ def test_adapters_of_sdxl_and_its_encoders_are_diffusers_own(folder: Path) -> No
         random_flip="true",
         proportion_empty_prompts=0.2,
         cache_latents="true",
+        aspect_ratio_buckets="true",
+        bucket_step=8,
         gradient_checkpointing="true",
         gradient_accumulation_steps=2,
         validation_prompt="a handwritten one",
@@ -110,6 +118,7 @@ def test_adapters_of_sdxl_and_its_encoders_are_diffusers_own(folder: Path) -> No
     assert same_picture(ours, theirs, "a handwritten one") > 2 >= before, "the adapter changes the picture"
     adapted = load_engine(folder / "sdxl", "cpu", lora=run / "checkpoint-2")
     assert same_picture(adapted.model, theirs, "a handwritten one") <= 2
+    assert all(line["tflops"] > 0 for line in metrics(run) if "loss" in line)
     gallery = json.loads((run / "gallery.json").read_text())
     assert {one["task"] for one in gallery} == {"step 1", "step 2"}
     assert "Generated pictures" in (run / "report.html").read_text()
@@ -164,6 +173,8 @@ def _values(parameter: Any) -> np.ndarray:
     [
         ({"resolution": 30, "train_data_dir": "pictures"}, "multiple of"),
         ({"train_data_dir": "nowhere"}, "there is no folder"),
+        ({"train_data_dir": "lacking"}, "lacks 1: 0.png (line 1)"),
+        ({"train_data_dir": "pictures", "pretrained_model_name_or_path": "misfit"}, "follows a flow"),
         ({"train_data_dir": "pictures", "caption_column": "words"}, "no column 'words'"),
         ({}, "expected one of train_data_dir"),
         ({"train_data_dir": "pictures", "packing": "true"}, "packing has no say"),
@@ -186,6 +197,7 @@ def test_bad_input_is_one_line(folder: Path, keys: dict[str, Any], says: str, ca
         values = {"unet.conv.lora_A.weight": np.zeros((2, 2), np.float32)}
         save_file(values, folder / "wrong/pytorch_lora_weights.safetensors")
     named = ("train_data_dir", "instance_data_dir", "pretrained_vae_model_name_or_path", "lora_path")
+    named = (*named, "pretrained_model_name_or_path")
     given = {key: folder / value if key in named else value for key, value in keys.items()}
     assert main(words(folder, "sd15", "refused", **given)) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 
 from mix_core.models.diffusion.network import load_network
+from tests.parity.agreement import note
 
 OUTPUTS, GRADIENTS = 1e-5, 1e-4
 """Limits: relative in norm."""
@@ -159,7 +160,7 @@ def as_theirs(given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def assert_gradients(
-    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], still: tuple[str, ...] = ()
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], still: tuple[str, ...] = (), *, kind: str
 ) -> None:
     """Every parameter's within the limit; those that end as one of `still` are zero but for rounding."""
     assert set(ours) == set(theirs)
@@ -169,4 +170,5 @@ def assert_gradients(
             assert max(np.linalg.norm(gradient), np.linalg.norm(ours[name])) < 1e-6 * whole, name
             continue
         assert np.linalg.norm(gradient) > 1e-6 * whole, f"{name} does not learn"
-        assert np.linalg.norm(ours[name] - gradient) <= GRADIENTS * np.linalg.norm(gradient), name
+        away = float(np.linalg.norm(ours[name] - gradient) / np.linalg.norm(gradient))
+        assert note(f"{kind}, gradients", away) <= GRADIENTS, name

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="live parity needs torch")
 
 import paddle  # noqa: E402
 
+from tests.parity.agreement import note  # noqa: E402
 from tests.parity.diffusion_peer import (  # noqa: E402
     GRADIENTS,
     OUTPUTS,
@@ -71,11 +72,11 @@ def both(pair: Peers, **size: int) -> tuple[Any, Any, dict[str, Any], dict[str, 
 def test_output_and_gradients(peers, kind: str) -> None:
     pair: Peers = peers(kind)
     found, expected, ours, theirs = both(pair)
-    assert distance(found, expected) < OUTPUTS
+    assert note(f"{kind}, outputs", distance(found, expected)) < OUTPUTS
     for name, tensor in theirs.items():
         if tensor.grad is not None and name not in ("timestep", "time_ids"):
             assert distance(ours[name].grad.numpy(), tensor.grad.numpy()) < GRADIENTS, name
-    assert_gradients(*pair.gradients(), STILL[kind])
+    assert_gradients(*pair.gradients(), STILL[kind], kind=kind)
 
 
 @pytest.mark.parametrize("kind", [slow("SD 1.5"), slow("SDXL"), "SD3.5"])
@@ -132,9 +133,9 @@ def test_autoencoder_both_ways(peers, kind: str) -> None:
 
     assert distance(got.mean, wanted.mean) < OUTPUTS
     assert distance(got.log_variance, wanted.logvar) < OUTPUTS
-    assert distance(found, expected) < OUTPUTS
+    assert note(f"{kind}, outputs", distance(found, expected)) < OUTPUTS
     assert distance(ours.grad.numpy(), theirs.grad.numpy()) < GRADIENTS
-    assert_gradients(*pair.gradients(), STILL_VAE)
+    assert_gradients(*pair.gradients(), STILL_VAE, kind=kind)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 9, 7), slow((1, 4, 4, 10)), slow((1, 4, 5, 4))])

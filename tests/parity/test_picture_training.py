@@ -29,7 +29,7 @@ from mix_core.training.optimizer import AdamW
 from mix_core.training.pictures.folders import load_parts, published_name
 from mix_core.training.pictures.model import PictureLearner
 from mix_core.training.pictures.objective import objective_of, trained_schedule
-from mix_core.training.pictures.session import PictureCounter
+from mix_core.training.pictures.operations import PictureCounter
 from mix_core.training.schedule import schedule_of
 from mix_core.training.stream import StepBatches
 from tests.parity.picture_peer import NOISE, make_whole_pipeline
@@ -66,7 +66,7 @@ def our_losses(folder: Path, kind: str) -> tuple[list[float], FlowEuler | None]:
     for name, parameter in model.named_parameters():
         parameter.stop_gradient = not published_name(name).startswith(part)
     model.settle()
-    options = {"max_grad_norm": 1.0, "seed": SEED, "counter": PictureCounter(pictures.geometry)}
+    options = {"max_grad_norm": 1.0, "seed": SEED, "counter": PictureCounter(pictures.geometry, model)}
     stepper = Stepper(model, AdamW(model), schedule_of(config, STEPS), **options)
     losses = []
     for step in range(1, STEPS + 1):

@@ -22,7 +22,8 @@ from mix_core.models.common.lora import (
     of_name,
     use_adapter,
 )
-from mix_core.models.diffusion.adapter_files import StoredPart, StoredPictureAdapter
+from mix_core.models.diffusion.adapter_files import StoredPart, StoredPictureAdapter, flat_names
+from mix_core.models.diffusion.single_file import original_unet_names
 
 _INSIDE = "text_model."
 """What newer files leave out of a text encoder's names."""
@@ -70,7 +71,7 @@ class PictureAdapters:
         made_for = f"{adapter.file} is an adapter for another model"
         if part not in self.maps:
             raise WeightsError(f"{made_for}: it changes a {part}, and {title} has {', '.join(self.maps)}")
-        by_name = {one.name: one for one in self.maps[part]}
+        by_name = self._by_name(part, flat=adapter.parts[part].flat)
         found: dict[str, LinearMap] = {}
         for module, kinds in adapter.parts[part].maps.items():
             one = by_name.get(module) or by_name.get(_INSIDE + module)
@@ -86,6 +87,14 @@ class PictureAdapters:
                 )
             found[module] = one
         return found
+
+    def _by_name(self, part: str, *, flat: bool) -> dict[str, LinearMap]:
+        """The maps of a part by the names that a file has for them; `flat`: kohya's."""
+        by_name = {one.name: one for one in self.maps[part]}
+        if not flat:
+            return by_name
+        original = original_unet_names(self.model.network.config) if part == "unet" else None
+        return {name: by_name[module] for name, module in flat_names(by_name, original).items()}
 
 
 @paddle.no_grad()

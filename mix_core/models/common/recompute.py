@@ -96,3 +96,44 @@ def recompute(layer: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         x = x.detach()
         x.stop_gradient = False
     return _Recompute.apply(x, layer, rest)
+
+
+def applied(layer: Callable[..., Any], make: Callable[[Tensor], Tensor] | None, x: Tensor) -> Any:
+    """``layer(make(x))`` that keeps x in place of what `make` made of it; None: ``layer(x)``.
+
+    For a norm or an activation before a product: it costs little to do again going backward, and the product
+    keeps what it multiplies. `make` draws nothing and gives the same again. The graph may go back once.
+    """
+    if make is None or not paddle.is_grad_enabled():
+        return layer(x if make is None else make(x))
+    made = make(x)
+    place, source = made.data_ptr(), x.detach()
+
+    def pack(tensor: Tensor) -> _Kept:
+        """What the tensor is made of again, and its shape; or the tensor itself."""
+        return _Kept(source, tensor.shape) if tensor.data_ptr() == place else _Kept(tensor.detach())
+
+    def unpack(kept: _Kept) -> Tensor:
+        """A tensor whose memory Paddle takes over."""
+        tensor, shape = kept.take()
+        if shape is None:
+            return tensor
+        with paddle.no_grad():
+            return make(tensor).reshape(shape)
+
+    with paddle.autograd.saved_tensors_hooks(pack, unpack):
+        return layer(made)
+
+
+class _Kept:
+    """No list or tuple, whose items Paddle would take for tensors of a PyLayer."""
+
+    def __init__(self, tensor: Tensor, shape: list[int] | None = None) -> None:
+        self._pair: Any = (tensor, shape)
+
+    def take(self) -> tuple[Tensor, list[int] | None]:
+        """Once: Paddle drops what was packed with the whole graph only, and memory would stay until then."""
+        pair, self._pair = self._pair, None
+        if pair is None:
+            raise RuntimeError("a graph with `applied` goes back once; run its forward pass again")
+        return pair

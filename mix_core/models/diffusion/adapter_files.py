@@ -1,9 +1,13 @@
-"""Adapters of text-to-image models in diffusers' layout: `pytorch_lora_weights.safetensors`.
+"""Adapters of text-to-image models in diffusers' layout, `pytorch_lora_weights.safetensors`, and in kohya's.
 
 A name is PART.MODULE.KIND: the part is the network's or a text encoder's sub-folder, the kind PEFT's
 (`lora_A.weight`, `lora_B.weight`, `lora_magnitude_vector`) or an older one (`lora.down.weight`,
 `lora_linear_layer.down.weight`, `processor.to_q_lora.down.weight`). The header may hold PEFT's configuration
 of each part. Without it, and without numbers called `alpha`, an adapter has the scale 1.
+
+kohya's sd-scripts write `lora_unet_MODULE`, `lora_te_MODULE` (SDXL: `lora_te1_`, `lora_te2_`) with
+`.lora_down.weight`, `.lora_up.weight` and `.alpha`, and MODULE with underscores for dots: diffusers' name or,
+in SDXL, the original one. Only the model can tell which module that is (`flat_names`).
 
 This module imports no paddle. Shapes: I input features, O output features, R rank.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,10 @@ _KIND = re.compile(
     r"|(?P<alpha>(?:network_)?alpha)"
     r")"
 )
+_FLAT = re.compile(
+    r"lora_(?P<part>unet|te1?|te2)_(?P<module>[^.]+)\.(?P<kind>lora_down\.weight|lora_up\.weight|alpha)"
+)
+_FLAT_PARTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 _OLDEST = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """Of a text encoder's maps, in the oldest files."""
 
@@ -46,6 +55,8 @@ class StoredPart:
     """Of modules for which the file has a number."""
     config: dict[str, Any]
     """PEFT's configuration, {} where the header has none."""
+    flat: bool = False
+    """Whether modules bear kohya's names, with underscores for dots."""
 
     @property
     def dora(self) -> bool:
@@ -94,33 +105,63 @@ def read_picture_adapter(path: str | Path) -> StoredPictureAdapter:
     file = adapter_file(path)
     maps: dict[str, dict[str, dict[str, StoredTensor]]] = {}
     alphas: dict[str, dict[str, float]] = {}
-    for name, tensor in read_header(file).items():
-        part, _, inner = name.partition(".")
-        found = _KIND.fullmatch(inner.replace(".processor.", "."))
-        if part not in PARTS or found is None:
+    header = read_header(file)
+    flat = any(_FLAT.fullmatch(name) for name in header)
+    for name, tensor in header.items():
+        found = _flat_name(name) if flat else _dotted_name(name)
+        if found is None:
             raise WeightsError(
                 f"{file} holds {name}; expected names as diffusers writes them, {'., '.join(PARTS[:3])}. and "
-                "a linear map's lora_A.weight or lora_B.weight"
+                "a linear map's lora_A.weight or lora_B.weight, or kohya's, lora_unet_ and "
+                ".lora_down.weight, .lora_up.weight or .alpha"
             )
-        module = _module(part, found["module"])
-        if found["alpha"]:
+        part, module, kind = found
+        if kind is None:
             alphas.setdefault(part, {})[module] = float(tensor.read_float32().reshape(-1)[0])
-            continue
-        kind = (
-            MAGNITUDE
-            if found["magnitude"]
-            else DOWN
-            if found["old"] == "down" or found["new"] == "lora_A"
-            else UP
-        )
-        maps.setdefault(part, {}).setdefault(module, {})[kind] = _two_axes(name, kind, tensor)
+        else:
+            maps.setdefault(part, {}).setdefault(module, {})[kind] = _two_axes(name, kind, tensor)
     if not maps:
         raise WeightsError(f"{file} holds no adapter")
     configs = _configs(file)
-    parts = {part: StoredPart(own, alphas.get(part, {}), configs.get(part, {})) for part, own in maps.items()}
+    parts = {
+        part: StoredPart(own, alphas.get(part, {}), configs.get(part, {}), flat) for part, own in maps.items()
+    }
     for part, one in parts.items():
         _check(file, part, one)
     return StoredPictureAdapter(file, parts)
+
+
+def _dotted_name(name: str) -> tuple[str, str, str | None] | None:
+    """Part, module and kind (None: its alpha) by diffusers' names; None for any other."""
+    part, _, inner = name.partition(".")
+    found = _KIND.fullmatch(inner.replace(".processor.", "."))
+    if part not in PARTS or found is None:
+        return None
+    kind = DOWN if found["old"] == "down" or found["new"] == "lora_A" else UP
+    kind = MAGNITUDE if found["magnitude"] else kind
+    return part, _module(part, found["module"]), None if found["alpha"] else kind
+
+
+def _flat_name(name: str) -> tuple[str, str, str | None] | None:
+    """The same by kohya's names; the module is as it stands there."""
+    found = _FLAT.fullmatch(name)
+    if found is None:
+        return None
+    kind = {"lora_down.weight": DOWN, "lora_up.weight": UP, "alpha": None}[found["kind"]]
+    return _FLAT_PARTS[found["part"]], found["module"], kind
+
+
+def flat_names(modules: Iterable[str], original: Callable[[str], str] | None = None) -> dict[str, str]:
+    """kohya's name -> the module's, of modules of one part.
+
+    `original`: the authors' name of a parameter, where files may have that.
+    """
+    found = {}
+    for module in modules:
+        found[module.replace(".", "_")] = module
+        if original is not None:
+            found[original(f"{module}.weight").removesuffix(".weight").replace(".", "_")] = module
+    return found
 
 
 def _module(part: str, module: str) -> str:

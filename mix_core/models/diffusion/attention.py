@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.layers import LayerNorm, Linear, residual, weights_and_biases
+from mix_core.models.common.recompute import applied, recompute
 from mix_core.models.diffusion.layers import GroupNorm
 from mix_core.ops.dtypes import cast
 
@@ -31,12 +32,16 @@ class Attention(nn.Layer):
         self.to_v = Linear(context or width, width, bias)
         self.to_out = nn.LayerList([Linear(width, width, True)])
 
-    def forward(self, x_BSD: Tensor, context_BMD: Tensor | None = None) -> Tensor:
-        maps = (self.to_q, self.to_k, self.to_v)
+    def forward(
+        self, x_BSD: Tensor, context_BMD: Tensor | None = None, *, norm: nn.Layer | None = None
+    ) -> Tensor:
+        """`norm`: what x passes first."""
         if context_BMD is None:
-            q, k, v = ops.qkv(x_BSD, *weights_and_biases(maps))
+            maps = weights_and_biases((self.to_q, self.to_k, self.to_v))
+            q, k, v = applied(lambda normed_BSD: ops.qkv(normed_BSD, *maps), norm, x_BSD)
         else:
-            q, k, v = self.to_q(x_BSD), self.to_k(context_BMD), self.to_v(context_BMD)
+            q = applied(self.to_q, norm, x_BSD)
+            k, v = self.to_k(context_BMD), self.to_v(context_BMD)
         out = ops.attention(*(split_heads(one, self.heads) for one in (q, k, v)), causal=False)
         return self.to_out[0](out.reshape(x_BSD.shape))
 
@@ -54,9 +59,15 @@ class GEGLU(nn.Layer):
         super().__init__()
         self.proj = Linear(width, 2 * inner, True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).split(2, axis=-1)
-        return value * ops.gelu(gate)
+    @staticmethod
+    def activated(projected: Tensor) -> Tensor:
+        """Of what `proj` gives; for going backward that alone is kept."""
+        return _gated(projected) if projected.stop_gradient else recompute(_gated, projected)
+
+
+def _gated(projected: Tensor) -> Tensor:
+    value, gate = projected.split(2, axis=-1)
+    return value * ops.gelu(gate)
 
 
 class GELU(nn.Layer):
@@ -66,8 +77,10 @@ class GELU(nn.Layer):
         super().__init__()
         self.proj = Linear(width, inner, True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.gelu(self.proj(x), "tanh")
+    @staticmethod
+    def activated(projected: Tensor) -> Tensor:
+        """Of what `proj` gives."""
+        return ops.gelu(projected, "tanh")
 
 
 class FeedForward(nn.Layer):
@@ -77,8 +90,10 @@ class FeedForward(nn.Layer):
         super().__init__()
         self.net = nn.LayerDict({"0": gate(width, 4 * width), "2": Linear(4 * width, width, True)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net["2"](self.net["0"](x))
+    def forward(self, x: Tensor, *, norm: nn.Layer | None = None) -> Tensor:
+        """`norm`: what x passes first."""
+        gate = self.net["0"]
+        return applied(self.net["2"], gate.activated, applied(gate.proj, norm, x))
 
 
 class TransformerBlock(nn.Layer):
@@ -91,9 +106,9 @@ class TransformerBlock(nn.Layer):
         self.norm3, self.ff = LayerNorm(width, EPS), FeedForward(width, GEGLU)
 
     def forward(self, x_BSD: Tensor, context_BMD: Tensor) -> Tensor:
-        x_BSD = residual(x_BSD, self.attn1(self.norm1(x_BSD)))
-        x_BSD = residual(x_BSD, self.attn2(self.norm2(x_BSD), context_BMD))
-        return residual(x_BSD, self.ff(self.norm3(x_BSD)))
+        x_BSD = residual(x_BSD, self.attn1(x_BSD, norm=self.norm1))
+        x_BSD = residual(x_BSD, self.attn2(x_BSD, context_BMD, norm=self.norm2))
+        return residual(x_BSD, self.ff(x_BSD, norm=self.norm3))
 
 
 class SpatialTransformer(nn.Layer):
@@ -113,11 +128,14 @@ class SpatialTransformer(nn.Layer):
         self.proj_out = Linear(channels, channels, True)
 
     def forward(self, x_BCHW: Tensor, context_BMD: Tensor) -> Tensor:
-        tokens_BSC = self.proj_in(to_tokens(self.norm(x_BCHW)))
+        tokens_BSC = applied(self.proj_in, self._normed, x_BCHW)
         tokens_BSC = cast(tokens_BSC, x_BCHW.dtype)
         for block in self.transformer_blocks:
             tokens_BSC = block(tokens_BSC, context_BMD)
         return residual(x_BCHW, to_map(self.proj_out(tokens_BSC), x_BCHW.shape))
+
+    def _normed(self, x_BCHW: Tensor) -> Tensor:
+        return to_tokens(self.norm(x_BCHW))
 
 
 def to_tokens(x_BCHW: Tensor) -> Tensor:

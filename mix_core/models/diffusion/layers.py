@@ -57,6 +57,10 @@ class GroupNorm(nn.Layer):
         """With `silu`, the result times its sigmoid."""
         return ops.group_norm(x_BCHW, self.groups, self.weight, self.bias, self.eps, silu=silu)
 
+    def with_silu(self, x_BCHW: Tensor) -> Tensor:
+        """The result times its sigmoid."""
+        return self(x_BCHW, silu=True)
+
 
 class TwoMaps(nn.Layer):
     """``linear_2(silu(linear_1(x)))``, x (..., inputs) -> (..., outputs)."""

@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from mix_core.models.common.layers import Linear, residual
+from mix_core.models.common.recompute import applied
 from mix_core.models.diffusion.layers import Conv2D, GroupNorm, pointwise
 from mix_core.ops.dtypes import cast, widened
 
@@ -26,8 +27,8 @@ class ResNetBlock(nn.Layer):
     def forward(self, x_BCHW: Tensor, activated_BE: Tensor | None = None) -> Tensor:
         """`activated_BE`: silu of the embedding, which is the same for all blocks."""
         shift_BC = None if self.time_emb_proj is None else self.time_emb_proj(activated_BE)
-        h_BCHW = self.conv1(self.norm1(x_BCHW, silu=True), shift_BC)
-        h_BCHW = self.conv2(self.norm2(h_BCHW, silu=True))
+        h_BCHW = applied(lambda normed: self.conv1(normed, shift_BC), self.norm1.with_silu, x_BCHW)
+        h_BCHW = applied(self.conv2, self.norm2.with_silu, h_BCHW)
         if self.conv_shortcut is not None:
             x_BCHW = cast(self.conv_shortcut(x_BCHW), x_BCHW.dtype)
         return residual(x_BCHW, h_BCHW)

@@ -143,6 +143,11 @@ def _with_inputs(config: dict[str, Any], own: Mapping[str, StoredTensor]) -> dic
 def _names(class_name: str, config: Any) -> Callable[[str], str]:
     if class_name == "AutoencoderKL":
         return vae_names(len(config.block_out_channels))
+    return original_unet_names(config)
+
+
+def original_unet_names(config: Any) -> Callable[[str], str]:
+    """Published name of a parameter -> the original one, for a U-Net of this configuration."""
     attends = tuple(kind.startswith("CrossAttn") for kind in config.up_block_types)
     return unet_names(config.layers_per_block, attends)
 

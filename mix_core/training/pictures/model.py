@@ -53,6 +53,8 @@ class PictureLearner(nn.Layer):
         self._told: dict[str, Conditioning] = {}
         """Of single prompts, while no text encoder learns."""
         self.encoders_learn = False
+        self.text_tokens = 0
+        """Of a prompt in the network, once it was told one."""
 
     @property
     def network(self) -> Any:
@@ -103,6 +105,7 @@ class PictureLearner(nn.Layer):
         clean = self.encoder(batch, random.seed, random.step)
         drawn = self.objective.noised(clean, random.seed, random.step, random.samples)
         told = Told(self.told(batch["prompts"]), paddle.to_tensor(batch["time_ids"]))
+        self.text_tokens = told.text.embeds.shape[1]
         output = self.family.call(self.network, drawn.inputs, drawn.timesteps, told)
         return self._summed(weighted_errors(output, drawn.target, drawn.weights), batch["labels"])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mix_core.data.captions import CSV, JSONL, PICTURES, CaptionedPicture, read_captions
 from mix_core.data.digit_captions import ensure_captioned_digits
 from mix_core.data.hub_pictures import fetch_pictures
+from mix_core.data.parquet_pictures import parquet_files, pictures_of_parquet
 from mix_core.errors import ConfigError, DataError
 from mix_core.training.record import data_record
 from mix_core.training.rows import cache_folder
@@ -76,11 +77,12 @@ def _folder(config: RunConfig) -> Path:
         )
     if config.bundled_data is not None:
         return ensure_captioned_digits(cache_folder(config) / "captioned_digits")
-    if config.train_data_dir is not None:
-        return Path(config.train_data_dir).expanduser()
-    name = config.dataset_name or ""
+    name = config.train_data_dir or config.dataset_name or ""
     folder = Path(name).expanduser()
-    return folder if folder.is_dir() else fetch_pictures(name, config.revision)
+    if config.train_data_dir is None and not folder.is_dir():
+        folder = fetch_pictures(name, config.revision)
+    files = parquet_files(folder)
+    return pictures_of_parquet(files, cache_folder(config)) if files else folder
 
 
 def _dreambooth(config: RunConfig, prompts: list[str]) -> PictureRows:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mix_core.inference.text_to_image.geometry import Geometry
 from mix_core.inference.text_to_image.sources import FolderSource
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.schedulers.flow import FlowEuler
@@ -21,10 +19,10 @@ from mix_core.training.pictures.folders import family_of, load_parts, published_
 from mix_core.training.pictures.made import Gallery, make_pictures, score_digits
 from mix_core.training.pictures.model import PictureLearner
 from mix_core.training.pictures.objective import objective_of, trained_schedule
+from mix_core.training.pictures.operations import PictureCounter
 from mix_core.training.pictures.stream import PictureStream
 from mix_core.training.session import Session
 from mix_core.training.snapshot import Progressed
-from mix_core.training.throughput import Counted, Counter
 
 if TYPE_CHECKING:
     from mix_core.models.registry import ModelFamily
@@ -36,19 +34,6 @@ class Nothing:
 
     def save(self, folder: Path) -> None:
         """There is nothing to write."""
-
-
-class PictureCounter(Counter):
-    """Counts samples and their tokens; operations of these models have no outline yet."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        super().__init__(None)
-        self.geometry = geometry
-
-    def count(self, passes: Iterable[Mapping[str, Any]]) -> Counted:
-        shapes = [batch["pixels"].shape for batch in passes]
-        places = sum(B * self.geometry.tokens(height, width) for B, _, height, width in shapes)
-        return Counted(sum(shape[0] for shape in shapes), places)
 
 
 class PictureSession(Session):
@@ -121,7 +106,7 @@ class PictureSession(Session):
 
     def _start_measuring(self, family: ModelFamily, model_config: Any, learning: list[str]) -> None:
         super()._start_measuring(family, model_config, learning)
-        self.counter = PictureCounter(self.parts_of_model.geometry)
+        self.counter = PictureCounter(self.parts_of_model.geometry, self.model)
 
     def _open_stream(self, source: Path, reached: Progressed, start: Path | None) -> PictureStream:
         kept = ensure_class_pictures(self.model.pictures, self.config, self.rows, self.ranks, self.side)

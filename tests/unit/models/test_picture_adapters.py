@@ -7,12 +7,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 
 from mix_core.errors import WeightsError
 from mix_core.models.common.adapter_files import DOWN, MAGNITUDE, UP
+from mix_core.models.common.lora import linear_maps
 from mix_core.models.common.tensor_files import Outgoing, write_file
-from mix_core.models.diffusion.adapter_files import FILE, METADATA, read_picture_adapter
+from mix_core.models.diffusion.adapter_files import FILE, METADATA, flat_names, read_picture_adapter
+from mix_core.models.diffusion.network import network
+from mix_core.models.diffusion.published import SD15_UNET, SDXL_UNET
+from mix_core.models.diffusion.single_file import original_unet_names
 
 DOWN_SHAPE, UP_SHAPE = (2, 6), (4, 2)
 MODULE = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -78,6 +83,41 @@ def pair(name: str = f"unet.{MODULE}.to_q") -> dict[str, tuple[int, ...]]:
     return {f"{name}.lora_A.weight": DOWN_SHAPE, f"{name}.lora_B.weight": UP_SHAPE}
 
 
+def flat(name: str = "lora_unet_mid_block_proj_in") -> dict[str, tuple[int, ...]]:
+    return {f"{name}.lora_down.weight": DOWN_SHAPE, f"{name}.lora_up.weight": UP_SHAPE, f"{name}.alpha": (1,)}
+
+
+def test_names_of_kohya(tmp_path: Path) -> None:
+    names = ("lora_unet_mid_block_proj_in", "lora_te1_text_model_q_proj", "lora_te2_text_model_q_proj")
+    tensors = {key: shape for name in names for key, shape in flat(name).items()}
+    found = read_picture_adapter(write(tmp_path, tensors))
+    assert list(found.parts) == ["unet", "text_encoder", "text_encoder_2"]
+    part = found.parts["unet"]
+    assert (
+        part.flat and part.scale("mid_block_proj_in") == 1.5
+    )  # the third number written is 3, and the rank 2
+    assert list(read_picture_adapter(write(tmp_path, flat("lora_te_q_proj"))).parts) == ["text_encoder"]
+
+
+def test_flat_names_have_one_module_each() -> None:
+    """Of the published U-Nets: no two modules share a name without dots, the original ones included."""
+    for config in (SD15_UNET, SDXL_UNET):
+        kind = network("UNet2DConditionModel")
+        with paddle.LazyGuard():
+            model = kind.build(kind.config_from_dict(config))
+        modules = [one.name for one in linear_maps(model)]
+        original = original_unet_names(model.config)
+        names = flat_names(modules, original)
+        assert (
+            len(names)
+            == len({*names.values()}) * 2
+            == len(modules) * 2
+            - sum(name == original(f"{name}.weight").removesuffix(".weight") for name in modules)
+        )
+    module = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert names["input_blocks_4_1_transformer_blocks_0_attn1_to_q"] == module
+
+
 def test_the_scale_of_a_file(tmp_path: Path) -> None:
     module = f"{MODULE}.to_q"
     alpha = read_picture_adapter(write(tmp_path, {**pair(), f"unet.{module}.alpha": (1,)}))
@@ -113,13 +153,15 @@ def test_a_run_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"lora_unet_mid_block.lora_down.weight": (2, 6)}, "expected names as diffusers writes them"),
+        ({"lora_unet_mid_block.lora_down.weight": (2, 6)}, r"unet\.mid_block lacks or has too much: lora_B"),
+        ({"lora_unet_mid_block.hada_w1_a": (2, 6)}, "expected names as diffusers writes them.* or kohya's"),
+        ({**flat(), **pair()}, "holds unet.* expected names"),
         ({f"unet.{MODULE}.to_q.lora_A.weight": (2, 6)}, r"to_q lacks or has too much: lora_B\.weight"),
         ({**pair(), f"unet.{MODULE}.to_q.lora_B.weight": (4, 3)}, r"lora_A of shape \(2, 6\) and lora_B of"),
         ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3)}, "only linear maps' adapters are built"),
         ({}, "holds no adapter"),
     ],
-    ids=["kohya", "half", "ranks", "convolution", "empty"],
+    ids=["half of kohya's", "LyCORIS", "both", "half", "ranks", "convolution", "empty"],
 )
 def test_what_is_refused(tmp_path: Path, tensors: dict[str, tuple[int, ...]], says: str) -> None:
     with pytest.raises(WeightsError, match=says):
