@@ -45,14 +45,21 @@ def run_suite(folder: Path, defect: Defect, *words: str, niceness: int = 0) -> R
     return conform(folder, *words, defect=name, faults=defect.faults, niceness=niceness)
 
 
+def red(report: dict[str, Any]) -> list[str]:
+    return [case["id"] for case in report["cases"] if case["status"] == "failed"]
+
+
 def run_up_to_red(folder: Path, defect: Defect, niceness: int = 0) -> list[Run]:
-    """The suite up to where it turns red, then the named cases that it did not come to, by themselves."""
+    """The suite up to where it turns red, then the named cases that were not red in it, by themselves.
+
+    Those are the ones behind the first red process, and what a fault that strikes once has spared.
+    """
     run = run_suite(folder, defect, "--fail-fast", niceness=niceness)
-    ran = [case["id"] for case in run[1]["cases"]]
-    beyond = [name for name in defect.caught_by if not any(fnmatchcase(case, name) for case in ran)]
-    if not beyond:
+    failed = red(run[1])
+    spared = [name for name in defect.caught_by if not any(fnmatchcase(case, name) for case in failed)]
+    if not spared:
         return [run]
-    words = [word for name in beyond for word in ("--case", name)]
+    words = [word for name in spared for word in ("--case", name)]
     (alone := folder / "alone").mkdir()
     return [run, run_suite(alone, defect, *words, niceness=niceness)]
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 from fnmatch import fnmatchcase
-from typing import Any
 
 import pytest
 
 from mix_core.device import native
 from tests.conformance_meta.defects import DEFECTS, HARMLESS, Defect
-from tests.conformance_meta.suite_runs import conform
+from tests.conformance_meta.suite_runs import conform, red
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 TABLE = os.environ.get("MIX_DEFECTS_REPORT")
 """A file to append `defect -> cases that caught it` to, for the report of CI."""
-
-
-def red(report: dict[str, Any]) -> list[str]:
-    return [case["id"] for case in report["cases"] if case["status"] == "failed"]
 
 
 def require_named(defect: Defect, failed: list[str], said: str) -> None:
@@ -49,8 +44,7 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
 @pytest.mark.stops_at_red
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name.replace(" ", "_"))
 def test_the_suite_catches_the_defect(whole_run, defect):
-    """It turns red, and so do the named cases, whatever ran before them; those beyond the first red process
-    are run by themselves."""
+    """It turns red, and so do the named cases: there, or by themselves where they were not."""
     (code, report, said), *alone = whole_run
     failed = red(report)
     assert (code, bool(failed), report["complete"]) == (1, True, False), said
