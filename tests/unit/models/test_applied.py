@@ -44,18 +44,21 @@ def test_the_same_gradients_with_less_kept(made: Callable[..., Any]) -> None:
     layer.weight.set_value(rng.standard_normal(layer.weight.shape, dtype=np.float32) * 0.05)
     source = rng.standard_normal(shape, dtype=np.float32)
     parameters = [*norm.parameters(), *layer.parameters()]
-    found, kept = [], []
-    for how in (plain, applied):
+
+    def run(how: Callable[..., Any]) -> tuple[list[np.ndarray], int]:
         given = paddle.to_tensor(source)
         given.stop_gradient = False
         x = given * 1.0
         before = core.host_memory_stat_current_value("Allocated", 0)
         out = how(layer, make, x)
-        kept.append(core.host_memory_stat_current_value("Allocated", 0) - before)
+        kept = core.host_memory_stat_current_value("Allocated", 0) - before
         paddle.mean(paddle.square(out)).backward()
-        found.append([out.numpy(), given.grad.numpy(), *(one.grad.numpy() for one in parameters)])
+        found = [out.numpy(), given.grad.numpy(), *(one.grad.numpy() for one in parameters)]
         for one in parameters:
             one.clear_gradient()
+        return found, kept
+
+    found, kept = zip(run(plain), run(applied))
     for first, second in zip(*found):
         np.testing.assert_array_equal(first, second)
     assert kept[0] - kept[1] == pytest.approx(source.nbytes, rel=0.05), "what was normed is not kept"
