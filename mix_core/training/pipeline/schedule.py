@@ -3,8 +3,8 @@
 With one piece a stage it is 1F1B (Narayanan et al., "PipeDream: Generalized Pipeline Parallelism for DNN
 Training", 2019): a stage goes back as soon as it can, and is ahead of that by no more passes than there are
 stages after it. With several pieces a stage it is the interleaved form (Narayanan et al., "Efficient
-Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", 2021), which takes passes in groups of
-as many as there are stages; here the last group may be smaller.
+Large-Scale Language Model Training", 2021, on Megatron-LM), which takes passes in groups of as many as there
+are stages; here the last group may be smaller.
 
 The order is found by playing the step through, all stages at once, with equal times. The moments at which
 messages are ready then put all messages in one order, and every stage sends and receives its own in that
