@@ -304,17 +304,7 @@ def load(
         DeviceError: the device cannot be used, or paddle was imported before its settings were in place.
     """
     dtype = checked_dtype(dtype)
-    if weights is not None and weights not in WEIGHTS:
-        raise BadInputError(f"weights is {weights!r}, expected {', '.join(WEIGHTS)}, or nothing for {dtype}")
-    if weights is not None and dtype != "float32":
-        raise BadInputError(
-            f"weights is {weights} and dtype is {dtype}; {weights} weights need dtype float32"
-        )
-    if weights is not None and lora:
-        raise BadInputError(
-            f"weights is {weights} and there is an adapter; merge it first (mix-core merge-lora), or leave "
-            "weights out"
-        )
+    _check_weights(weights, dtype, bool(lora))
     folder = Path(path) if is_picture_model(path) else resolve_model_folder(path, revision)
     how: dict[str, Any] = {"simulate": simulate, "kernels": kernels, "allow_reexec": allow_reexec}
     if is_picture_model(folder):
@@ -349,3 +339,20 @@ def load(
         adapters=adapters,
         templates=templates_of(stored, processor),
     )
+
+
+def _check_weights(weights: str | None, dtype: str, lora: bool) -> None:
+    """Raise BadInputError for rounded weights that there are not, or that do not go with the rest."""
+    if weights is None:
+        return
+    if weights not in WEIGHTS:
+        raise BadInputError(f"weights is {weights!r}, expected {', '.join(WEIGHTS)}, or nothing for {dtype}")
+    if dtype != "float32":
+        raise BadInputError(
+            f"weights is {weights} and dtype is {dtype}; {weights} weights need dtype float32"
+        )
+    if lora:
+        raise BadInputError(
+            f"weights is {weights} and there is an adapter; merge it first (mix-core merge-lora), or leave "
+            "weights out"
+        )
