@@ -265,23 +265,6 @@ class Engine:
                 self.model.train()
 
 
-def _check_weights(weights: str | None, dtype: str, lora: Adapters | None) -> None:
-    """Whether weights of that kind go with the rest. Raises BadInputError."""
-    if weights is None:
-        return
-    if weights not in WEIGHTS:
-        raise BadInputError(f"weights is {weights!r}, expected {', '.join(WEIGHTS)}, or nothing for {dtype}")
-    if dtype != "float32":
-        raise BadInputError(
-            f"weights is {weights} and dtype is {dtype}; {weights} weights need dtype float32"
-        )
-    if lora:
-        raise BadInputError(
-            f"weights is {weights} and there is an adapter; merge it first (mix-core merge-lora), or leave "
-            "weights out"
-        )
-
-
 def load(
     path: str | Path,
     device: str | None = None,
@@ -300,8 +283,7 @@ def load(
 ) -> Engine | PictureEngine:
     """Load a model folder, a training checkpoint or a hub name, ready to answer or to draw.
 
-    A folder with model_index.json, or a safetensors file, is a text-to-image model and gives a
-    `PictureEngine`; any other an `Engine`.
+    A folder with model_index.json, or a safetensors file, draws: a `PictureEngine`; any other an `Engine`.
 
     Args:
         device: `cpu`, `NAME`, `NAME:INDEX` or `auto`; None keeps the active one, else MIX_DEVICE, else auto.
@@ -315,15 +297,14 @@ def load(
             text-to-image model they are in diffusers' layout.
         vae, unet: of a text-to-image model: folders whose autoencoder and network take the place of its own.
         config: for one file with a text-to-image model: the folder that has its tokenizers.
-        tensor_parallel_degree: for ranks of a launcher, as many as they are: they share every layer of a
-            model that answers, and make the same calls.
+        tensor_parallel_degree: the number of a launcher's ranks, which share every layer and ask alike.
         allow_reexec: for commands only, see `mix_core.device.activate`.
     Raises:
         BadInputError: the folder, a file in it or the dtype cannot be used.
         DeviceError: the device cannot be used, or paddle was imported before its settings were in place.
     """
     dtype = checked_dtype(dtype)
-    _check_weights(weights, dtype, lora)
+    _check_weights(weights, dtype, bool(lora))
     folder = Path(path) if is_picture_model(path) else resolve_model_folder(path, revision)
     how: dict[str, Any] = {"simulate": simulate, "kernels": kernels, "allow_reexec": allow_reexec}
     if is_picture_model(folder):
@@ -358,3 +339,20 @@ def load(
         adapters=adapters,
         templates=templates_of(stored, processor),
     )
+
+
+def _check_weights(weights: str | None, dtype: str, lora: bool) -> None:
+    """Raise BadInputError for rounded weights that there are not, or that do not go with the rest."""
+    if weights is None:
+        return
+    if weights not in WEIGHTS:
+        raise BadInputError(f"weights is {weights!r}, expected {', '.join(WEIGHTS)}, or nothing for {dtype}")
+    if dtype != "float32":
+        raise BadInputError(
+            f"weights is {weights} and dtype is {dtype}; {weights} weights need dtype float32"
+        )
+    if lora:
+        raise BadInputError(
+            f"weights is {weights} and there is an adapter; merge it first (mix-core merge-lora), or leave "
+            "weights out"
+        )
