@@ -10,7 +10,8 @@ namespace mix::sim {
 
 namespace {
 
-constexpr auto LATE = std::chrono::milliseconds(200);
+// Long enough that a stream which does not wait comes before it on a busy machine too.
+constexpr auto LATE = std::chrono::milliseconds(500);
 
 const C_DeviceInterface& interface() {
   static const C_DeviceInterface filled = [] {
@@ -51,6 +52,8 @@ bool event_orders() {
   interface().create_stream(&place, &second);
   interface().create_event(&place, &event);
   std::atomic<bool> done{false}, came_after{false};
+  enqueue(second, [] {});
+  interface().synchronize_stream(&place, second);  // its thread is there
   enqueue(first, [&] {
     std::this_thread::sleep_for(LATE);
     done = true;

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conformance_meta.suite_runs import ASIDE, Run, Runs, conform, run_suite
+from tests.conformance_meta.suite_runs import ASIDE, Run, Runs, conform, run_suite, run_up_to_red
 
 
 def _waits(item: pytest.Item) -> bool:
@@ -42,25 +43,29 @@ def _defect(item: pytest.Item) -> Any:
 @pytest.fixture(scope="session", autouse=True)
 def whole_runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Runs, dict[str, Future[Run]]]]:
-    """The run of each test that asks for one, by the test."""
-    runs, futures = Runs(), {}
+) -> Iterator[tuple[Runs[list[Run]], dict[str, Future[list[Run]]]]]:
+    """The runs of each test that asks for the whole suite, by the test."""
+    runs, futures = Runs[list[Run]](), {}
     for item in filter(_waits, request.session.items):
         folder = tmp_path_factory.mktemp("suite")
         defect, faults = (item.callspec.params.get(name) for name in ("defect", "faults"))
-        words = ("--fail-fast",) if item.get_closest_marker("stops_at_red") else ()
         if defect is None:
-            run = partial(conform, folder, *words, faults=faults, niceness=ASIDE)
+            futures[item.nodeid] = runs.add(partial(_clean, folder, faults))
         else:
-            run = partial(run_suite, folder, defect, *words, niceness=ASIDE)
-        futures[item.nodeid] = runs.add(run)
+            futures[item.nodeid] = runs.add(partial(run_up_to_red, folder, defect, niceness=ASIDE))
     runs.start(1 if futures else 0)
     yield runs, futures
     runs.stop()
 
 
+def _clean(folder: Path, faults: str) -> list[Run]:
+    return [conform(folder, faults=faults, niceness=ASIDE)]
+
+
 @pytest.fixture
-def whole_run(request: pytest.FixtureRequest, whole_runs: tuple[Runs, dict[str, Future[Run]]]) -> Run:
+def whole_run(
+    request: pytest.FixtureRequest, whole_runs: tuple[Runs[list[Run]], dict[str, Future[list[Run]]]]
+) -> list[Run]:
     runs, futures = whole_runs
     runs.hurry()
     return futures[request.node.nodeid].result()
@@ -71,7 +76,7 @@ def named_runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Run]]]:
     """Runs of the cases that the table names, as many at a time as there are processors, by the test."""
-    runs, futures = Runs(), {}
+    runs, futures = Runs[Run](), {}
     for item in request.session.items:
         if "named_run" in getattr(item, "fixturenames", ()):
             defect = _defect(item)

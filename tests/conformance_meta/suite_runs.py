@@ -9,13 +9,15 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tests.conformance_meta.defects import Defect
 from tests.environment import ONE_THREAD, clean_environment, with_plugins
 
+T = TypeVar("T")
 Run = tuple[int, dict[str, Any], str]
 """Exit code, report and output of the command."""
 
@@ -43,18 +45,37 @@ def run_suite(folder: Path, defect: Defect, *words: str, niceness: int = 0) -> R
     return conform(folder, *words, defect=name, faults=defect.faults, niceness=niceness)
 
 
-class Runs:
+def red(report: dict[str, Any]) -> list[str]:
+    return [case["id"] for case in report["cases"] if case["status"] == "failed"]
+
+
+def run_up_to_red(folder: Path, defect: Defect, niceness: int = 0) -> list[Run]:
+    """The suite up to where it turns red, then the named cases that were not red in it, by themselves.
+
+    Those are the ones behind the first red process, and what a fault that strikes once has spared.
+    """
+    run = run_suite(folder, defect, "--fail-fast", niceness=niceness)
+    failed = red(run[1])
+    spared = [name for name in defect.caught_by if not any(fnmatchcase(case, name) for case in failed)]
+    if not spared:
+        return [run]
+    words = [word for name in spared for word in ("--case", name)]
+    (alone := folder / "alone").mkdir()
+    return [run, run_suite(alone, defect, *words, niceness=niceness)]
+
+
+class Runs(Generic[T]):
     """Runs of the suite, in order: one at a time until they are waited for, then as many as processors.
 
     A run keeps one processor busy, and most tests leave one idle for most of their time.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Future[Run], Callable[[], Run]]] = deque()
+        self._waiting: deque[tuple[Future[T], Callable[[], T]]] = deque()
         self._threads: list[Thread] = []
 
-    def add(self, run: Callable[[], Run]) -> Future[Run]:
-        future: Future[Run] = Future()
+    def add(self, run: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
         self._waiting.append((future, run))
         return future
 

@@ -200,6 +200,7 @@ def test_in_bfloat16_the_curve_ends_where_float32_ends(full_run, tmp_path, devic
     ]
     words += ["--resume", whole / "checkpoint-600", "--bf16", "--do_eval", "false"]
     data = {"MIX_CACHE": str(whole.parent / "cache"), "MIX_SIMULATE": str(int(device != "cpu"))}
+    data["OMP_NUM_THREADS"] = str(CORES)
     done = run_simulated(words, tmp_path, timeout_s=2400, **data)
     assert done.returncode == 0, done.stderr
     ends = [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import ONE_THREAD
 from tests.integration.test_packaging_wheels import ROOT, fresh_environment, run
 
 pytestmark = pytest.mark.slow
@@ -46,8 +47,8 @@ def test_the_wheel_passes_the_whole_suite_on_a_simulated_device(vendor: Path):
     empty = vendor / "empty"
     empty.mkdir()
     command = ["conformance", "--device", NAME, "--simulate", "--report", "report"]
-    cache = f"MIX_CACHE={vendor / 'cache'}"
-    run("env", cache, vendor / "v" / "bin" / "mix-core", *command, cwd=empty, timeout=LIMIT_S)
+    variables = [f"{name}={value}" for name, value in {"MIX_CACHE": vendor / "cache", **ONE_THREAD}.items()]
+    run("env", *variables, vendor / "v" / "bin" / "mix-core", *command, cwd=empty, timeout=LIMIT_S)
     report = json.loads((empty / "report" / "report.json").read_text())
     assert (report["complete"], report["level_reached"]) == (True, 6)
     assert report["exceptions"] == [], "nothing is excused"
