@@ -34,7 +34,8 @@ AFTER_ACTIVATION = re.compile(
     r"|mix_core\.models\.(mmdit\.(blocks|modulation)|vae\.tiling)"
     r"|mix_core\.training\.(evaluate|held_out|lora|module_stats|optimizer|parallel|session|snapshot)"
     r"|mix_core\.training\.(assembly|gathering|host_copy|saving|sharded_optimizer|sharding)"
-    r"|mix_core\.training\.pictures\.(adapter|average|class_pictures|folders|latents|model|objective|session)"
+    r"|mix_core\.training\.pictures\.(adapter|average|class_pictures|folders|latents|model|objective)"
+    r"|mix_core\.training\.pictures\.(operations|session)"
     r"|mix_core\.inference\.(generation|sampling)"
     r"|mix_core\.inference\.text_to_image\.(adapters|beginning|decoding|denoising)"
     r"|mix_core\.conformance\.formulas"
@@ -49,6 +50,7 @@ UNWANTED = (
     "pandas",
     "av",
     "paddlenlp",
+    "pyarrow",
 )
 
 IMPORT_ALL = """
