@@ -34,9 +34,11 @@ AFTER_ACTIVATION = re.compile(
     r"|mix_core\.models\.diffusion\.(attention|layers|recompute|resnet)"
     r"|mix_core\.models\.(mmdit\.(blocks|modulation)|vae\.tiling)"
     r"|mix_core\.training\.(evaluate|held_out|lora|module_stats|optimizer|parallel|session|snapshot)"
-    r"|mix_core\.training\.(assembly|gathering|groups|host_copy|loading|saving|sharded_optimizer|sharding|summing)"
+    r"|mix_core\.training\.(assembly|gathering|groups|host_copy|loading|saving)"
+    r"|mix_core\.training\.(sharded_optimizer|sharding|summing)"
     r"|mix_core\.training\.pipeline\.(engine|messages|stage)"
-    r"|mix_core\.training\.pictures\.(adapter|average|class_pictures|folders|latents|model|objective|operations|session)"
+    r"|mix_core\.training\.pictures\.(adapter|average|class_pictures|folders|latents|model|objective)"
+    r"|mix_core\.training\.pictures\.(operations|session)"
     r"|mix_core\.inference\.(generation|sampling)"
     r"|mix_core\.inference\.text_to_image\.(adapters|beginning|decoding|denoising)"
     r"|mix_core\.conformance\.formulas"
@@ -51,6 +53,7 @@ UNWANTED = (
     "pandas",
     "av",
     "paddlenlp",
+    "pyarrow",
 )
 
 IMPORT_ALL = """
