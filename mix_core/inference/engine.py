@@ -283,8 +283,7 @@ def load(
 ) -> Engine | PictureEngine:
     """Load a model folder, a training checkpoint or a hub name, ready to answer or to draw.
 
-    A folder with model_index.json, or a safetensors file, is a text-to-image model and gives a
-    `PictureEngine`; any other an `Engine`.
+    A folder with model_index.json, or a safetensors file, draws: a `PictureEngine`; any other an `Engine`.
 
     Args:
         device: `cpu`, `NAME`, `NAME:INDEX` or `auto`; None keeps the active one, else MIX_DEVICE, else auto.
@@ -298,8 +297,7 @@ def load(
             text-to-image model they are in diffusers' layout.
         vae, unet: of a text-to-image model: folders whose autoencoder and network take the place of its own.
         config: for one file with a text-to-image model: the folder that has its tokenizers.
-        tensor_parallel_degree: for ranks of a launcher, as many as they are: they share every layer of a
-            model that answers, and make the same calls.
+        tensor_parallel_degree: the number of a launcher's ranks, which share every layer and ask alike.
         allow_reexec: for commands only, see `mix_core.device.activate`.
     Raises:
         BadInputError: the folder, a file in it or the dtype cannot be used.
