@@ -145,6 +145,11 @@ class RunConfig(
                 f"sharding stage3 computes every block again as a whole, and {asked[0]} asks for less; leave "
                 "it out, or give sharding stage2"
             )
+        if partly["recompute_granularity"] and self.sequence_parallel and self.tensor_parallel_degree > 1:
+            raise ValueError(
+                "sequence_parallel keeps some of the tokens around whole blocks, and recompute_granularity "
+                "asks for halves again; give one"
+            )
         if "recompute" not in self.model_fields_set:
             self.recompute = bool(asked or self.recompute_granularity or method)
         return self

@@ -269,6 +269,10 @@ def test_a_key_about_what_is_computed_again_turns_it_on(tmp_path, keys, on):
         ),
         ({"recompute_granularity": "core_attn"}, "recompute_granularity"),
         (
+            {"sequence_parallel": True, "tensor_parallel_degree": 2, "recompute_granularity": "selective"},
+            "sequence_parallel keeps some of the tokens around whole blocks",
+        ),
+        (
             {"sharding": "stage3", "recompute_granularity": "selective"},
             "sharding stage3 computes every block again as a whole, and recompute_granularity asks for less",
         ),
