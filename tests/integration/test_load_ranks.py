@@ -10,14 +10,15 @@ from tests.builders.checkpoints import write_checkpoint
 from tests.integration.simulated_fleet import launch, run_alone
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
-SHARD_BYTES = 2_000_000
+SHARD_BYTES = 4_000_000
+"""Of several tensors, as published shards are: a tensor is there twice while its rows become columns."""
 
 
 @pytest.mark.slow
 def test_each_byte_is_read_once_and_a_shard_bounds_what_is_held(tmp_path):
     text = {"intermediate_size": 4096}
-    model = write_checkpoint(tmp_path / "model", text=text, weights=True, max_shard_size="2MB")
-    assert len(list(model.glob("model-*.safetensors"))) > 2
+    model = write_checkpoint(tmp_path / "model", text=text, weights=True, max_shard_size="4MB")
+    assert len(list(model.glob("model-*.safetensors"))) > 1
     alone = run_alone(tmp_path, "npu", "load_weights.py")
     ranks = launch(tmp_path, "npu", "load_weights.py").ranks
     stored = read_folder(model).values()
