@@ -277,7 +277,7 @@ def test_a_key_about_what_is_computed_again_turns_it_on(tmp_path, keys, on):
             "sharding stage3 computes every block again as a whole, and recompute_granularity asks for less",
         ),
     ],
-    ids=["block", "number", "uniform", "core", "stage3"],
+    ids=["block", "number", "uniform", "core", "tokens", "stage3"],
 )
 def test_what_cannot_be_computed_again_is_refused(tmp_path, keys, says):
     assert says in refusal(tmp_path, keys)
