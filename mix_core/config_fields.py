@@ -442,7 +442,7 @@ class RunKeys(Keys):
     """Device, seeds and the kind of run."""
 
     device: str | None = None
-    """Device, as `cpu`, `npu` or `npu:1`. Default: MIX_DEVICE, else the best one that is usable."""
+    """Device, as `cpu`, `NAME` or `NAME:1` of a plugin. Default: MIX_DEVICE, else the best usable one."""
     simulate: bool = False
     """Run on a simulated device (own key; also MIX_SIMULATE=1)."""
     kernels: Literal["auto", "reference"] = "auto"

@@ -20,7 +20,7 @@ usage: python -m mix_core.train CONFIG|--recipe NAME [--key value | --key=value 
 
   CONFIG                a .json or .yaml file; `docs/migrating.md` lists the guides' keys
   --recipe NAME         a configuration that ships with mix-core: {recipes}
-  --device D            cpu, npu, npu:1, auto... (argument > MIX_DEVICE > configuration > auto)
+  --device D            auto, cpu, NAME or NAME:1 of a plugin (argument > MIX_DEVICE > configuration > auto)
   --simulate            run on a simulated device
   --max_steps N         stop after N optimizer steps
   --seed S              seed of weights, dropout and order

@@ -106,11 +106,15 @@ class _HeadLoss(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        factor = float(grad)
-        gradients = (ctx.dhidden, ctx.dweight)
-        if factor != 1.0:
-            gradients = tuple(None if part is None else part.scale_(factor) for part in gradients)
+        return times(grad, ctx.dhidden, ctx.dweight)
+
+
+def times(grad: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Each of `gradients` times the number that `grad` (1,) holds, in place; one costs nothing."""
+    factor = float(grad)
+    if factor == 1.0:
         return gradients
+    return tuple(None if part is None else part.scale_(factor) for part in gradients)
 
 
 def _losses(probabilities_bV: Tensor, hidden_bD: Tensor, weight_VD: Tensor, labels_b: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from mix_core.ops.dtypes import NARROW, cast
 from mix_core.training.gathering import Gathering
 from mix_core.training.optimizer import AdamW, KeptPart
 from mix_core.training.partition import Box
-from mix_core.training.sharding import Bucket, Sharding, buckets_of, rows
+from mix_core.training.sharding import Bucket, InOrder, Sharding, buckets_of, rows
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
@@ -36,10 +36,7 @@ class ShardedAdamW(AdamW):
         """This rank's parts of the gradients' sums."""
         self._seen: set[str] = set()
         """Parameters that had a gradient in this step."""
-        self._ready: set[str] = set()
-        """Those that have one of this pass, not sent yet."""
-        self._sent = 0
-        """Messages of this pass."""
+        self._sending = InOrder(self.buckets, self._send)
         self._gathering: Gathering | None = None
         self._narrow: dict[str, Tensor] = {}
         """At stage 3, this rank's parts of narrow parameters."""
@@ -50,6 +47,10 @@ class ShardedAdamW(AdamW):
         if sharding.stage == 2:
             for name, parameter in self._named:
                 parameter._register_backward_hook(self._arriving(name))
+
+    def _arriving(self, name: str) -> Callable[..., None]:
+        """What is called when a parameter has its gradient of a pass, after narrow ones have been summed."""
+        return lambda *_: self._sending.arrived(name)
 
     def _masters(self) -> Iterator[tuple[str, Tensor, Any]]:
         """(name, this rank's part of the master, the parameter's dtype)."""
@@ -64,17 +65,6 @@ class ShardedAdamW(AdamW):
     def _master(self, values: Tensor, box: Box) -> Tensor:
         return rows(values, box).astype("float32").clone()
 
-    def _arriving(self, name: str) -> Callable[..., None]:
-        """What is called when a parameter has its gradient of a pass, after narrow ones have been summed."""
-
-        def note(*_: object) -> None:
-            self._ready.add(name)
-            while self._sent < len(self.buckets) and self._ready.issuperset(self.buckets[self._sent].names):
-                self._send(self.buckets[self._sent])
-                self._sent += 1
-
-        return note
-
     @paddle.no_grad()
     def _send(self, bucket: Bucket) -> None:
         """Sum a message's gradients over ranks, add this rank's parts to its sums, and forget the rest."""
@@ -86,7 +76,6 @@ class ShardedAdamW(AdamW):
         for name in bucket.names:
             self._parameters[name].clear_gradient(False)
             self._sums.pop(name, None)
-            self._ready.discard(name)
 
     def after_pass(self) -> None:
         """Send what this rank has no gradients for, so that all ranks have sent the same messages."""
@@ -97,17 +86,14 @@ class ShardedAdamW(AdamW):
             return
         left = 1
         while left:
-            for bucket in self.buckets[self._sent :]:
-                self._send(bucket)
-            self._sent = 0
+            self._sending.send_rest()
             # a layer that is computed again twice in one pass gives its parameters gradients twice
             (left,) = self._ranks.have([any(one is not None for one in self.gradients().values())])
 
     def sum_over_ranks(self) -> None:
         """Of all passes of a step: afterwards `summed` has this rank's parts of the sums over all ranks."""
         if self.sharding.stage < 2:
-            for bucket in self.buckets:
-                self._send(bucket)
+            self._sending.send_rest()
         names = [name for name, _ in self._named]
         have = self._ranks.have(name in self._seen for name in names)
         for name, ranks_with in zip(names, have):
@@ -172,4 +158,4 @@ class ShardedAdamW(AdamW):
             self._gathering.end_step()
         self._parts.clear()
         self._seen.clear()
-        self._ready.clear()
+        self._sending.forget()

@@ -16,7 +16,7 @@ are sent in one fixed order by all of them, with zeros for what is not there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,37 @@ def buckets_of(shapes: Mapping[str, Sequence[int]], limit_bytes: int = BUCKET_BY
         found[-1].shapes.append(tuple(shape))
         held += size
     return found
+
+
+class InOrder:
+    """Lets messages go in one order on all ranks, each when all its parameters have arrived."""
+
+    def __init__(self, buckets: list[Bucket], send: Callable[[Bucket], None]) -> None:
+        self.buckets, self._send = buckets, send
+        self._arrived: set[str] = set()
+        """Parameters whose message has not gone."""
+        self._sent = 0
+
+    def arrived(self, name: str) -> None:
+        self._arrived.add(name)
+        while self._sent < len(self.buckets) and self._arrived.issuperset(self.buckets[self._sent].names):
+            self._send_next()
+
+    def send_rest(self) -> None:
+        """Those that have not gone since the last call, complete or not."""
+        while self._sent < len(self.buckets):
+            self._send_next()
+        self._sent = 0
+
+    def forget(self) -> None:
+        """What has arrived and was not sent."""
+        self._arrived.clear()
+
+    def _send_next(self) -> None:
+        bucket = self.buckets[self._sent]
+        self._send(bucket)
+        self._arrived.difference_update(bucket.names)
+        self._sent += 1
 
 
 class Sharding:

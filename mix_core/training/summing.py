@@ -18,7 +18,7 @@ from paddle import Tensor
 
 from mix_core.ops.dtypes import NARROW
 from mix_core.training.optimizer import AdamW
-from mix_core.training.sharding import Bucket, buckets_of
+from mix_core.training.sharding import Bucket, InOrder, buckets_of
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
@@ -42,15 +42,14 @@ class SummingAdamW(AdamW):
         self._ranks = ranks
         self._parameters = dict(self._named)
         self.buckets = buckets_of({name: parameter.shape for name, parameter in self._named})
+        self._sending = InOrder(self.buckets, self._send)
         self._totals: dict[str, Tensor] = {}
         """Sums over all ranks."""
         self._messages: list[_Message] = []
         self._is_last = False
         """Whether gradients that arrive are the last ones of the step."""
-        self._ready: set[str] = set()
         self._seen: set[str] = set()
         """Parameters that had a gradient in this step."""
-        self._sent = 0
         for name, parameter in self._named:
             parameter._register_backward_hook(self._arriving(name))
 
@@ -61,12 +60,8 @@ class SummingAdamW(AdamW):
         """What is called when a parameter has its gradient of a pass, after narrow ones have been summed."""
 
         def note(*_: object) -> None:
-            if not self._is_last:
-                return
-            self._ready.add(name)
-            while self._sent < len(self.buckets) and self._ready.issuperset(self.buckets[self._sent].names):
-                self._send(self.buckets[self._sent])
-                self._sent += 1
+            if self._is_last:
+                self._sending.arrived(name)
 
         return note
 
@@ -85,14 +80,12 @@ class SummingAdamW(AdamW):
         values = paddle.concat(flat)
         for name in bucket.names:
             self._parameters[name].clear_gradient(False)
-            self._ready.discard(name)
         self._messages.append(_Message(bucket, values, dist.all_reduce(values, sync_op=False)))
 
     def after_passes(self) -> None:
         """Send what is left, before ranks tell each other anything else."""
-        for bucket in self.buckets[self._sent :]:
-            self._send(bucket)
-        self._sent, self._is_last = 0, False
+        self._sending.send_rest()
+        self._is_last = False
 
     @paddle.no_grad()
     def sum_over_ranks(self) -> None:
@@ -120,4 +113,4 @@ class SummingAdamW(AdamW):
         super().clear_grad()
         self._totals.clear()
         self._seen.clear()
-        self._ready.clear()
+        self._sending.forget()

@@ -15,7 +15,7 @@ import pytest
 
 from mix_core.device import native
 from tests.integration.network_hosts import Host, NoNamespacesError, two_hosts
-from tests.integration.test_train_ranks import alone, assert_same_run, inputs, succeed, train
+from tests.integration.rank_runs import alone, assert_same_run, inputs, succeed, train
 from tests.integration.training_runs import assert_refused
 from tests.plugins.installed import install
 

@@ -13,7 +13,9 @@ from mix_core.device import native
 from mix_core.training.checkpoint import first_fault
 from mix_core.training.state import StateReader
 from tests.builders.checkpoints import write_checkpoint
-from tests.integration.test_train_ranks import (
+from tests.integration.rank_runs import (
+    IDLE,
+    LONG,
     RELATIVE,
     STEPS,
     alone,
@@ -27,9 +29,6 @@ from tests.integration.training_runs import assert_refused, metrics
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 PIPELINE = ("--pipeline_parallel_degree", "2")
 PASSES = 3
-LONG = 20
-IDLE = "self_attn.k_proj.bias"
-"""It drops out of the softmax."""
 
 
 def passes(count: int) -> tuple[str, str]:

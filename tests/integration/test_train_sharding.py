@@ -17,7 +17,7 @@ from mix_core.device import native
 from mix_core.training.checkpoint import first_fault
 from mix_core.training.state import StateReader
 from tests.environment import clean_environment
-from tests.integration.test_train_ranks import (
+from tests.integration.rank_runs import (
     RELATIVE,
     STEPS,
     alone,

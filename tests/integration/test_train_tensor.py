@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 from mix_core.device import native
 from mix_core.training.checkpoint import first_fault
 from mix_core.training.state import StateReader
-from tests.integration.test_train_ranks import (
+from tests.integration.rank_runs import (
+    IDLE,
+    LONG,
     RELATIVE,
     STEPS,
     alone,
@@ -26,9 +28,6 @@ from tests.integration.training_runs import assert_refused, metrics
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 TENSOR = ("--tensor_parallel_degree", "2")
-LONG = 20
-IDLE = "self_attn.k_proj.bias"
-"""It drops out of the softmax."""
 
 
 @pytest.fixture(scope="module")

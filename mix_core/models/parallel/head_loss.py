@@ -19,7 +19,7 @@ from mix_core.models.parallel.across import Across
 from mix_core.ops.add_rows import add_rows
 from mix_core.ops.dtypes import for_product, widened
 from mix_core.ops.gradients import frozen
-from mix_core.ops.head_loss import MAX_LOGITS
+from mix_core.ops.head_loss import MAX_LOGITS, times
 
 
 def divided_cross_entropy(
@@ -89,9 +89,5 @@ class _HeadLoss(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        factor = float(grad)
-        gradients = (ctx.dhidden, ctx.dweight)
-        if factor != 1.0:
-            gradients = tuple(None if part is None else part.scale_(factor) for part in gradients)
-        dhidden, dweight = gradients
+        dhidden, dweight = times(grad, ctx.dhidden, ctx.dweight)
         return None if dhidden is None else ctx.across.sum_(dhidden), dweight
