@@ -1,6 +1,6 @@
 # The README's two commands, `make train` and `make test`, and what they are made of.
 # Variables: PYTHON (interpreter for .venv), TORCH_INDEX (wheel index for torch), AGAIN=1 (train anew), RUN (run folder),
-# ROUNDS (of `make bench`).
+# ROUNDS (of `make bench`), PROCESSES (of tests, side by side).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,6 +25,8 @@ DIFFUSERS := diffusers==0.42.1
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+PROCESSES ?= 2
+SIDE_BY_SIDE := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help venv install install-tests train test test-quarter test-all test-clients bench lint format wheels clean
 
@@ -73,11 +75,14 @@ train: $(VENV)/.installed
 
 # -- tests and linters ------------------------------------------------------------------------------------------
 
+# Files of tests, as many at a time as $(PROCESSES): most tests keep one processor busy.
 test: $(VENV)/.installed-tests
-	$(PYTEST) -m 'not slow' --durations=15 tests
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not slow' --durations=15 tests
 
 test-all: $(VENV)/.installed-tests
-	MIX_CONFORMANCE_REPORTS=docs/conformance $(PY) scripts/all_tests.py $(PYTEST_ARGS)
+	@failed=0; export MIX_CONFORMANCE_REPORTS=docs/conformance; set -x; \
+	$(PYTEST) -m alone --durations=5 tests/integration/test_main_job.py || failed=1; \
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not alone' --durations=40 tests || failed=1; exit $$failed
 
 # Programs that know nothing of mix-core, in an environment of their own: PaddleNLP pins an older numpy.
 $(CLIENTS)/.installed: pyproject.toml mix_device_npu/pyproject.toml

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,6 +37,20 @@ def pytest_configure(config: pytest.Config) -> None:
     candidate = choice.choose("cpu", None, user).candidate
     rows = composition.compose(candidate, Workload(), user).rows
     settings.apply(settings.exported(rows, os.environ), os.environ)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How near each family's logits and gradients came to the peer's, by file (tests/parity/conftest.py)."""
+    nearest: dict[str, dict[str, float]] = {}
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        for name, value in getattr(report, "user_properties", ()):
+            what, _, kind = name.partition(", ")
+            if what == "parity":
+                kinds = nearest.setdefault(report.location[0], {})
+                kinds[kind] = max(kinds.get(kind, 0.0), value)
+    for file, kinds in sorted(nearest.items()):
+        figures = ", ".join(f"{kind} {value:.1e}" for kind, value in sorted(kinds.items()))
+        terminalreporter.write_line(f"parity of {file}: {figures} at most, relative in norm")
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ LEVELS = {
     5: "training",
     6: "distributed",
 }
+RUN_ORDER = (0, 1, 2, 3, 6, 4, 5)
+"""Ranks take seconds and models minutes: what is wrong with ranks is known before models are run."""
 
 
 class Mismatch(MixError):

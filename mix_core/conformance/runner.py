@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mix_core.conformance.case import Case, Group
+from mix_core.conformance.case import RUN_ORDER, Case, Group
 from mix_core.conformance.plan import by_group
 from mix_core.conformance.target import Target, host_environment
 from mix_core.device.conformance_file import Entry
@@ -75,7 +75,7 @@ class Runner:
         self.work = sum(USUAL_S[case.level] for case in cases if not case.unless)
         self.work += USUAL_START_S * len(by_group(cases))
         found: dict[str, Result] = {}
-        for group in by_group(cases).values():
+        for group in sorted(by_group(cases).values(), key=lambda group: RUN_ORDER.index(group[0].level)):
             for result in self.run_group(group):
                 found[result.id] = result
             if fail_fast and any(result.status == "failed" for result in found.values()):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ TIMEOUT_S = 120.0
 
 
 def ask(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """What Paddle answers to `main`. Raises DeviceError where it cannot be asked."""
+    """What Paddle answers to `main`, asked once. Raises DeviceError where it cannot be asked."""
+    return _answer(tuple(names), frozenset(environ.items()))
+
+
+@cache
+def _answer(names: tuple[str, ...], environ: frozenset[tuple[str, str]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mix-audit-") as folder:
         path = Path(folder) / "kernels.json"
         command = [sys.executable, "-W", "ignore", "-m", __name__, str(path), *names]

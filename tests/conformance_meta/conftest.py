@@ -1,4 +1,4 @@
-"""Runs of the whole suite begin with the session and are looked at last."""
+"""Runs of the whole suite begin with the file whose last tests look at them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ def _waits(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=_waits)
-    _leave_out_short_forms(config, items)
-
-
-def _leave_out_short_forms(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a defect whose whole run is asked for: that asks all of its cases that the short form asks."""
+    """Of a defect whose whole run is asked for, that asks all of its cases that the short form asks."""
     whole = {_defect(item) for item in items if item.get_closest_marker("stops_at_red")} - {None}
     short = [item for item in items if not _waits(item) and _defect(item) in whole]
     if short:
@@ -40,7 +35,7 @@ def _defect(item: pytest.Item) -> Any:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def whole_runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Runs[list[Run]], dict[str, Future[list[Run]]]]]:

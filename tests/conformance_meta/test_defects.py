@@ -40,7 +40,6 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.whole_suite
 @pytest.mark.stops_at_red
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name.replace(" ", "_"))
 def test_the_suite_catches_the_defect(whole_run, defect):
@@ -55,7 +54,6 @@ def test_the_suite_catches_the_defect(whole_run, defect):
 
 
 @pytest.mark.slow
-@pytest.mark.whole_suite
 @pytest.mark.parametrize("faults", ["", ";".join(HARMLESS)], ids=["clean", "harmless"])
 def test_clean_device_is_green_on_the_whole_suite(whole_run, faults):
     ((code, report, said),) = whole_run

@@ -19,7 +19,7 @@ from threading import Timer
 import numpy as np
 import pytest
 
-from tests.environment import run_simulated
+from tests.environment import clean_environment, run_simulated
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = ROOT / "docs" / "images" / "seven.png"
@@ -37,8 +37,16 @@ def run(*words: str | Path, environment: dict[str, str], timeout: int = 900) -> 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
-    """A cache folder of its own, so that the recipe makes its data."""
-    return os.environ | {"MIX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    """A cache folder of its own, so that the recipe makes its data; libraries that are built stay built."""
+    folder = tmp_path_factory.mktemp("cache")
+    link_libraries(folder)
+    return os.environ | {"MIX_CACHE": str(folder)}
+
+
+def link_libraries(cache: Path) -> None:
+    built = Path(clean_environment()["MIX_CACHE"]) / "native"
+    built.mkdir(parents=True, exist_ok=True)
+    (cache / "native").symlink_to(built)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +178,7 @@ def full_run(environment, tmp_path_factory) -> tuple[Path, float]:
     return folder, processor_seconds(*words, environment=data, log=parent / "said", timeout=1800)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_full_length(full_run, environment):
     """The thresholds, and the time: no more than two cores have in five minutes, whatever else they do."""
@@ -183,6 +192,7 @@ def test_full_length(full_run, environment):
     assert used < CORES * LIMIT_S
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "npu"])
 def test_in_bfloat16_the_curve_ends_where_float32_ends(full_run, tmp_path, device):
@@ -199,7 +209,10 @@ def test_in_bfloat16_the_curve_ends_where_float32_ends(full_run, tmp_path, devic
         device,
     ]
     words += ["--resume", whole / "checkpoint-600", "--bf16", "--do_eval", "false"]
-    data = {"MIX_CACHE": str(whole.parent / "cache"), "MIX_SIMULATE": str(int(device != "cpu"))}
+    (cache := tmp_path / "cache").mkdir()
+    link_libraries(cache)
+    (cache / "digits").symlink_to(whole.parent / "cache" / "digits")
+    data = {"MIX_CACHE": str(cache), "MIX_SIMULATE": str(int(device != "cpu"))}
     data["OMP_NUM_THREADS"] = str(CORES)
     done = run_simulated(words, tmp_path, timeout_s=2400, **data)
     assert done.returncode == 0, done.stderr

@@ -141,15 +141,14 @@ def test_a_client_that_did_not_train_on_its_device_is_told(change, complaint):
     assert loaded("check_clients").complaints("npu", "float32", found) == complaint
 
 
-def test_a_part_of_all_tests_that_fails_is_named(tmp_path, monkeypatch, capfd):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    (good := tmp_path / "test_good.py").write_text("def test_good(): pass\n")
-    (bad := tmp_path / "test_bad.py").write_text("def test_bad(): assert False\n")
-    parts = loaded("all_tests").Parts([[str(good)], [str(bad)], ["-m", "slow", str(good)]], ["-q"])
-    parts.run()
-    assert parts.failed == [str(bad)]
-    said = capfd.readouterr().out
-    assert "1 passed" in said and "1 failed" in said and f"== {bad}: exit code 1" in said
+@pytest.mark.parametrize("fails", ["", "-m alone", "-m not alone"])
+def test_all_tests_run_and_what_is_alone_goes_first(installed, fails):
+    python = '#!/bin/sh\necho "$@" >> asked.txt\ncase "$*" in *"%s"*) exit 1; esac\n'
+    script(installed / ".venv" / "bin" / "python", python % (fails or "nothing fails"))
+    assert make(installed, "test-all").returncode == (2 if fails else 0)
+    first, second = asked(installed)
+    assert first.startswith("-m pytest -m alone ") and first.endswith(" tests/integration/test_main_job.py")
+    assert second.startswith("-m pytest --numprocesses 2 ") and "-m not alone" in second
 
 
 def test_the_four_quarters_hold_every_slow_test_once():

@@ -5,7 +5,6 @@ A pair has `ours`, `batch(rows, seed=, side=)` and `our_gradients()`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,8 +19,8 @@ LOGITS, GRADIENTS = 1e-5, 1e-4
 NEW = 32
 """Tokens of a greedy answer."""
 Batch = dict[str, np.ndarray]
-MEASURED: dict[str, dict[str, float]] = {}
-"""By test file, the greatest distances so far; conftest.py prints them (docs/models.md has them)."""
+MEASURED: dict[str, float] = {}
+"""The greatest distances of the test that runs; conftest.py takes them (docs/models.md has them)."""
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
@@ -29,10 +28,8 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def note(kind: str, measured: float) -> float:
-    """Keep the greatest of this kind for the file of the test that runs."""
-    file = os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]
-    kinds = MEASURED.setdefault(file, {})
-    kinds[kind] = max(kinds.get(kind, 0.0), measured)
+    """Keep the greatest of this kind."""
+    MEASURED[kind] = max(MEASURED.get(kind, 0.0), measured)
     return measured
 
 
