@@ -60,10 +60,10 @@ mix::AttentionShape shape_of(const paddle::Tensor& q, const paddle::Tensor& k, c
   return shape;
 }
 
-std::vector<paddle::Tensor> forward(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
-                                    const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
-                                    const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
-                                    bool causal, int64_t window, float scale, bool narrow) {
+std::vector<paddle::Tensor> attention(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
+                                      const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
+                                      const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
+                                      bool causal, int64_t window, float scale, bool narrow) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in);
   const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale, narrow);
   auto out = paddle::empty(q.shape(), q.dtype(), q.place());
@@ -73,12 +73,12 @@ std::vector<paddle::Tensor> forward(const paddle::Tensor& q_in, const paddle::Te
   return {out, lse};
 }
 
-std::vector<paddle::Tensor> backward(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
-                                     const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
-                                     const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
-                                     const paddle::Tensor& out, const paddle::Tensor& lse,
-                                     const paddle::Tensor& d_out_in, bool causal, int64_t window, float scale,
-                                     bool narrow) {
+std::vector<paddle::Tensor> attention_grad(const paddle::Tensor& q_in, const paddle::Tensor& k_in,
+                                           const paddle::Tensor& v_in, const paddle::Tensor& cu_q,
+                                           const paddle::Tensor& cu_k, const paddle::optional<paddle::Tensor>& mask,
+                                           const paddle::Tensor& out, const paddle::Tensor& lse,
+                                           const paddle::Tensor& d_out_in, bool causal, int64_t window, float scale,
+                                           bool narrow) {
   const auto q = mix::dense(q_in), k = mix::dense(k_in), v = mix::dense(v_in), d_out = mix::dense(d_out_in);
   const auto shape = shape_of(q, k, v, cu_q, cu_k, mask, causal, window, scale, narrow);
   auto dq = paddle::empty(q.shape(), q.dtype(), q.place());
@@ -124,10 +124,10 @@ PD_BUILD_OP(mix_attention)
     .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask")})
     .Outputs({"out", "lse"})
     .Attrs({"causal: bool", "window: int64_t", "scale: float", "narrow: bool"})
-    .SetKernelFn(PD_KERNEL(forward));
+    .SetKernelFn(PD_KERNEL(attention));
 
 PD_BUILD_GRAD_OP(mix_attention)
     .Inputs({"q", "k", "v", "cu_q", "cu_k", paddle::Optional("mask"), "out", "lse", paddle::Grad("out")})
     .Outputs({paddle::Grad("q"), paddle::Grad("k"), paddle::Grad("v")})
     .Attrs({"causal: bool", "window: int64_t", "scale: float", "narrow: bool"})
-    .SetKernelFn(PD_KERNEL(backward));
+    .SetKernelFn(PD_KERNEL(attention_grad));

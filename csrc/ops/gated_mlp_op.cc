@@ -51,8 +51,8 @@ Tensors dense_of(const Tensors& tensors) {
   return all;
 }
 
-Tensors adapted_forward(const Tensor& x_in, const Tensors& parameters_in, const Scales& scales, bool narrow,
-                        bool learning, int64_t) {
+Tensors adapted_mlp(const Tensor& x_in, const Tensors& parameters_in, const Scales& scales, bool narrow,
+                    bool learning, int64_t) {
   const auto x = mix::dense(x_in);
   const auto parameters = dense_of(parameters_in);
   const auto mlp = describe(x, parameters, layout_of(parameters, scales), narrow);
@@ -67,7 +67,7 @@ Tensors adapted_forward(const Tensor& x_in, const Tensors& parameters_in, const 
   return {out, gated, raised};
 }
 
-Tensors adapted_backward(const Tensor& x_in, const Tensors& parameters_in, const Tensor& gated, const Tensor& raised,
+Tensors adapted_mlp_grad(const Tensor& x_in, const Tensors& parameters_in, const Tensor& gated, const Tensor& raised,
                          const Tensor& d_out_in, const Scales& scales, bool narrow, bool, int64_t wanted) {
   const auto x = mix::dense(x_in), d_out = mix::dense(d_out_in);
   const auto parameters = dense_of(parameters_in);
@@ -86,13 +86,13 @@ Tensors adapted_backward(const Tensor& x_in, const Tensors& parameters_in, const
   return gradients.tensors();
 }
 
-Tensors forward(const Tensor& x, const Tensors& parameters, bool narrow, bool learning, int64_t wanted) {
-  return adapted_forward(x, parameters, {}, narrow, learning, wanted);
+Tensors gated_mlp(const Tensor& x, const Tensors& parameters, bool narrow, bool learning, int64_t wanted) {
+  return adapted_mlp(x, parameters, {}, narrow, learning, wanted);
 }
 
-Tensors backward(const Tensor& x, const Tensors& parameters, const Tensor& gated, const Tensor& raised,
-                 const Tensor& d_out, bool narrow, bool learning, int64_t wanted) {
-  return adapted_backward(x, parameters, gated, raised, d_out, {}, narrow, learning, wanted);
+Tensors gated_mlp_grad(const Tensor& x, const Tensors& parameters, const Tensor& gated, const Tensor& raised,
+                       const Tensor& d_out, bool narrow, bool learning, int64_t wanted) {
+  return adapted_mlp_grad(x, parameters, gated, raised, d_out, {}, narrow, learning, wanted);
 }
 
 }  // namespace
@@ -101,20 +101,20 @@ PD_BUILD_OP(mix_gated_mlp)
     .Inputs({"x", paddle::Vec("parameters")})
     .Outputs({"out", "gated", "raised"})
     .Attrs({"narrow: bool", "learning: bool", "wanted: int64_t"})
-    .SetKernelFn(PD_KERNEL(forward));
+    .SetKernelFn(PD_KERNEL(gated_mlp));
 PD_BUILD_GRAD_OP(mix_gated_mlp)
     .Inputs({"x", paddle::Vec("parameters"), "gated", "raised", paddle::Grad("out")})
     .Outputs({paddle::Grad("x"), paddle::Grad(paddle::Vec("parameters"))})
     .Attrs({"narrow: bool", "learning: bool", "wanted: int64_t"})
-    .SetKernelFn(PD_KERNEL(backward));
+    .SetKernelFn(PD_KERNEL(gated_mlp_grad));
 
 PD_BUILD_OP(mix_adapted_mlp)
     .Inputs({"x", paddle::Vec("parameters")})
     .Outputs({"out", "gated", "raised"})
     .Attrs({"scales: std::vector<float>", "narrow: bool", "learning: bool", "wanted: int64_t"})
-    .SetKernelFn(PD_KERNEL(adapted_forward));
+    .SetKernelFn(PD_KERNEL(adapted_mlp));
 PD_BUILD_GRAD_OP(mix_adapted_mlp)
     .Inputs({"x", paddle::Vec("parameters"), "gated", "raised", paddle::Grad("out")})
     .Outputs({paddle::Grad("x"), paddle::Grad(paddle::Vec("parameters"))})
     .Attrs({"scales: std::vector<float>", "narrow: bool", "learning: bool", "wanted: int64_t"})
-    .SetKernelFn(PD_KERNEL(adapted_backward));
+    .SetKernelFn(PD_KERNEL(adapted_mlp_grad));

@@ -10,8 +10,8 @@ namespace {
 using paddle::Tensor;
 
 // rows and labels [R] int64 on the host. A gradient that is not wanted comes back empty.
-std::vector<Tensor> forward(const Tensor& hidden_in, const Tensor& weight_in, const Tensor& rows,
-                            const Tensor& labels, bool want_hidden, bool want_weight, bool narrow) {
+std::vector<Tensor> linear_cross_entropy(const Tensor& hidden_in, const Tensor& weight_in, const Tensor& rows,
+                                         const Tensor& labels, bool want_hidden, bool want_weight, bool narrow) {
   const auto hidden = mix::dense(hidden_in), weight = mix::dense(weight_in);
   PD_CHECK(hidden.shape().size() == 2 && weight.shape().size() == 2 && hidden.shape()[1] == weight.shape()[1],
            "linear_cross_entropy takes hidden [T, D] and weight [V, D]");
@@ -44,4 +44,4 @@ PD_BUILD_OP(mix_linear_cross_entropy)
     .Inputs({"hidden", "weight", "rows", "labels"})
     .Outputs({"loss", "d_hidden", "d_weight"})
     .Attrs({"want_hidden: bool", "want_weight: bool", "narrow: bool"})
-    .SetKernelFn(PD_KERNEL(forward));
+    .SetKernelFn(PD_KERNEL(linear_cross_entropy));

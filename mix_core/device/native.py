@@ -126,9 +126,17 @@ def build_key(sources: Sequence[Path], flags: Sequence[str], compiler: Compiler)
     return digest.hexdigest()[:20]
 
 
-def build(name: str, sources: Sequence[Path], flags: Sequence[str] = (), *, timeout_s: float = 600.0) -> Path:
+def build(
+    name: str,
+    sources: Sequence[Path],
+    flags: Sequence[str] = (),
+    *,
+    joined: bool = False,
+    timeout_s: float = 600.0,
+) -> Path:
     """Return the shared library `name` built from `sources`, from the cache where it is already there.
 
+    joined: compile them as one, where reading the headers that they share takes longer than all else.
     Concurrent processes wait for the one that builds. Raises DeviceError without a compiler, and with the
     compiler's first error when it fails.
     """
@@ -147,12 +155,17 @@ def build(name: str, sources: Sequence[Path], flags: Sequence[str] = (), *, time
         ) from error
     with locked(folder / "lock"):
         if not library.is_file():
-            _compile(compiler, sources, flags, library, timeout_s)
+            _compile(compiler, sources, flags, library, joined, timeout_s)
     return library
 
 
 def _compile(
-    compiler: Compiler, sources: Sequence[Path], flags: Sequence[str], library: Path, timeout_s: float
+    compiler: Compiler,
+    sources: Sequence[Path],
+    flags: Sequence[str],
+    library: Path,
+    joined: bool,
+    timeout_s: float,
 ) -> None:
     """Compile the sources side by side, link, and rename, so that a library that exists is complete."""
     until = time.monotonic() + timeout_s
@@ -175,6 +188,10 @@ def _compile(
             )
 
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{library.stem}.") as scratch:
+        if joined:
+            unit = Path(scratch) / "joined.cc"
+            unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
+            sources = [unit]
         objects = [str(Path(scratch) / f"{number}.o") for number in range(len(sources))]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             jobs = [

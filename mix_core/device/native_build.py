@@ -127,7 +127,8 @@ def build() -> Iterator[Path]:
         *(*search, f"-L{base}", f"-Wl,-rpath,{base}"),
         *("-l:libpaddle.so", "-l:libphi_core.so", "-l:libcommon.so"),
     )
-    yield native.build("libmix_ops", [unit for unit in units if unit.stem.endswith("_op")], bindings)
+    registered = [unit for unit in units if unit.stem.endswith("_op")]
+    yield native.build("libmix_ops", registered, bindings, joined=True)
 
 
 def openmp_folder(libs: Path) -> Path:

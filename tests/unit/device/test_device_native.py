@@ -77,6 +77,16 @@ def test_a_library_is_built_once_and_works(cache: Path, source: Path):
 
 
 @needs_compiler
+def test_joined_sources_are_compiled_as_one(cache: Path, tmp_path: Path):
+    (first := tmp_path / "first.cc").write_text("static int three() { return 3; }\n")
+    (second := tmp_path / "second.cc").write_text('extern "C" int nine() { return three() * three(); }\n')
+    library = native.build("nine", [first, second], joined=True)
+    assert ctypes.CDLL(str(library)).nine() == 9
+    second.write_text('extern "C" int nine() { return 9; }\n')
+    assert native.build("nine", [first, second], joined=True) != library
+
+
+@needs_compiler
 def test_flags_and_sources_make_another_key(cache: Path, source: Path):
     first = native.build("twice", [source], ["-DFACTOR=2"])
     other_flags = native.build("twice", [source], ["-DFACTOR=3"])
