@@ -24,7 +24,11 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
     for name in ("Makefile", "pyproject.toml"):
         if not (folder / name).exists():
             shutil.copy(ROOT / name, folder)
-    return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    # not what the make that runs these tests was called with
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        ["make", *words], cwd=folder, env=environ, capture_output=True, text=True, timeout=60
+    )
 
 
 def python_of_version(folder: Path, version: str) -> Path:
