@@ -37,6 +37,7 @@ def inputs_of_adapters(folder: Path, **keys: object) -> Path:
         "lora_target_modules": MAPS,
         "freeze_mlp": False,
         "learning_rate": 1e-2,
+        "adam_epsilon": 1e-4,  # of 1e-6 Adam makes steps of the rounding where a first gradient is near zero
     }
     inputs(folder, **(defaults | keys))
     write_checkpoint(folder / "model", text={"attention_dropout": 0.1}, weights=True)
