@@ -111,16 +111,12 @@ def stage_parameters(
 
 
 def adapter_parameters(outline: Outline, stage: Stage, rank: int, tensor: int = 1) -> int:
-    """Numbers of adapters on the seven maps of each decoder block."""
+    """Numbers of adapters on the maps of decoder blocks, whose side towards the tokens is not divided."""
     stack = outline.decoder
-    D, F, heads, keys = (
-        stack.width,
-        stack.inner,
-        stack.heads * stack.head_dim,
-        stack.kv_heads * stack.head_dim,
-    )
-    sides = (D + heads) + 2 * (D + keys) + (heads + D) + (3 * (D + F) if stack.gated else 2 * (D + F))
-    return stage.decoder_layers * rank * sides // tensor
+    heads, keys = stack.heads * stack.head_dim, stack.kv_heads * stack.head_dim
+    of_mlp = 3 if stack.gated else 2
+    inside = 2 * heads + 2 * keys + of_mlp * stack.inner
+    return stage.decoder_layers * rank * ((4 + of_mlp) * stack.width + inside // tensor)
 
 
 def tower_share(outline: Outline, share: Share) -> Share:

@@ -121,16 +121,12 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             "module_stats_steps wants whole gradients, and no rank has them where devices share a model or "
             "its training state; leave one out"
         )
-    if tensor * pipeline > 1 and config.lora:
-        raise ConfigError(
-            f"lora with tensor_parallel_degree {tensor} and pipeline_parallel_degree {pipeline} is not built "
-            "yet; adapters train on devices that each hold the model"
-        )
-    if tensor * pipeline > 1 and config.overlap_grad_reduce:
-        raise ConfigError(
-            f"overlap_grad_reduce with tensor_parallel_degree {tensor} and pipeline_parallel_degree "
-            f"{pipeline} is not built yet; leave the key out"
-        )
+    for key in ("weight_quantize_algo", "overlap_grad_reduce"):
+        if tensor * pipeline > 1 and getattr(config, key):
+            raise ConfigError(
+                f"{key} with tensor_parallel_degree {tensor} and pipeline_parallel_degree {pipeline} is not "
+                "built yet; leave the key out"
+            )
     return layout
 
 

@@ -103,6 +103,7 @@ class Session:
             precision.loss_scale(),
             best_of(config, self._results()),
             adapter,
+            [family.published_name(name) for name in learning if ADAPTERS not in name],
             writes_frozen=self.ranks.groups.place.sharding == 0,
         )
         reached = self.parts.restore(start) if start is not None else Progressed(0, 0)
@@ -384,12 +385,13 @@ class Session:
         if best is None:
             return False
         (is_best,) = self.ranks.totals([self.ranks.leads and best.update(self.step, results)])
+        best.step = self.step if is_best else best.step
         return is_best > 0
 
     def _take_best(self) -> None:
         """Note the best checkpoint, and go back to its weights where load_best_model_at_end says so."""
         best = self.parts.best
-        if best is None or best.step is None or not self.ranks.leads:  # the first rank evaluates
+        if best is None or best.step is None or not self.ranks.evaluates:
             return
         path = best.checkpoint(self._folders)
         if path is None:

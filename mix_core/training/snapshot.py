@@ -7,12 +7,11 @@ what it returns is written with no look at the device where `read` has copies of
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.chat_template import TEMPLATE_FILE
 from mix_core.models.common.parts import held_box, is_part, whole_shape
 from mix_core.models.common.weights import parameters_of, slots_of, values_from
@@ -65,13 +64,10 @@ class Parts:
     best: Best | None = None
     adapter: RunAdapter | None = None
     """What learns in place of the model; a checkpoint then holds it and not the model."""
+    learned: Sequence[str] = ()
+    """Published names of the model's own parameters that learn, on whatever rank they are."""
     writes_frozen: bool = True
     """Whether this rank writes its parts of parameters that do not learn; others may have the same."""
-
-    def _whole(self) -> list[str]:
-        """Published names of the model's own parameters that learn."""
-        names = [name for name, _ in self.optimizer.named_parameters() if ADAPTERS not in name]
-        return [self.family.published_name(name) for name in names]
 
     def load_weights(self, checkpoint: Path) -> None:
         """Go back to what a checkpoint of this run holds."""
@@ -93,7 +89,12 @@ class Parts:
             for name, one in self.model.named_parameters()
             if self.writes_frozen and is_part(one) and self.holds(one) and name not in learning
         ]
-        return [*self.optimizer.weights(), *frozen]
+        found = [*self.optimizer.weights(), *frozen]
+        if self.adapter is None or all(part.name in learning for part in found):
+            return found
+        named, written = dict(self.model.named_parameters()), self.adapter.tensors(self.learned)
+        wanted = {id(one) for one in written}
+        return [part for part in found if id(named[part.name]) in wanted]
 
     def tensors(self, *, model: bool) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors that a checkpoint takes values of -> (all of them, those that change in training).
@@ -109,7 +110,7 @@ class Parts:
         if not model:
             return still + kept, kept
         if self.adapter is not None:
-            found = self.adapter.tensors(self._whole())
+            found = self.adapter.tensors(self.learned)
         else:
             slots = (self.family.slots or slots_of)(self.model)
             found = [*parameters_of(slots.values()), *self.model.parameters()]
@@ -141,7 +142,7 @@ class Parts:
     def write_model(self, folder: Path) -> None:
         """What everyone can load: the model and its processor, or the adapter."""
         if self.adapter is not None:
-            self.adapter.write(folder, self._whole())
+            self.adapter.write(folder, self.learned)
             if self.config.chat_template:  # the model's folder has another
                 path = folder / TEMPLATE_FILE
                 path.write_text(self.processor.template.source, encoding="utf-8")

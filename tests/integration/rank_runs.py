@@ -50,12 +50,18 @@ def alone(folder: Path, name: str, passes: int, *words: str, **options: str) -> 
 
 
 def assert_same_run(
-    run: Path, other: Path, steps: int = STEPS, idle: str | None = None, of_biases: float = RELATIVE
+    run: Path,
+    other: Path,
+    steps: int = STEPS,
+    idle: str | None = None,
+    of_biases: float = RELATIVE,
+    written: str = "model.safetensors",
 ) -> None:
     """Losses, gradient norms and the last weights agree; tokens and epochs are equal.
 
     `idle`: how names end of parameters that cannot affect the output: what they learn is rounding alone.
     `of_biases`: for biases, which begin at zero, so that all they are is what the steps have added.
+    `written`: the file of what learned, in a checkpoint.
     """
     rows, others = metrics(run), metrics(other)
     assert len(rows) == len(others) == steps
@@ -63,7 +69,7 @@ def assert_same_run(
         assert row["loss"] == pytest.approx(wanted["loss"], rel=RELATIVE)
         assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=RELATIVE)
         assert (row["label_tokens"], row["epoch"]) == (wanted["label_tokens"], wanted["epoch"])
-    file = f"checkpoint-{steps}/model.safetensors"
+    file = f"checkpoint-{steps}/{written}"
     weights, wanted = load_file(run / file), load_file(other / file)
     assert weights.keys() == wanted.keys()
     for name, values in weights.items():

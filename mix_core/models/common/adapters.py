@@ -18,6 +18,7 @@ from paddle import Tensor
 from mix_core.errors import BadInputError, WeightsError
 from mix_core.models.common import adapter_files as files
 from mix_core.models.common.int8 import round_matrix
+from mix_core.models.common.layers import Linear
 from mix_core.models.common.lora import (
     LinearMap,
     LoRASettings,
@@ -27,22 +28,17 @@ from mix_core.models.common.lora import (
     of_name,
     use_adapter,
 )
+from mix_core.models.common.parts import held_box, whole_shape
 from mix_core.models.common.tensor_files import Outgoing, StoredTensor, write_file
-from mix_core.models.common.weights import STORED_AS, AnySlot, host_values, parameters_of, slots_of
+from mix_core.models.common.weights import (
+    STORED_AS,
+    AnySlot,
+    host_values,
+    parameters_of,
+    set_whole,
+    slots_of,
+)
 from mix_core.models.registry import ModelFamily
-
-
-class Kept:
-    """Values in memory, to fill a slot with as from a file."""
-
-    dtype = "F32"
-
-    def __init__(self, values: np.ndarray) -> None:
-        bits = values.astype(np.uint32) << 16 if values.dtype == np.uint16 else None
-        self._values = np.array(values, np.float32) if bits is None else bits.view(np.float32)
-
-    def read_float32(self) -> np.ndarray:
-        return self._values
 
 
 class AdapterSet:
@@ -64,8 +60,8 @@ class AdapterSet:
         self.names: list[str] = []
         self.used: str | None = None
         self._whole: dict[str, dict[str, StoredTensor]] = {}
-        self._own: dict[str, Kept] = {}
-        """The model's values of what some adapter brings as a whole."""
+        self._own: dict[str, list[tuple[Tensor, np.ndarray]]] = {}
+        """The model's parameters that some adapter brings as a whole, with their own values here."""
 
     def add(self, name: str, adapter: files.StoredAdapter) -> None:
         """Put an adapter on, and let it be in use.
@@ -91,7 +87,8 @@ class AdapterSet:
         self._fill_all(name, adapter)
         self._whole[name] = adapter.whole
         for parameter in adapter.whole:
-            self._own.setdefault(parameter, Kept(self.slots[parameter].values()))
+            if parameter not in self._own:
+                self._own[parameter] = [(one, one.numpy()) for one in parameters_of([self.slots[parameter]])]
         self.names.append(name)
         self.use(name)
 
@@ -113,7 +110,8 @@ class AdapterSet:
             raise BadInputError(f"no adapter is called {name!r}; there are: {there}")
         use_adapter(self.model, name)
         for parameter in self._whole.get(self.used or "", {}):
-            self.slots[parameter].fill(self._own[parameter])
+            for tensor, values in self._own[parameter]:
+                tensor.set_value(values)
         for parameter, stored in self._whole.get(name or "", {}).items():
             self.slots[parameter].fill(stored)
         self.used = name
@@ -171,8 +169,8 @@ class AdapterSet:
         for part in self.maps:
             if part.path == one.path:
                 break
-            start += part.layer.outputs if part.name == one.name else 0
-        return slice(start, start + one.layer.outputs)
+            start += part.shape[1] if part.name == one.name else 0
+        return slice(start, start + one.shape[1])
 
     @paddle.no_grad()
     def _fill(self, one: LinearMap, low_rank: LowRank, parts: dict[str, StoredTensor]) -> None:
@@ -184,8 +182,7 @@ class AdapterSet:
         if low_rank.magnitude is not None:
             values[low_rank.magnitude] = parts[files.MAGNITUDE].read_float32().reshape(-1)[rows]
         for parameter, value in values.items():
-            value = paddle.to_tensor(np.ascontiguousarray(value))
-            parameter.set_value(value.astype(parameter.dtype))
+            set_whole(parameter, value)
 
     def write(
         self,
@@ -237,7 +234,6 @@ class AdapterSet:
             first = parts[0][1]
             dtype, rank = STORED_AS[first.down.dtype], first.settings.rank
             inputs, outputs = _published_shape([one for one, _ in parts])
-
             shapes = {files.DOWN: (rank, inputs), files.UP: (outputs, rank)}
             if first.magnitude is not None:
                 shapes[files.MAGNITUDE] = (outputs,)
@@ -265,17 +261,29 @@ class AdapterSet:
 
 def _published_shape(group: list[LinearMap]) -> tuple[int, int]:
     """(inputs, outputs) of a published matrix, of which the maps are the parts."""
-    return group[0].layer.inputs, sum(one.layer.outputs for one in group)
+    return group[0].shape[0], sum(one.shape[1] for one in group)
 
 
 @paddle.no_grad()
 def fingerprint(maps: list[LinearMap]) -> str:
     """Tells the weights under an adapter from others: of each map the first output's, rounded to bfloat16.
 
-    Rounded, so that a model published in float32 and its copy in bfloat16 are the same.
+    Rounded, so that a model published in float32 and its copy in bfloat16 are the same. Ranks that divide the
+    maps call this together.
     """
     digest = hashlib.sha256()
     for one in sorted(maps, key=lambda one: one.path):
-        column: Tensor = one.layer.weight[:, 0].astype("float32").astype("bfloat16")
-        digest.update(one.name.encode() + column.numpy().tobytes())
+        digest.update(one.name.encode() + _first_output(one.layer).tobytes())
     return digest.hexdigest()
+
+
+def _first_output(layer: Linear) -> np.ndarray:
+    """The first output's weights (I,), bfloat16 as uint16; of a divided map from all its ranks."""
+    bits_I = layer.weight[:, 0].astype("float32").astype("bfloat16").numpy()
+    if layer.across is None:
+        return bits_I
+    box, (inputs, _) = held_box(layer.weight), whole_shape(layer.weight)
+    whole_I = np.zeros(inputs, np.int32)
+    if box.offset[1] == 0:
+        whole_I[box.slices[0]] = bits_I
+    return layer.across.sum_(paddle.to_tensor(whole_I)).numpy().astype(np.uint16)

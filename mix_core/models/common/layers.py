@@ -5,6 +5,8 @@ Shapes: `...` any leading axes, I input features, O output features, D model dim
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import paddle
 from paddle import Tensor, nn
@@ -35,6 +37,8 @@ class Linear(nn.Layer):
         """What stands in for the weight, which is None then, under an adapter (int8.py)."""
         self.adapters = None
         """What changes the map, if anything does (lora.py)."""
+        self.across: Any = None
+        """The ranks that have its other parts, where it is divided (models/parallel)."""
 
     @property
     def base(self) -> Tensor | Int8Matrix:

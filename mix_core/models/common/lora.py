@@ -4,6 +4,9 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021. Kalajdzie
 Scaling Factor for Fine-Tuning with LoRA", 2023. Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation",
 2024. adapter_files.py reads and writes them.
 
+Of a map that ranks divide, each has the matching part of the adapter: of `up` and `magnitude` where outputs
+are divided, of `down` where inputs are. The rest every rank has whole, with a gradient in parts.
+
 Shapes: I input features, O output features, R rank, `...` any leading axes.
 """
 
@@ -20,8 +23,10 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.layers import Linear
+from mix_core.models.common.parts import Box, held_box, is_part, mark_part, mark_shared, whole_shape
 from mix_core.models.common.random import SampleRandom, named_generator
 from mix_core.models.common.recompute import recompute
+from mix_core.models.common.weights import set_whole
 from mix_core.ops.dtypes import cast, widened
 from mix_core.ops.low_rank import AdaptedMatrix, Matrix
 from mix_core.ops.matmul_int8 import Int8Matrix
@@ -61,6 +66,27 @@ class LowRank(nn.Layer):
         self.down = self.create_parameter([inputs, settings.rank]) if down is None else down
         self.up = self.create_parameter([settings.rank, outputs])
         self.magnitude = self.create_parameter([outputs]) if settings.dora else None
+        self._sum: Callable[[Tensor], Tensor] | None = None
+        """Sums over the ranks that have the map's other inputs, in place."""
+        if is_part(layer.weight):
+            self._mark(layer)
+
+    def _mark(self, layer: Linear) -> None:
+        """Note what is a part as the map's is, and what is whole with a gradient in parts."""
+        rank, (first_input, first_output) = self.settings.rank, held_box(layer.weight).offset
+        inputs, outputs = whole_shape(layer.weight)
+        if layer.inputs < inputs:
+            self._sum = layer.across.sum_
+            mark_part(self.down, Box((first_input, 0), (layer.inputs, rank)), (inputs, rank))
+            shared = [self.up, self.magnitude]
+        else:
+            mark_part(self.up, Box((0, first_output), (rank, layer.outputs)), (rank, outputs))
+            if self.magnitude is not None:
+                mark_part(self.magnitude, Box((first_output,), (layer.outputs,)), (outputs,))
+            shared = [self.down]
+        for parameter in shared:
+            if parameter is not None:
+                mark_shared(parameter)
 
     def matrix(self, base_IO: Tensor | Int8Matrix, *, training: bool) -> AdaptedMatrix:
         """What `ops.linear` takes. A base in 8 bits takes no `magnitude`."""
@@ -83,6 +109,8 @@ class LowRank(nn.Layer):
         within_RO = paddle.matmul(paddle.matmul(down_IR, down_IR, transpose_x=True), up_RO)
         low_rank_O = paddle.sum(up_RO * (across_RO * (2.0 * scale) + within_RO * scale**2), axis=0)
         squares_O = paddle.sum(weight_IO * weight_IO, axis=0) + low_rank_O
+        if self._sum is not None:
+            squares_O = self._sum(squares_O)  # each term is a sum over inputs
         return paddle.sqrt(paddle.clip(squares_O, min=1e-24))
 
     @paddle.no_grad()
@@ -97,24 +125,24 @@ class LowRank(nn.Layer):
 
     def _low_of_dropped(self, x: Tensor) -> Tensor:
         """``dropped(x) @ down``; x and a bit for each of its numbers are kept for going back."""
-        dropped = _Dropped(self.random, self.place, self.settings.dropout)
+        dropped = _Dropped(self.random, self.place, self.settings.dropout, self.down)
         return recompute(lambda x: ops.linear(dropped(x), self.down), x)
 
 
 class _Dropped:
-    """Drops the same numbers at each call; they are drawn at the first."""
+    """Drops the same numbers at each call; they are drawn at the first, for all inputs of the map."""
 
-    def __init__(self, random: SampleRandom, place: int, dropout: float) -> None:
+    def __init__(self, random: SampleRandom, place: int, dropout: float, down: Tensor) -> None:
         self._draw = partial(random.keep, place, dropout=dropout)
         self._dropout = dropout
+        self._inputs, self._here = whole_shape(down)[0], held_box(down).slices[0]
         self._bits: np.ndarray | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        shape = (math.prod(x.shape[:-1]), width)
         if self._bits is None:
-            self._bits = np.packbits(self._draw(shape=shape) != 0.0, axis=1)
-        kept = np.unpackbits(self._bits, axis=1, count=width)
+            shape = (math.prod(x.shape[:-1]), self._inputs)
+            self._bits = np.packbits(self._draw(shape=shape)[:, self._here] != 0.0, axis=1)
+        kept = np.unpackbits(self._bits, axis=1, count=x.shape[-1])
         keep = paddle.to_tensor(kept.astype(np.float32) / np.float32(1.0 - self._dropout))
         return x * cast(keep, x.dtype).reshape(x.shape)
 
@@ -148,6 +176,12 @@ class LinearMap:
     layer: Linear
     in_decoder: str | None = None
     """Its path within the decoder, if it is there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(inputs, outputs) of the model's map, of which a rank may have a part."""
+        layer = self.layer
+        return (layer.inputs, layer.outputs) if layer.weight is None else whole_shape(layer.weight)
 
 
 def linear_maps(model: nn.Layer, published_name: Callable[[str], str] = str) -> list[LinearMap]:
@@ -215,10 +249,10 @@ def init_adapter(maps: list[LinearMap], name: str, seed: int) -> None:
     for one, adapter in of_name(maps, name):
         if one.name not in drawn:
             drawn.add(one.name)
-            limit = adapter.down.shape[0] ** -0.5
+            shape = whole_shape(adapter.down)
+            limit = shape[0] ** -0.5
             generator = named_generator(seed, f"{one.name}.lora_A.weight")
-            values = generator.uniform(-limit, limit, adapter.down.shape).astype(np.float32)
-            adapter.down.set_value(values)
+            set_whole(adapter.down, generator.uniform(-limit, limit, shape).astype(np.float32))
         adapter.up.set_value(np.zeros(adapter.up.shape, np.float32))
         if adapter.magnitude is not None:
             adapter.magnitude.set_value(adapter.lengths(one.layer.weight))

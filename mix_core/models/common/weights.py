@@ -88,7 +88,7 @@ class Slot:
 
     def fill(self, stored: StoredTensor) -> None:
         """Give the parameter the stored values, or those of its part."""
-        _set(self.parameter, self.to_parameter(_read(stored, self.dtype)))
+        set_whole(self.parameter, self.to_parameter(_read(stored, self.dtype)))
 
     def values(self) -> np.ndarray:
         """The parameter in its published form."""
@@ -114,7 +114,7 @@ class JoinedSlot:
     def fill(self, stored: StoredTensor) -> None:
         whole = _read(stored, self.dtype)
         for part, rows in zip(self.parts, self.rows):
-            _set(part.parameter, part.to_parameter(whole[rows]))
+            set_whole(part.parameter, part.to_parameter(whole[rows]))
 
     def values(self) -> np.ndarray:
         return self.joined([part.values() for part in self.parts])
@@ -228,8 +228,8 @@ def _read(stored: StoredTensor, dtype: Any) -> np.ndarray:
     return stored.read() if dtype == paddle.bfloat16 and stored.dtype == "BF16" else stored.read_float32()
 
 
-def _set(parameter: Tensor, values: np.ndarray) -> None:
-    """`values`: of the whole parameter."""
+def set_whole(parameter: Tensor, values: np.ndarray) -> None:
+    """Give a parameter these values, of which a part takes its own; bfloat16 as uint16, or float32."""
     if is_part(parameter):
         values = values[held_box(parameter).slices]
     values = np.ascontiguousarray(values)
@@ -254,7 +254,7 @@ def fill_random(model: nn.Layer, seed: int, deviation: float) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             values = named_generator(seed, name).standard_normal(whole_shape(parameter), dtype=np.float32)
-            _set(parameter, values * np.float32(deviation))
+            set_whole(parameter, values * np.float32(deviation))
 
 
 def init_weights(model: nn.Layer, seed: int) -> None:

@@ -143,15 +143,14 @@ class DividedWords(Embedding):
 
 
 def _divide_maps(layer: Any, division: Division, across: Across) -> None:
-    for name in division.outputs:
-        linear = getattr(layer, name)
-        divide(linear, "weight", 1, across)
-        divide(linear, "bias", 0, across)
-        linear.inputs, linear.outputs = linear.weight.shape
-    for name in division.inputs:
-        linear = getattr(layer, name)
-        divide(linear, "weight", 0, across)
-        linear.inputs, linear.outputs = linear.weight.shape
+    for axis, names in ((1, division.outputs), (0, division.inputs)):
+        for name in names:
+            linear = getattr(layer, name)
+            divide(linear, "weight", axis, across)
+            if axis == 1:
+                divide(linear, "bias", 0, across)
+            linear.inputs, linear.outputs = linear.weight.shape
+            linear.across = across
 
 
 @paddle.no_grad()

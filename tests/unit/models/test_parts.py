@@ -86,3 +86,62 @@ def test_a_model_is_divided_before_it_has_memory(model):
     with paddle.LazyGuard():
         made = divided(model, 1)
     assert made.up.weight.shape == [6, 4] and not made.up.weight._is_initialized()
+
+
+def test_adapters_of_divided_maps_are_parts_of_the_whole_s(model):
+    """Of a feed-forward block: what two ranks give adds up, their gradients are parts of the whole's or add
+    up to it, and each drops what one device drops."""
+    import paddle
+    from paddle import nn
+
+    from mix_core.models.common.layers import GatedMLP
+    from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter, linear_maps
+    from mix_core.models.common.parts import held_box, is_part, is_shared
+    from mix_core.models.common.random import SampleRandom
+    from mix_core.models.common.tensor_plan import Division
+    from mix_core.models.parallel.across import Across
+    from mix_core.models.parallel.layers import DividedMLP
+
+    class Unsummed(Across):
+        def spread(self, x):
+            return x
+
+        def summed(self, x):
+            return x
+
+    plan = Division("mlp", ("gate_proj", "up_proj"), ("down_proj",))
+    x_TD = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+
+    def adapted(index=None):
+        block = nn.Layer()
+        block.mlp, block.random = GatedMLP(6, 8, bias=False), SampleRandom()
+        fill = np.random.default_rng(0)
+        for one in block.mlp.parameters():
+            one.set_value(fill.normal(size=one.shape).astype(np.float32))
+            one.stop_gradient = True
+        if index is not None:
+            block.mlp = DividedMLP(block.mlp, plan, Unsummed(index, 2, None))
+        maps = linear_maps(block)
+        add_adapter(block, maps, "a", LoRASettings(rank=3, alpha=6.0, dropout=0.4))
+        init_adapter(maps, "a", 7)
+        for number, one in enumerate(maps):
+            up = one.layer.adapters.used.up
+            values = np.random.default_rng(number).normal(size=(3, one.shape[1])).astype(np.float32)
+            up.set_value(values[held_box(up).slices])
+        block.train()
+        block.random.start(seed=1, step=1, samples=np.arange(1))
+        out_TD = block.mlp(paddle.to_tensor(x_TD))
+        out_TD.sum().backward()
+        return out_TD.numpy(), {n: one for n, one in block.named_parameters() if ".adapters." in n}
+
+    wanted_TD, whole = adapted()
+    first, second = adapted(0), adapted(1)
+    np.testing.assert_allclose(first[0] + second[0], wanted_TD, rtol=1e-5, atol=1e-5)
+    for name, one in whole.items():
+        found = np.zeros(one.shape, np.float32)
+        for part in (parameters[name] for _, parameters in (first, second)):
+            assert is_part(part) != is_shared(part), name
+            slices = held_box(part).slices
+            np.testing.assert_array_equal(part.numpy(), one.numpy()[slices], err_msg=name)
+            found[slices] += part.grad.numpy()
+        np.testing.assert_allclose(found, one.grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)

@@ -61,7 +61,10 @@ def test_keys_give_a_layout(keys, ranks, expected):
             {"tensor_parallel_degree": "2", "overlap_grad_reduce": "true"},
             "overlap_grad_reduce with tensor_parallel_degree 2 .* not built",
         ),
-        ({"tensor_parallel_degree": "2", "lora": "true"}, "lora with tensor_parallel_degree 2 .* not built"),
+        (
+            {"pipeline_parallel_degree": "2", "lora": "true", "weight_quantize_algo": "weight_only_int8"},
+            "weight_quantize_algo with .* pipeline_parallel_degree 2 is not built",
+        ),
     ],
 )
 def test_degrees_that_do_not_multiply_to_the_devices_are_refused(keys, says):
