@@ -254,7 +254,8 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         word = _WORDS.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if word is None:
-            raise _Refused(f"it names {str(module)[:60]}.{str(name)[:60]}")
+            asked = f"{str(module)[:60]}.{str(name)[:60]}"
+            raise _Refused(f"it names {''.join(c if c.isprintable() else '?' for c in asked)}")
         self.push(word)
 
     def call(self) -> None:

@@ -172,6 +172,13 @@ def test_no_bytes_break_the_reader(tmp_path_factory, data):
         read_pickled_arrays(path)
 
 
+def test_a_name_cannot_break_the_line_of_its_refusal(tmp_path):
+    (path := tmp_path / "named.pdparams").write_bytes(b"\x80\x04\x8c\x03o\ns\x8c\x07sys\x1btem\x93.")
+    with pytest.raises(WeightsError) as refused:
+        read_pickled_arrays(path)
+    assert "it names o?s.sys?tem;" in str(refused.value) and str(refused.value).isprintable()
+
+
 @given(st.data())
 def test_a_changed_byte_gives_arrays_or_one_line(tmp_path_factory, sound, data):
     place = data.draw(st.integers(0, len(sound) - 1))
