@@ -39,6 +39,7 @@ from mix_core.models.common.weights import (
     slots_of,
 )
 from mix_core.models.registry import ModelFamily
+from mix_core.ops.dtypes import cast, widened
 
 
 class AdapterSet:
@@ -61,7 +62,8 @@ class AdapterSet:
         self.used: str | None = None
         self._whole: dict[str, dict[str, StoredTensor]] = {}
         self._own: dict[str, list[tuple[Tensor, np.ndarray]]] = {}
-        """The model's parameters that some adapter brings as a whole, with their own values here."""
+        """The model's parameters that some adapter brings as a whole, with their own values here in float32:
+        the model may become narrower meanwhile."""
 
     def add(self, name: str, adapter: files.StoredAdapter) -> None:
         """Put an adapter on, and let it be in use.
@@ -88,7 +90,8 @@ class AdapterSet:
         self._whole[name] = adapter.whole
         for parameter in adapter.whole:
             if parameter not in self._own:
-                self._own[parameter] = [(one, one.numpy()) for one in parameters_of([self.slots[parameter]])]
+                own = parameters_of([self.slots[parameter]])
+                self._own[parameter] = [(one, widened(one).numpy()) for one in own]
         self.names.append(name)
         self.use(name)
 
@@ -111,7 +114,7 @@ class AdapterSet:
         use_adapter(self.model, name)
         for parameter in self._whole.get(self.used or "", {}):
             for tensor, values in self._own[parameter]:
-                tensor.set_value(values)
+                tensor.set_value(cast(paddle.to_tensor(values), tensor.dtype))
         for parameter, stored in self._whole.get(name or "", {}).items():
             self.slots[parameter].fill(stored)
         self.used = name

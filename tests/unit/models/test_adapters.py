@@ -75,6 +75,20 @@ def good(tmp_path_factory, family) -> Path:
     return folder
 
 
+def test_what_an_adapter_replaced_comes_back_to_a_model_that_became_narrower(tmp_path, family):
+    patches = "visual.patch_embed.proj.weight"
+    written(tmp_path / "a", family, learned=(patches,))
+    model = model_of(family)
+    (own,) = (one for name, one in model.named_parameters() if name == patches)
+    expected = own.astype("bfloat16").numpy()
+    adapters = AdapterSet(model, family)
+    adapters.add("x", read_adapter(tmp_path / "a"))
+    model.to(dtype="bfloat16")
+    assert not np.array_equal(own.numpy(), expected)
+    adapters.use(None)
+    assert np.array_equal(own.numpy(), expected)
+
+
 def test_written_and_read_again(tmp_path, family):
     patches = "visual.patch_embed.proj.weight"
     model, _ = written(tmp_path / "a", family, learned=(patches, "model.norm.weight"))
