@@ -251,12 +251,17 @@ def interleaved(connection: Connection, library: str, rank: int, ranks: int, ide
 def dies(
     connection: Connection, library: str, rank: int, ranks: int, identity: bytes, operation: str
 ) -> tuple[str, float, str]:
-    """The last rank is killed: what the others see of it, after how long, and once more."""
+    """The last rank is killed: what the others see of it, after how long, and once more.
+
+    Every rank sends its process first, and goes on when it is told that all are through the first collective:
+    one that is still in it may hear of the death there.
+    """
     group = Group(library, rank, ranks, identity)
     values = np.ones(MIB, "float32")
     group.all_reduce(values, values, "float32")
+    connection.send(os.getpid())
+    connection.recv()
     if rank == ranks - 1:
-        connection.send(os.getpid())
         os.kill(os.getpid(), signal.SIGKILL)
     start = time.monotonic()
     calls = {

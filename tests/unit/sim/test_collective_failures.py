@@ -18,7 +18,9 @@ from tests.unit.sim.test_collective import TRANSPORTS, transports
 @pytest.mark.parametrize("operation", ["all_reduce", "recv"])
 def test_a_dead_peer_is_named_within_seconds(transport: str, operation: str) -> None:
     with groups.started(ranks_of.dies, 3, operation, env=TRANSPORTS[transport]) as group:
-        pid = group[2].answer()
+        *_, pid = [rank.answer() for rank in group]
+        for rank in group:
+            rank.connection.send("go on")
         answers = [rank.answer() for rank in group[:2]]
     for first, seconds, again in answers:
         # on a rank that the other was quicker to tell, "rank 1 gave up: " comes first
