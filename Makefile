@@ -80,7 +80,8 @@ test: $(VENV)/.installed-tests
 	$(PYTEST) $(SIDE_BY_SIDE) -m 'not slow' --durations=15 tests
 
 test-all: $(VENV)/.installed-tests
-	@failed=0; export MIX_CONFORMANCE_REPORTS=docs/conformance; set -x; \
+	@failed=0; export MIX_CONFORMANCE_REPORTS=docs/conformance MIX_FULL_RUN; MIX_FULL_RUN=$$(mktemp -d); \
+	trap 'rm -rf "$$MIX_FULL_RUN"' EXIT; set -x; \
 	$(PYTEST) -m alone --durations=5 tests/integration/test_main_job.py || failed=1; \
 	$(PYTEST) $(SIDE_BY_SIDE) -m 'not alone' --durations=40 tests || failed=1; exit $$failed
 

@@ -46,6 +46,10 @@ class Group:
     deterministic: bool = False
 
 
+RUNTIME = Group("runtime")
+"""What needs a plain process: a new one takes seconds, and a crash costs the case that it came in alone."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One question to a device."""

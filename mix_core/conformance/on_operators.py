@@ -25,7 +25,6 @@ CLASSES = {"scatter": "scatter", "scatter_nd_add": "scatter"}
 TABLE = Path(__file__).with_name("operators.json")
 GROUP = Group("operators")
 STRICT = Group("operators, strict", variables=(("FLAGS_enable_api_kernel_fallback", "0"),))
-BLACK = Group("operators, black list")
 
 
 def conformance_cases(target: Target) -> list[Case]:
@@ -197,7 +196,7 @@ def _chip(target: Target) -> Any:
 def _black_list_case(target: Target) -> Case:
     unless = None if target.simulated else "only a simulated device counts what runs on the CPU"
     asks = "operators of the plugin's black list run on the CPU, and their results come back to the device"
-    return Case("L2/black_list/applied", asks, BLACK, _black_list, unless=unless)
+    return Case("L2/black_list/applied", asks, GROUP, _black_list, unless=unless)
 
 
 def _black_list(context: Context) -> None:

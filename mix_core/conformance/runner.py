@@ -188,13 +188,13 @@ def _environment(group: Group) -> dict[str, str]:
 
 def _watch(process: subprocess.Popen[bytes], results: Path, group: Group) -> bool:
     """Wait for the end; True where a case took too long and the process was ended."""
-    lines, since = -1, time.monotonic()
+    written, since = -1, time.monotonic()
     while process.poll() is None:
         time.sleep(POLL_S)
-        now = len(_lines(results))
-        if now != lines:
-            lines, since = now, time.monotonic()
-        limit = START_S if lines == 0 else group.timeout_s
+        now = results.stat().st_size if results.is_file() else 0
+        if now != written:
+            written, since = now, time.monotonic()
+        limit = START_S if written == 0 else group.timeout_s
         if time.monotonic() - since > limit:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mix_core.conformance.case import Case, Context, Group, expect
+from mix_core.conformance.case import RUNTIME, Case, Context, expect
 from mix_core.conformance.closeness import require_close, require_equal
 from mix_core.conformance.target import Target
 
-GROUP = Group("runtime")
 SIZES = (1, 3, 255, 4097, 1 << 20, (5 << 20) + 3)
 DTYPES = ("float32", "int64", "int32", "bool", "float64", "uint8")
 DRAWS = 1000
@@ -24,7 +23,7 @@ def conformance_cases(target: Target) -> list[Case]:
         Case(
             f"L1/copy/{direction}/{n}",
             f"{n} numbers survive a copy {words} to the bit",
-            GROUP,
+            RUNTIME,
             lambda context, run=run, n=n: run(n),
         )
         for direction, words, run in (
@@ -38,7 +37,11 @@ def conformance_cases(target: Target) -> list[Case]:
         asks = f"{dtype} numbers survive a copy to the device and back to the bit"
         cases.append(
             Case(
-                f"L1/copy/dtype/{dtype}", asks, GROUP, lambda context, dtype=dtype: _dtype(dtype), dtype=dtype
+                f"L1/copy/dtype/{dtype}",
+                asks,
+                RUNTIME,
+                lambda context, dtype=dtype: _dtype(dtype),
+                dtype=dtype,
             )
         )
     for name, asks, run in (
@@ -55,7 +58,7 @@ def conformance_cases(target: Target) -> list[Case]:
         ("random/state_on_host", "the host's numbers come again with the state too", _host_state),
         ("random/distribution", "uniform and normal numbers have their mean and spread", _distribution),
     ):
-        cases.append(Case(f"L1/{name}", asks, GROUP, run))
+        cases.append(Case(f"L1/{name}", asks, RUNTIME, run))
     return cases
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mix_core.conformance.case import Case, Context, Group, Mismatch, expect
+from mix_core.conformance.case import RUNTIME, Case, Context, Group, Mismatch, expect
 from mix_core.conformance.closeness import require_equal
 from mix_core.conformance.target import Target
 from mix_core.device import simulate
@@ -15,7 +15,6 @@ from mix_core.device.profile import Capability
 
 MiB = 1 << 20
 SMALL = "256MiB"
-GROUP = Group("runtime memory")
 LIMITED = Group("runtime limit", variables=((simulate.MEMORY, SMALL),))
 HUGE = 1 << 46
 """Numbers that no memory holds."""
@@ -29,29 +28,29 @@ def conformance_cases(target: Target) -> list[Case]:
         (
             "stats/keys",
             "memory_stats gives allocated and peak, whole numbers not below 0",
-            GROUP,
+            RUNTIME,
             _keys,
             stats,
         ),
-        ("stats/grow", "64 MiB of tensors show as 64 MiB more", GROUP, _grow, stats or host),
-        ("stats/fall", "memory that is let go shows as less", GROUP, _fall, stats or host),
+        ("stats/grow", "64 MiB of tensors show as 64 MiB more", RUNTIME, _grow, stats or host),
+        ("stats/fall", "memory that is let go shows as less", RUNTIME, _fall, stats or host),
         (
             "stats/peak",
             "peak is the most there was, and starts again when it is reset",
-            GROUP,
+            RUNTIME,
             _peak,
             stats or host,
         ),
-        ("stats/leak", "the same step 20 times leaves no memory behind", GROUP, _leak, stats or host),
+        ("stats/leak", "the same step 20 times leaves no memory behind", RUNTIME, _leak, stats or host),
         (
             "stats/device",
             "what the device itself counts agrees with the runtime",
-            GROUP,
+            RUNTIME,
             _device,
             stats or limited,
         ),
-        ("empty_cache", "after empty_cache the device still computes", GROUP, _empty_cache, None),
-        ("properties", "properties name the device", GROUP, _properties, None),
+        ("empty_cache", "after empty_cache the device still computes", RUNTIME, _empty_cache, None),
+        ("properties", "properties name the device", RUNTIME, _properties, None),
         (
             "out/error",
             "too large a tensor raises MemoryError, and the process goes on",

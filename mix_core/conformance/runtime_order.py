@@ -6,13 +6,12 @@ import threading
 
 import numpy as np
 
-from mix_core.conformance.case import Case, Context, Group, Mismatch, expect
+from mix_core.conformance.case import RUNTIME, Case, Context, Mismatch, expect
 from mix_core.conformance.closeness import require_close, require_equal
 from mix_core.conformance.target import Target
 from mix_core.device import simulate
 from mix_core.device.profile import Capability
 
-GROUP = Group("runtime order")
 THREADS, ROUNDS = 4, 25
 N = 256
 
@@ -24,43 +23,43 @@ def conformance_cases(target: Target) -> list[Case]:
         Case(
             "L1/order/synchronize",
             "synchronize returns when all work is done, again and again",
-            GROUP,
+            RUNTIME,
             _synchronize,
         ),
-        Case("L1/order/chain", "200 dependent operators see each other's results", GROUP, _chain),
+        Case("L1/order/chain", "200 dependent operators see each other's results", RUNTIME, _chain),
         Case(
             "L1/order/copy_after_kernel",
             "a copy to the host sees the kernel before it",
-            GROUP,
+            RUNTIME,
             _copy_after_kernel,
         ),
         Case(
             "L1/order/streams",
             "work on a second stream gives the right numbers",
-            GROUP,
+            RUNTIME,
             _streams,
             unless=streams,
         ),
         Case(
             "L1/order/late_stream",
             "results are right when a stream is late",
-            GROUP,
+            RUNTIME,
             _late,
             unless=streams or simulated,
         ),
         Case(
             "L1/order/event",
             "a stream that waits for an event comes after it",
-            GROUP,
+            RUNTIME,
             _event,
             unless=events or streams or simulated,
         ),
-        Case("L1/order/event_time", "events can be recorded and waited for", GROUP, _record, unless=events),
-        Case("L1/threads/compute", "threads that compute at once get their own numbers", GROUP, _threads),
+        Case("L1/order/event_time", "events can be recorded and waited for", RUNTIME, _record, unless=events),
+        Case("L1/threads/compute", "threads that compute at once get their own numbers", RUNTIME, _threads),
         Case(
             "L1/threads/backward",
             "threads that go backward at once get their own gradients",
-            GROUP,
+            RUNTIME,
             _threads_backward,
         ),
     ]

@@ -6,10 +6,9 @@ import os
 import subprocess
 import sys
 
-from mix_core.conformance.case import Case, Context, Group, Mismatch, expect
+from mix_core.conformance.case import RUNTIME, Case, Context, Mismatch, expect
 from mix_core.conformance.target import Target, host_environment
 
-GROUP = Group("runtime processes")
 SPAWNED = """
 import sys
 import mix_core.device as device
@@ -22,10 +21,13 @@ print("sum", float((paddle.arange(10, dtype="float32") * 2.0).sum()))
 
 def conformance_cases(target: Target) -> list[Case]:
     return [
-        Case("L1/processes/fork", "the device is refused in a forked child, with a sentence", GROUP, _fork),
-        Case("L1/processes/fork_parent", "after a fork the parent goes on", GROUP, _fork_parent),
+        Case("L1/processes/fork", "the device is refused in a forked child, with a sentence", RUNTIME, _fork),
+        Case("L1/processes/fork_parent", "after a fork the parent goes on", RUNTIME, _fork_parent),
         Case(
-            "L1/processes/spawn", "a started child has the device, while the parent has it too", GROUP, _spawn
+            "L1/processes/spawn",
+            "a started child has the device, while the parent has it too",
+            RUNTIME,
+            _spawn,
         ),
     ]
 

@@ -19,9 +19,9 @@ def _waits(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a defect whose whole run is asked for, that asks all of its cases that the short form asks."""
-    whole = {_defect(item) for item in items if item.get_closest_marker("stops_at_red")} - {None}
-    short = [item for item in items if not _waits(item) and _defect(item) in whole]
+    """Short forms are left out where the whole run is asked for, which asks all of their cases."""
+    whole = {_defect(item) for item in items if _waits(item)}
+    short = [item for item in items if item.get_closest_marker("short_form") and _defect(item) in whole]
     if short:
         config.hook.pytest_deselected(items=short)
         items[:] = [item for item in items if item not in short]

@@ -25,6 +25,7 @@ def require_named(defect: Defect, failed: list[str], said: str) -> None:
             stream.write(f"{defect.name}\t{', '.join(failed)}\n")
 
 
+@pytest.mark.short_form
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name.replace(" ", "_") for defect in DEFECTS])
 def test_defect_turns_its_cases_red(named_run, defect):
     code, report, said = named_run
@@ -32,6 +33,7 @@ def test_defect_turns_its_cases_red(named_run, defect):
     require_named(defect, red(report), said)
 
 
+@pytest.mark.short_form
 def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
     names = sorted({case for defect in DEFECTS for case in defect.caught_by})
     code, report, said = conform(tmp_path, *(word for name in names for word in ("--case", name)))
@@ -40,7 +42,6 @@ def test_clean_device_is_green_on_all_of_these_cases(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.stops_at_red
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name.replace(" ", "_"))
 def test_the_suite_catches_the_defect(whole_run, defect):
     """It turns red, and so do the named cases: there, or by themselves where they were not."""

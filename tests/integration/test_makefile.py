@@ -147,12 +147,15 @@ def test_a_client_that_did_not_train_on_its_device_is_told(change, complaint):
 
 @pytest.mark.parametrize("fails", ["", "-m alone", "-m not alone"])
 def test_all_tests_run_and_what_is_alone_goes_first(installed, fails):
-    python = '#!/bin/sh\necho "$@" >> asked.txt\ncase "$*" in *"%s"*) exit 1; esac\n'
+    python = '#!/bin/sh\necho "$@" >> asked.txt\nls -d "$MIX_FULL_RUN" >> runs.txt\n'
+    python += 'case "$*" in *"%s"*) exit 1; esac\n'
     script(installed / ".venv" / "bin" / "python", python % (fails or "nothing fails"))
     assert make(installed, "test-all").returncode == (2 if fails else 0)
     first, second = asked(installed)
     assert first.startswith("-m pytest -m alone ") and first.endswith(" tests/integration/test_main_job.py")
     assert second.startswith("-m pytest --numprocesses 2 ") and "-m not alone" in second
+    (run,) = set((installed / "runs.txt").read_text().splitlines())
+    assert not Path(run).exists(), "both had one folder for the run at full length, and nobody has it after"
 
 
 def test_the_four_quarters_hold_every_slow_test_once():
