@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -94,15 +95,21 @@ def program(build: Build) -> Path:
     return build(compiler(), FAST)
 
 
+@pytest.fixture(scope="module")
+def run(program: Path) -> Callable[[str], str]:
+    """What the program says with an instruction set, run once."""
+    return cache(lambda isa: call([str(program)], MIX_CPU_ISA=isa))
+
+
 @pytest.mark.parametrize("isa", instruction_sets())
-def test_every_kernel_in_every_instruction_set(program: Path, isa: str) -> None:
-    said = call([str(program)], MIX_CPU_ISA=isa)
+def test_every_kernel_in_every_instruction_set(run: Callable[[str], str], isa: str) -> None:
+    said = run(isa)
     assert said.startswith(f"instruction set: {isa}\n")
     assert ", 0 failed" in said.splitlines()[-1]
 
 
-def test_every_kernel_has_cases(program: Path) -> None:
-    said = call([str(program)])
+def test_every_kernel_has_cases(run: Callable[[str], str]) -> None:
+    said = run("portable")
     parts = {
         "adapters",
         "attention_rows",
