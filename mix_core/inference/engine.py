@@ -17,7 +17,7 @@ from mix_core.errors import BadInputError
 from mix_core.inference.activating import activate_for, checked_dtype
 from mix_core.inference.adapters import Adapters, put_on, read_adapters, templates_of
 from mix_core.inference.conversation import conversation, is_batch
-from mix_core.inference.sharing import divided_among, sharing_ranks
+from mix_core.inference.sharing import load_shared, sharing_ranks
 from mix_core.inference.streaming import TextStream, check_stop_strings, cut_at
 from mix_core.inference.text_to_image.engine import PictureEngine, load_engine
 from mix_core.inference.text_to_image.sources import is_picture_model
@@ -317,9 +317,12 @@ def load(
     family = family_of_folder(folder)
     stored = read_adapters(lora)
     processor = family.load_processor(folder)
-    ranks = sharing_ranks(folder, tensor_parallel_degree, weights=weights, lora=bool(stored))
+    ranks = sharing_ranks(folder, tensor_parallel_degree, weights=weights)
     activation = activate_for(family.name, dtype, device, world_size=ranks, **how)
-    _, _, model = load_model(folder, divide=divided_among(ranks) if ranks > 1 else None)
+    if ranks > 1:
+        model = load_shared(folder, ranks)
+    else:
+        model = load_model(folder)[2]
     adapters = put_on(model, family, stored) if stored else None
     if dtype != "float32":
         model.to(dtype=dtype)

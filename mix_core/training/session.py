@@ -17,13 +17,13 @@ from mix_core.device.ranks import Job
 from mix_core.errors import EXIT_INTERRUPTED, MixError, OtherRankError, RunFailedError
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.models.common.parts import whole_shape
+from mix_core.models.parallel.loading import reading_in_turn
 from mix_core.training import assembly, checkpoint, record
 from mix_core.training.best import best_of
 from mix_core.training.evaluate import evaluate, result_names
 from mix_core.training.faults import place
 from mix_core.training.held_out import held_out_loss
 from mix_core.training.interrupt import StopRequest
-from mix_core.training.loading import reading_in_turn
 from mix_core.training.loop import NotFiniteError, Stepper, StepResult
 from mix_core.training.metrics import MetricsWriter
 from mix_core.training.parallel import Ranks
@@ -127,9 +127,7 @@ class Session:
 
     def _load(self, source: Path, *, random_init: bool) -> tuple[ModelFamily, Any]:
         """Make model and processor -> family, configuration."""
-        # where ranks divide layers, each fills its own part
-        once = reading_in_turn(self.ranks.job) if self.ranks.layout.tensor == 1 else nullcontext()
-        with once:
+        with reading_in_turn(self.ranks.job):
             family, model_config, self.model, self.processor = assembly.load_parts(
                 self.config, source, self.ranks, random_init=random_init
             )

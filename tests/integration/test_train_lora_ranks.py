@@ -13,6 +13,7 @@ from mix_core.models.common.tensor_files import read_metadata
 from mix_core.training.state import StateReader
 from tests.builders.checkpoints import write_checkpoint
 from tests.integration.rank_runs import RELATIVE, STEPS, alone, assert_same_run, inputs, on_ranks
+from tests.integration.test_infer_tensor import SHARED, infer
 from tests.integration.training_runs import metrics
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
@@ -130,6 +131,19 @@ def test_a_run_changes_its_layout_on_the_way(folder, one, divided, staged):
     for run in runs:
         found = {row["step"]: row["loss"] for row in metrics(run)}
         assert found == pytest.approx({step: wanted[step] for step in (5, 6)}, rel=RELATIVE), run.name
+
+
+@pytest.mark.slow
+def test_two_devices_answer_with_an_adapter_as_one_does(folder, one):
+    asked = ("--prompt", "What is it?", "--json")
+    with_it = (*asked, "--lora", f"named={one}")
+    found = []
+    for words in (asked, with_it, (*with_it, *SHARED)):
+        done = infer(folder, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append(json.loads(done.stdout))
+    plain, alone_, shared = (answer["text"] for answer in found)
+    assert plain != alone_ == shared
 
 
 @pytest.fixture(scope="module")

@@ -40,16 +40,19 @@ class StoredTensor:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_NUMPY_OF[self.dtype]).itemsize
 
     def read(self) -> np.ndarray:
-        """Its values; bfloat16 as uint16, since numpy has no such type."""
+        """Its values, not to be written to: the file itself in memory; bfloat16 as uint16, as in numpy."""
         return np.memmap(self.file, _NUMPY_OF[self.dtype], "r", self.start, self.shape or (1,)).reshape(
             self.shape
         )
 
     def read_float32(self) -> np.ndarray:
+        """Its values in float32; those of a float32 file are the file itself, as in `read`."""
         values = self.read()
         if self.dtype == "BF16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32)
+            wide = values.astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,21 @@ def host_values(parameter: Tensor) -> np.ndarray:
     return parameter.numpy() if reader is None else reader(parameter)
 
 
+class _FilledWhole:
+    """A slot whose parameters take what they hold of a stored tensor."""
+
+    def wholes(self, stored: StoredTensor) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Each parameter with the stored values, whole though the parameter may be a part."""
+        raise NotImplementedError
+
+    def fill(self, stored: StoredTensor) -> None:
+        """Give each parameter the stored values, or those of its part."""
+        for parameter, values in self.wholes(stored):
+            set_whole(parameter, values)
+
+
 @dataclass(frozen=True)
-class Slot:
+class Slot(_FilledWhole):
     """One parameter and its published form."""
 
     parameter: Tensor
@@ -86,9 +99,8 @@ class Slot:
     def dtype(self) -> Any:
         return self.parameter.dtype
 
-    def fill(self, stored: StoredTensor) -> None:
-        """Give the parameter the stored values, or those of its part."""
-        set_whole(self.parameter, self.to_parameter(_read(stored, self.dtype)))
+    def wholes(self, stored: StoredTensor) -> Iterator[tuple[Tensor, np.ndarray]]:
+        yield self.parameter, self.to_parameter(_read(stored, self.dtype))
 
     def values(self) -> np.ndarray:
         """The parameter in its published form."""
@@ -96,7 +108,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class JoinedSlot:
+class JoinedSlot(_FilledWhole):
     """Several parameters that a file holds as one matrix or vector, each of them some of its rows."""
 
     parts: tuple[Slot, ...]
@@ -111,10 +123,10 @@ class JoinedSlot:
     def dtype(self) -> Any:
         return self.parts[0].dtype
 
-    def fill(self, stored: StoredTensor) -> None:
-        whole = _read(stored, self.dtype)
+    def wholes(self, stored: StoredTensor) -> Iterator[tuple[Tensor, np.ndarray]]:
+        joined = _read(stored, self.dtype)
         for part, rows in zip(self.parts, self.rows):
-            set_whole(part.parameter, part.to_parameter(whole[rows]))
+            yield part.parameter, part.to_parameter(joined[rows])
 
     def values(self) -> np.ndarray:
         return self.joined([part.values() for part in self.parts])

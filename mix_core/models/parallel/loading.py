@@ -2,7 +2,8 @@
 
 Files lie where reading costs most (a network file system, a disk that all devices of a host share), and links
 between devices are the fastest thing there is. Beside the model a rank holds one tensor on its host while it
-reads one, and nothing while it receives.
+reads one, and nothing while it receives; where ranks divide layers, each device holds the whole of one
+parameter for as long as the ranks take their parts of it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.distributed as dist
 
-from mix_core.models.common.weights import filled_by, parameters_of
+from mix_core.models.common.parts import held_box, is_part, whole_shape
+from mix_core.models.common.weights import filled_by, parameters_of, set_whole
 
 if TYPE_CHECKING:
+    import numpy as np
+    from paddle import Tensor
+
     from mix_core.device.ranks import Job
     from mix_core.models.common.tensor_files import StoredTensor
     from mix_core.models.common.weights import AnySlot
@@ -35,9 +40,21 @@ class InTurn:
         reader = self.read_bytes.index(min(self.read_bytes))
         self.read_bytes[reader] += stored.size_bytes
         if reader == self.job.rank:
-            slot.fill(stored)
-        for parameter in parameters_of([slot]):
-            dist.broadcast(parameter, src=reader)
+            for parameter, values in slot.wholes(stored):
+                self._share(parameter, reader, values)
+        else:
+            for parameter in parameters_of([slot]):
+                self._share(parameter, reader)
+
+    def _share(self, parameter: Tensor, reader: int, values: np.ndarray | None = None) -> None:
+        """Take what this rank holds of a parameter from the rank that has its values."""
+        divided = is_part(parameter)
+        whole = paddle.empty(whole_shape(parameter), parameter.dtype) if divided else parameter
+        if values is not None:
+            set_whole(whole, values)
+        dist.broadcast(whole, src=reader)
+        if divided:
+            paddle.assign(whole[held_box(parameter).slices], output=parameter)
 
 
 @contextmanager
