@@ -12,7 +12,6 @@ wait for its device; the picture is of the last step.
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import workload
+from drawing import bar, page, text
 
 WARM_UP_STEPS = 2
 COLOURS = {"forward": "#1f5fa8", "backward": "#d9730d", "receive": "#e3e3e3"}
@@ -128,11 +128,7 @@ def draw(measured: list[dict[str, Any]]) -> str:
     scale = BAR / max(one["step_ms"] for one in measured)
     rows = sum(one["stages"] for one in measured)
     height = 56 + rows * ROW + len(measured) * 34
-    said = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-    ]
+    said = []
     for place, kind in enumerate(COLOURS):
         x = LEFT + place * 110
         said.append(f'<rect x="{x}" y="14" width="12" height="12" fill="{COLOURS[kind]}"/>')
@@ -151,7 +147,7 @@ def draw(measured: list[dict[str, Any]]) -> str:
             said += [_bar(moment, y, scale, one["stages"]) for moment in _shown(one, stage)]
             y += ROW
         y += 12
-    return "\n".join([*said, "</svg>"]) + "\n"
+    return page(WIDTH, height, said)
 
 
 def _shown(one: dict[str, Any], stage: int) -> list[dict[str, Any]]:
@@ -164,17 +160,10 @@ def _bar(moment: dict[str, Any], y: float, scale: float, stages: int) -> str:
     kind = moment["kind"]
     shade = ' fill-opacity="0.65"' if moment["piece"] >= stages and kind != "receive" else ""
     title = f"{SAID[kind]}, piece {moment['piece']}, pass {moment['pass']}: {width / scale:.1f} ms"
-    bar = (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.3):.1f}" height="28" fill="{COLOURS[kind]}"'
-        f'{shade} stroke="white" stroke-width="0.6"><title>{html.escape(title)}</title></rect>'
-    )
+    drawn = bar(x, y, width, 28, COLOURS[kind], title=title, shade=shade)
     if kind == "receive" or width < 14:
-        return bar
-    return bar + text(x + width / 2, y + 18, str(moment["pass"] + 1), anchor="middle", fill="white")
-
-
-def text(x: float, y: float, words: str, *, anchor: str = "start", fill: str = "black") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill}">{html.escape(words)}</text>'
+        return drawn
+    return drawn + text(x + width / 2, y + 18, str(moment["pass"] + 1), anchor="middle", fill="white")
 
 
 def main() -> None:

@@ -155,9 +155,26 @@ def test_a_pipeline_s_step_and_its_picture(tmp_path):
         assert all(0.0 <= one["start"] <= one["end"] <= measured["step_ms"] for one in computed)
     done = run_simulated([program, "--draw", "step.svg", "1.json", "2.json"], tmp_path)
     assert done.returncode == 0, done.stderr
-    root = ElementTree.fromstring((tmp_path / "step.svg").read_text())
-    words = {element.text for element in root.iter() if element.tag.endswith("text")}
+    words = texts_of(tmp_path / "step.svg")
     assert {"stage 0", "stage 1", "forward", "back", "waits for a message"} <= words
+
+
+def texts_of(picture):
+    root = ElementTree.fromstring(picture.read_text())
+    return {element.text for element in root.iter() if element.tag.endswith("text")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
+def test_memory_by_rank_and_its_picture(tmp_path):
+    layouts = ("one device", "tensor 2, pipeline 2")
+    words = ("--size", "tiny", "--rows", "1", "--steps", "1", "--out", "memory.svg", "--layouts", *layouts)
+    done = run_simulated([BENCHMARKS / "memory_by_rank.py", *words], tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone, shared = (json.loads(line)["peak_mib"] for line in done.stdout.splitlines())
+    assert len(alone) == 1 and len(shared) == 4
+    assert all(0 < peak < alone[0] for peak in shared)
+    assert {*layouts, f"{alone[0]:.0f} MiB"} <= texts_of(tmp_path / "memory.svg")
 
 
 @pytest.mark.slow

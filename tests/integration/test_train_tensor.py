@@ -23,6 +23,7 @@ from tests.integration.rank_runs import (
     on_ranks,
     succeed,
     train,
+    write_learned,
 )
 from tests.integration.training_runs import assert_refused, metrics
 
@@ -104,13 +105,15 @@ def test_heads_that_do_not_divide_are_named(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["npu", "xpu", "gpu"])
 def test_twenty_steps_on_each_chip(tmp_path, device):
-    """Rows 1, 4, 7 and 10 are text: some steps have no picture."""
-    folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False, recompute=device == "gpu")
+    """Rows 1, 4, 7 and 10 are text: some steps have no picture. From scratch, where all that a bias is are the
+    steps, 2.1e-5 of one was seen: halves are summed in another order in every layer."""
+    keys = {"per_device_train_batch_size": 1, "shuffle": False, "recompute": device == "gpu"}
+    folder = inputs(tmp_path, from_scratch=False, **keys)
+    write_learned(folder / "model")
     words = ("--max_steps", str(LONG), "--save_steps", str(LONG))
     two = on_ranks(folder, "two", 2, *TENSOR, *words, device=device)
     one = alone(folder, "one", 1, *words, device=device)
-    # halves are summed in another order in every layer: 2.1e-5 of a bias was seen, 8e-6 of other weights
-    assert_same_run(two, one, LONG, IDLE, of_biases=3e-5)
+    assert_same_run(two, one, LONG, IDLE)
 
 
 @pytest.mark.slow
