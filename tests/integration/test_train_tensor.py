@@ -105,8 +105,8 @@ def test_heads_that_do_not_divide_are_named(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["npu", "xpu", "gpu"])
 def test_twenty_steps_on_each_chip(tmp_path, device):
-    """Rows 1, 4, 7 and 10 are text: some steps have no picture. From scratch, where all that a bias is are the
-    steps, 2.1e-5 of one was seen: halves are summed in another order in every layer."""
+    """Rows 1, 4, 7 and 10 are text: some steps have no picture. From scratch, where the steps are all that a
+    bias is, 2.1e-5 of one was seen."""
     keys = {"per_device_train_batch_size": 1, "shuffle": False, "recompute": device == "gpu"}
     folder = inputs(tmp_path, from_scratch=False, **keys)
     write_learned(folder / "model")
