@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -83,7 +84,12 @@ def main() -> None:
     own, foreign = argv[:end], argv[end:]  # what follows "--" belongs to the program of `mix-core run`
     passed = [a for a in own if a != "--debug"] + foreign
     named = passed[:1] if set(passed[:1]) & set(COMMANDS) else COMMANDS
-    sys.exit(guarded(lambda: build_app(named)(args=passed), own))
+    try:
+        code = guarded(lambda: build_app(named)(args=passed), own)
+    finally:
+        # Ctrl-C pressed again ends what is ending at once, and without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -209,5 +209,5 @@ def test_ctrl_c_at_the_prompt_leaves_without_a_traceback(speaking_model):
         with contextlib.suppress(subprocess.TimeoutExpired):
             terminal.process.wait(timeout=1)
             break
-    assert terminal.end() == 130
+    assert terminal.end() in (130, -signal.SIGINT), "which a shell calls 130 too"
     assert "Traceback" not in terminal.seen
