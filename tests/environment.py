@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Timer
 
 from mix_core.device import settings
 from tests.plugins.installed import entry_names, install
@@ -57,3 +58,16 @@ def run_simulated(
         text=True,
         timeout=timeout_s,
     )
+
+
+def processor_seconds(*words: str | Path, environment: Mapping[str, str], log: Path, timeout: float) -> float:
+    """What a program and all that it starts use; other children of this process are not its own."""
+    with log.open("w") as said:
+        process = subprocess.Popen(words, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        late = Timer(timeout, process.kill)
+        late.start()
+        _, status, used = os.wait4(process.pid, 0)
+        late.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    return used.ru_utime + used.ru_stime

@@ -14,12 +14,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Timer
 
 import numpy as np
 import pytest
 
-from tests.environment import clean_environment, run_simulated
+from tests.environment import clean_environment, processor_seconds, run_simulated
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = ROOT / "docs" / "images" / "seven.png"
@@ -153,19 +152,6 @@ def test_a_second_call_shows_the_finished_run(short_run, environment):
 def test_the_checkpoint_answers_as_it_does_in_transformers(short_run, environment):
     checkpoint = short_run[0] / "checkpoint-30"
     assert ask(checkpoint, SEVEN, environment)["text"] == answer_of_transformers(checkpoint, SEVEN)
-
-
-def processor_seconds(*words: str | Path, environment: dict[str, str], log: Path, timeout: float) -> float:
-    """What a program and all that it starts use; other children of this process are not its own."""
-    with log.open("w") as said:
-        process = subprocess.Popen(words, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        late = Timer(timeout, process.kill)
-        late.start()
-        _, status, used = os.wait4(process.pid, 0)
-        late.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, log.read_text()[-3000:]
-    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(scope="module")
