@@ -52,21 +52,21 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
         return float(loss)
 
     def picture() -> float:
-        return sample(model, arguments.model, given)
+        return sample(model, arguments.model, given, arguments.sampling_steps)
 
     params = sum(int(parameter.size) for parameter in model.parameters())
     what = train_step if trains else picture
     return workload.measure(arguments, program="mix-core", params=params, run=what)
 
 
-def sample(model: Any, name: str, given: dict[str, Any]) -> float:
+def sample(model: Any, name: str, given: dict[str, Any], steps: int) -> float:
     """The latents of one picture by guided steps; the mean of their squares."""
     import paddle
 
     from mix_core.schedulers.files import kind_of, make_scheduler
 
     class_name, config = workload.SCHEDULERS[name]
-    walk = make_scheduler(kind_of(class_name), config).trajectory(workload.SAMPLING_STEPS)
+    walk = make_scheduler(kind_of(class_name), config).trajectory(steps)
     told = dict(given)
     first = "hidden_states" if name == "sd3" else "sample"
     latents = told.pop(first)[:1] * walk.init_sigma
@@ -82,7 +82,7 @@ def sample(model: Any, name: str, given: dict[str, Any]) -> float:
 
 def run_program(path: Path, arguments: argparse.Namespace, *extra: str) -> dict[str, Any]:
     """Run one program in a new process and return the JSON line that it printed last."""
-    chosen = (f"--{name}={getattr(arguments, name)}" for name in ("model", "task", "steps"))
+    chosen = (f"--{name}={getattr(arguments, name)}" for name in ("model", "task", "steps", "sampling_steps"))
     command = [sys.executable, str(path), *chosen, *extra]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -22,7 +22,7 @@ WARM_UP_STEPS = 2
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.01
 ROWS, TOKENS = 2, 77
-SAMPLING_STEPS, GUIDANCE = 20, 5.0
+GUIDANCE = 5.0
 TRAIN, SAMPLE = "train", "sample"
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd3": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=sorted(CONFIGS), default="sd3")
     parser.add_argument("--task", choices=(TRAIN, SAMPLE), default=TRAIN)
     parser.add_argument("--steps", type=int, default=5, help="steps, or pictures, that each process measures")
+    parser.add_argument("--sampling_steps", type=int, default=20, help="of one picture")
 
 
 def measure(

@@ -39,7 +39,7 @@ def main() -> None:
         return loss.item()
 
     def picture() -> float:
-        return sample(model, arguments.model, given)
+        return sample(model, arguments.model, given, arguments.sampling_steps)
 
     params = sum(parameter.numel() for parameter in model.parameters())
     what = train_step if trains else picture
@@ -47,11 +47,11 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def sample(model: torch.nn.Module, name: str, given: dict[str, Any]) -> float:
+def sample(model: torch.nn.Module, name: str, given: dict[str, Any], steps: int) -> float:
     """The latents of one picture by guided steps, as diffusers' pipelines take them; their mean square."""
     class_name, config = workload.SCHEDULERS[name]
     scheduler = getattr(diffusers, class_name)(**config)
-    scheduler.set_timesteps(workload.SAMPLING_STEPS)
+    scheduler.set_timesteps(steps)
     model.eval()
     first = "hidden_states" if name == "sd3" else "sample"
     told = {key: value for key, value in given.items() if key not in (first, "timestep")}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance_meta.defects import HARMLESS
 from tests.conformance_meta.suite_runs import ASIDE, Run, Runs, conform, run_suite, run_up_to_red
 
 
@@ -43,9 +44,9 @@ def whole_runs(
     runs, futures = Runs[list[Run]](), {}
     for item in filter(_waits, request.session.items):
         folder = tmp_path_factory.mktemp("suite")
-        defect, faults = (item.callspec.params.get(name) for name in ("defect", "faults"))
+        defect = _defect(item)
         if defect is None:
-            futures[item.nodeid] = runs.add(partial(_clean, folder, faults))
+            futures[item.nodeid] = runs.add(partial(_clean, folder))
         else:
             futures[item.nodeid] = runs.add(partial(run_up_to_red, folder, defect, niceness=ASIDE))
     runs.start(1 if futures else 0)
@@ -53,8 +54,8 @@ def whole_runs(
     runs.stop()
 
 
-def _clean(folder: Path, faults: str) -> list[Run]:
-    return [conform(folder, faults=faults, niceness=ASIDE)]
+def _clean(folder: Path) -> list[Run]:
+    return [conform(folder, faults=";".join(HARMLESS), niceness=ASIDE)]
 
 
 @pytest.fixture

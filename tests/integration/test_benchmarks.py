@@ -189,7 +189,7 @@ def test_a_diffusion_step_beside_its_peer(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["sd3", "sdxl"])
 def test_sampling_beside_its_peer(tmp_path, model):
-    words = ("--model", model, "--task", "sample", "--steps", "1", "--peer")
+    words = ("--model", model, "--task", "sample", "--steps", "1", "--sampling_steps", "3", "--peer")
     ours, peer, ratios = lines(tmp_path, "diffusion_step.py", *words)
     assert ours["params"] == peer["params"] and ours["sampling_ms"] > 0
     assert math.isfinite(ours["mean_square"]) and math.isfinite(peer["mean_square"])
