@@ -66,21 +66,8 @@ def host_values(parameter: Tensor) -> np.ndarray:
     return parameter.numpy() if reader is None else reader(parameter)
 
 
-class _FilledWhole:
-    """A slot whose parameters take what they hold of a stored tensor."""
-
-    def wholes(self, stored: StoredTensor) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Each parameter with the stored values, whole though the parameter may be a part."""
-        raise NotImplementedError
-
-    def fill(self, stored: StoredTensor) -> None:
-        """Give each parameter the stored values, or those of its part."""
-        for parameter, values in self.wholes(stored):
-            set_whole(parameter, values)
-
-
 @dataclass(frozen=True)
-class Slot(_FilledWhole):
+class Slot:
     """One parameter and its published form."""
 
     parameter: Tensor
@@ -99,7 +86,12 @@ class Slot(_FilledWhole):
     def dtype(self) -> Any:
         return self.parameter.dtype
 
+    def fill(self, stored: StoredTensor) -> None:
+        """Give the parameter the stored values, or those of its part."""
+        _fill(self, stored)
+
     def wholes(self, stored: StoredTensor) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """The parameter with the stored values, whole though the parameter may be a part."""
         yield self.parameter, self.to_parameter(_read(stored, self.dtype))
 
     def values(self) -> np.ndarray:
@@ -108,7 +100,7 @@ class Slot(_FilledWhole):
 
 
 @dataclass(frozen=True)
-class JoinedSlot(_FilledWhole):
+class JoinedSlot:
     """Several parameters that a file holds as one matrix or vector, each of them some of its rows."""
 
     parts: tuple[Slot, ...]
@@ -123,7 +115,11 @@ class JoinedSlot(_FilledWhole):
     def dtype(self) -> Any:
         return self.parts[0].dtype
 
+    def fill(self, stored: StoredTensor) -> None:
+        _fill(self, stored)
+
     def wholes(self, stored: StoredTensor) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Each parameter with the stored values of its rows."""
         joined = _read(stored, self.dtype)
         for part, rows in zip(self.parts, self.rows):
             yield part.parameter, part.to_parameter(joined[rows])
@@ -140,6 +136,11 @@ class JoinedSlot(_FilledWhole):
 
 
 AnySlot = Slot | JoinedSlot
+
+
+def _fill(slot: AnySlot, stored: StoredTensor) -> None:
+    for parameter, values in slot.wholes(stored):
+        set_whole(parameter, values)
 
 
 def parameters_of(slots: Iterable[AnySlot]) -> list[Tensor]:
