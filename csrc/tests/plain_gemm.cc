@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <vector>
+
+#include "tests/plain_rows.h"
 
 extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha,
                             const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc) {
@@ -13,12 +16,16 @@ extern "C" void cblas_sgemm(int order, int trans_a, int trans_b, int m, int n, i
                  n, k, lda, ldb, ldc);
     std::abort();
   }
-  for (int64_t i = 0; i < m; ++i)
+  std::vector<double> right(static_cast<size_t>(k) * n), sums(n);  // op(B), each number of it read once
+  for (int64_t l = 0; l < k; ++l)
+    for (int64_t j = 0; j < n; ++j) right[l * n + j] = b[tb ? j * ldb + l : l * ldb + j];
+  for (int64_t i = 0; i < m; ++i) {
+    sums.assign(n, 0.0);
+    for (int64_t l = 0; l < k; ++l)
+      mix::test::add_row(a[ta ? l * lda + i : i * lda + l], right.data() + l * n, n, sums.data());
     for (int64_t j = 0; j < n; ++j) {
-      double sum = 0.0;
-      for (int64_t l = 0; l < k; ++l)
-        sum += static_cast<double>(a[ta ? l * lda + i : i * lda + l]) * b[tb ? j * ldb + l : l * ldb + j];
       float& out = c[i * ldc + j];
-      out = static_cast<float>(alpha * sum + (beta == 0.0f ? 0.0 : static_cast<double>(beta) * out));
+      out = static_cast<float>(alpha * sums[j] + (beta == 0.0f ? 0.0 : static_cast<double>(beta) * out));
     }
+  }
 }
