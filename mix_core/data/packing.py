@@ -39,7 +39,9 @@ class Packer:
         # A key orders by length, and among equals the older one last: it is the one found first.
         self._keys: list[int] = []
         self._arrivals: deque[int] = deque()
-        """Keys in the order of arrival; some are packed already."""
+        """Keys in the order of arrival, those packed before their turn too."""
+        self._early: set[int] = set()
+        """Of the arrivals, those that are packed."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -54,8 +56,7 @@ class Packer:
     @property
     def places(self) -> list[int]:
         """The places that wait, oldest first."""
-        waiting = set(self._keys)
-        return [_LAST - (key & _LAST) for key in self._arrivals if key in waiting]
+        return [_LAST - (key & _LAST) for key in self._arrivals if key not in self._early]
 
     def add(self, places: Iterable[int], lengths: Sequence[int]) -> None:
         """Let samples wait; places grow. Raises DataError for one that is longer than a pack."""
@@ -75,32 +76,30 @@ class Packer:
         given = at_most or self.capacity
         pack, room = self._in_order(given)
         kept, keys = len(pack), self._keys
-        while room > 0 and (at := bisect_left(keys, (room + 1) << _PLACE_BITS)):
-            key = keys.pop(at - 1)
+        while keys and (above := (room + 1) << _PLACE_BITS) > keys[0]:
+            key = keys.pop(bisect_left(keys, above) - 1)
             pack.append(key)
             room -= key >> _PLACE_BITS
         if room > self.capacity >> POOR_SHARE and keys:
             room = self._improve(pack, kept, room)
+        self._early.update(pack[kept:])
         self.tokens -= given - room
         return [_LAST - (key & _LAST) for key in pack]
 
     def _in_order(self, room: int) -> tuple[list[int], int]:
         """Keys of the samples that come next, until about two more fit, and the room that is left."""
-        keys, arrivals = self._keys, self._arrivals
+        keys, arrivals, early = self._keys, self._arrivals, self._early
         taken: list[int] = []
-        while arrivals and keys:
-            key = arrivals[0]
+        while keys:
             if taken and room < 2 * (keys[len(keys) // 2] >> _PLACE_BITS):
                 break
-            at = bisect_left(keys, key)
-            if at == len(keys) or keys[at] != key:  # packed before its turn
-                arrivals.popleft()
-                continue
+            while (key := arrivals[0]) in early:
+                early.remove(arrivals.popleft())
             length = key >> _PLACE_BITS
             if taken and room < 2 * length:
                 break
             arrivals.popleft()
-            del keys[at]
+            del keys[bisect_left(keys, key)]
             taken.append(key)
             room -= length
         return taken, room
