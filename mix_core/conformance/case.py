@@ -46,7 +46,7 @@ class Group:
     deterministic: bool = False
 
 
-RUNTIME = Group("runtime")
+RUNTIME, OPERATORS = Group("runtime"), Group("operators")
 """What needs a plain process: a new one takes seconds, and a crash costs the case that it came in alone."""
 
 

@@ -7,12 +7,13 @@ Paddle's fallback to the CPU, what the chip's table holds has to run, and what i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mix_core.conformance.case import Case, Context, Group, Mismatch, expect
+from mix_core.conformance.case import OPERATORS, Case, Context, Mismatch, expect
 from mix_core.conformance.closeness import FORWARD, require_close
 from mix_core.conformance.measure import LAYOUTS, check_use, on_host, require_place, to_device, to_numpy
 from mix_core.conformance.operator_uses import Kernel, kernels
@@ -23,8 +24,7 @@ NARROW = ("bfloat16", "float16")
 CLASSES = {"scatter": "scatter", "scatter_nd_add": "scatter"}
 """Operators that a profile has a class of its own for; the others are `default`."""
 TABLE = Path(__file__).with_name("operators.json")
-GROUP = Group("operators")
-STRICT = Group("operators, strict", variables=(("FLAGS_enable_api_kernel_fallback", "0"),))
+FALLBACK = "FLAGS_enable_api_kernel_fallback"
 
 
 def conformance_cases(target: Target) -> list[Case]:
@@ -73,7 +73,7 @@ def _result_case(kernel: Kernel, dtype: str, layout: str, unless: str | None) ->
     return Case(
         _id("op", kernel, dtype, layout),
         f"{kernel.use.name} in {dtype}, inputs {layout}: result and gradients are the CPU's in float64",
-        GROUP,
+        OPERATORS,
         lambda context: check_use(context, kernel.use, dtype, layout=layout),
         operator=kernel.use.operator,
         dtype=dtype,
@@ -104,7 +104,7 @@ def _in_place_case(kernel: Kernel, dtype: str, unless: str | None) -> Case:
     return Case(
         _id("in_place", kernel, dtype),
         f"{kernel.in_place} in {dtype} changes its tensor, where it lies",
-        GROUP,
+        OPERATORS,
         run,
         operator=kernel.use.operator,
         dtype=dtype,
@@ -126,7 +126,7 @@ def _strict_case(target: Target, kernel: Kernel, dtype: str, unless: str | None)
     return Case(
         _id("strict", kernel, dtype),
         f"{kernel.use.name} in {dtype} runs without fallback exactly where the chip's table has its kernels",
-        STRICT,
+        OPERATORS,
         _strict(kernel, dtype, tuple(tuple(call.split(":")) for call in calls or ())),
         operator=kernel.use.operator,
         dtype=dtype,
@@ -145,22 +145,36 @@ def _strict(kernel: Kernel, dtype: str, calls: tuple[tuple[str, ...], ...]) -> C
         ]
         context.facts["fallbacks"] = [call for call, verdict in verdicts.items() if verdict != "native"]
         refused = None
-        try:
-            check_use(context, kernel.use, dtype)
-        except Mismatch:
-            raise
-        except Exception as error:  # noqa: BLE001 (Paddle raises several kinds; the text is told)
-            refused = " ".join(str(error).split())[-300:]
+        with _no_fallback():
+            try:
+                check_use(context, kernel.use, dtype)
+            except Mismatch:
+                raise
+            except Exception as error:  # noqa: BLE001 (Paddle raises several kinds; the text is told)
+                refused = " ".join(str(error).split())[-300:]
         if lacking:
             expect(
                 refused is not None,
                 f"it ran without fallback, but the chip's table lacks {', '.join(lacking)}: the table is "
-                "wrong, or this Paddle does not honour FLAGS_enable_api_kernel_fallback=0",
+                f"wrong, or this Paddle does not honour {FALLBACK}=0",
             )
         else:
             expect(refused is None, f"the chip's table has all it needs, but without fallback: {refused}")
 
     return run
+
+
+@contextmanager
+def _no_fallback() -> Iterator[None]:
+    """Paddle looks at the flag whenever it looks for a kernel."""
+    import paddle
+
+    before = paddle.get_flags(FALLBACK)
+    paddle.set_flags({FALLBACK: False})
+    try:
+        yield
+    finally:
+        paddle.set_flags(before)
 
 
 @lru_cache(maxsize=1)
@@ -196,7 +210,7 @@ def _chip(target: Target) -> Any:
 def _black_list_case(target: Target) -> Case:
     unless = None if target.simulated else "only a simulated device counts what runs on the CPU"
     asks = "operators of the plugin's black list run on the CPU, and their results come back to the device"
-    return Case("L2/black_list/applied", asks, GROUP, _black_list, unless=unless)
+    return Case("L2/black_list/applied", asks, OPERATORS, _black_list, unless=unless)
 
 
 def _black_list(context: Context) -> None:

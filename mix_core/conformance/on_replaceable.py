@@ -14,11 +14,10 @@ from mix_core.conformance import (
     replaceable_special,
     replaceable_whole,
 )
-from mix_core.conformance.case import Case, Context, Group
+from mix_core.conformance.case import OPERATORS, Case, Context
 from mix_core.conformance.measure import Use, check_use
 from mix_core.conformance.target import FLOATS, Target
 
-GROUP = Group("replaceable operators")
 NARROW_PRODUCTS = frozenset(
     {"linear", "linear_cross_entropy", "qkv", "gated_mlp", "attention", "attention_packed"}
     | {"adapted_linear", "adapted_mlp"}
@@ -40,7 +39,7 @@ def conformance_cases(target: Target) -> list[Case]:
         for number, inner in enumerate(floating if use.gradient and len(floating) > 1 else ()):
             cases.append(_case(target, use, "float32", f", {inner.name} frozen", {"frozen": number}))
     cases += _narrow_products(target, uses)
-    return cases + replaceable_special.conformance_cases(target, GROUP)
+    return cases + replaceable_special.conformance_cases(target, OPERATORS)
 
 
 def _narrow_products(target: Target, uses: list[Use]) -> list[Case]:
@@ -50,7 +49,7 @@ def _narrow_products(target: Target, uses: list[Use]) -> list[Case]:
         Case(
             f"L3/{use.operator}/{use.name.replace(', ', '+').replace(' ', '_')}/float32+{dtype}_products",
             f"{use.operator} ({use.name}) of float32 tensors with {dtype} products: right within {dtype}",
-            GROUP,
+            OPERATORS,
             lambda context, use=use, dtype=dtype: _run_narrow(context, use, dtype),
             operator=use.operator,
             dtype="float32",
@@ -84,7 +83,7 @@ def _case(target: Target, use: Use, dtype: str, how: str, options: dict[str, obj
     return Case(
         f"L3/{use.operator}/{name}/{dtype}",
         f"{use.operator} ({use.name}{how}) in {dtype}: {wants} the formula's",
-        GROUP,
+        OPERATORS,
         _run(use, dtype, options),
         operator=use.operator,
         dtype=dtype,
