@@ -1,7 +1,7 @@
-"""The main job as `make train` runs it: in short form always, at full length with the slow tests.
+"""The main job as `make train` runs it: in short form, and at full length with the slow tests.
 
-At full length it is what a new user does first: train, open the report, ask the checkpoint about a picture,
-load the same checkpoint with transformers.
+It is what a new user does first: train, open the report, ask the checkpoint about a picture, load the same
+checkpoint with transformers. `make test-all` asks all of that of the run at full length.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SEVEN = ROOT / "docs" / "images" / "seven.png"
 QUESTION = "Which digit is this?"
 LIMIT_S, CORES = 300, 2
-SHORT = ("--max_steps", "30", "--max_eval_samples", "24", "--gallery_samples", "6")
+SHORT_STEPS, FULL_STEPS = 30, 1200
+SHORT = ("--max_steps", str(SHORT_STEPS), "--max_eval_samples", "24", "--gallery_samples", "6")
 MINIMUM = {"digit_exact": 0.95, "number_exact": 0.80, "box_iou": 0.5}
 
 
@@ -48,14 +50,28 @@ def link_libraries(cache: Path) -> None:
     (cache / "native").symlink_to(built)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run of the main job that is through."""
+
+    folder: Path
+    words: tuple[str | Path, ...]
+    """The command."""
+    said: str
+    steps: int
+
+
 @pytest.fixture(scope="module")
-def short_run(environment, tmp_path_factory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    said = run(
-        *(sys.executable, "-m", "mix_core.train", "--recipe", "digits", "--output_dir", folder, *SHORT),
-        environment=environment,
-    )
-    return folder, said
+def finished(environment, tmp_path_factory) -> Finished:
+    """The run at full length where there is one (`full_run`), else a short one."""
+    parent = os.environ.get("MIX_FULL_RUN")
+    short = parent is None or not (Path(parent) / "processor_seconds").is_file()
+    folder = tmp_path_factory.mktemp("runs") / "digits" if short else Path(parent) / "digits"
+    words = (sys.executable, "-m", "mix_core.train", "--recipe", "digits", "--output_dir", folder)
+    if short:
+        words += SHORT
+        return Finished(folder, words, run(*words, environment=environment), SHORT_STEPS)
+    return Finished(folder, words, (folder.parent / "said").read_text(), FULL_STEPS)
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -102,11 +118,11 @@ def answer_of_transformers(checkpoint: Path, picture: Path) -> str:
     return processor.tokenizer.decode(new, skip_special_tokens=True)
 
 
-def test_short_form_learns_and_leaves_a_complete_folder(short_run):
-    folder, said = short_run
-    steps = lines_of(folder / "metrics.jsonl")
+def test_it_learns_and_leaves_a_complete_folder(finished):
+    folder, said = finished.folder, finished.said
+    steps = [step for step in lines_of(folder / "metrics.jsonl") if "loss" in step]
     losses = [step["loss"] for step in steps]
-    assert [step["step"] for step in steps] == list(range(1, 31))
+    assert [step["step"] for step in steps] == list(range(1, finished.steps + 1))
     assert np.mean(losses[-5:]) < 0.75 * losses[0]
     assert {"learning_rate", "grad_norm", "tokens_per_s", "memory_bytes"} <= set(steps[-1])
     assert set(MINIMUM) <= set(json.loads((folder / "results.json").read_text()))
@@ -116,41 +132,40 @@ def test_short_form_learns_and_leaves_a_complete_folder(short_run):
     assert str(folder / "report.html") in said
 
 
-def test_the_report_needs_nothing_but_itself(short_run):
-    page = (short_run[0] / "report.html").read_text(encoding="utf-8")
+def test_the_report_needs_nothing_but_itself(finished):
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
     outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)([^"']*)""", page)
     assert outside == []
-    gallery = json.loads((short_run[0] / "gallery.json").read_text())
+    gallery = json.loads((finished.folder / "gallery.json").read_text())
     assert {entry["task"] for entry in gallery} == {"digit", "number", "box"}
     assert len(re.findall(r"data:image/png;base64", page)) >= len(gallery)
     assert QUESTION in page
 
 
-def test_a_browser_shows_the_report_without_a_complaint(short_run):
+def test_a_browser_shows_the_report_without_a_complaint(finished):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no chromium on this machine: the report was not opened in a browser")
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
-    page = (short_run[0] / "report.html").as_uri()
+    page = (finished.folder / "report.html").as_uri()
     done = subprocess.run([browser, *options, page], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     assert done.stdout.count("<svg") >= 4, "loss, learning rate, tokens/s and memory each have a curve"
 
 
-def test_a_second_call_shows_the_finished_run(short_run, environment):
-    folder, _ = short_run
+def test_a_second_call_shows_the_finished_run(finished, environment):
+    folder = finished.folder
     before = (folder / "metrics.jsonl").stat().st_mtime_ns
-    words = ("--recipe", "digits", "--output_dir", folder, *SHORT, "--resume", "auto")
     started = time.perf_counter()
-    said = run(sys.executable, "-m", "mix_core.train", *words, environment=environment)
+    said = run(*finished.words, "--resume", "auto", environment=environment)
     assert time.perf_counter() - started < 10
     assert "trained already" in said and str(folder / "report.html") in said
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_the_checkpoint_answers_as_it_does_in_transformers(short_run, environment):
-    checkpoint = short_run[0] / "checkpoint-30"
+def test_the_checkpoint_answers_as_it_does_in_transformers(finished, environment):
+    checkpoint = finished.folder / f"checkpoint-{finished.steps}"
     assert ask(checkpoint, SEVEN, environment)["text"] == answer_of_transformers(checkpoint, SEVEN)
 
 
