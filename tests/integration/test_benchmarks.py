@@ -178,6 +178,19 @@ def test_memory_by_rank_and_its_picture(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
+def test_what_ranks_read_and_hold_of_a_checkpoint(tmp_path):
+    words = ("--gib", "0.1", "--hidden", "256", "--shard_mib", "32", "--divided")
+    done = run_simulated([BENCHMARKS / "load_by_rank.py", *words], tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["shards"] > 2 and line["read_twice"] == 0
+    assert sum(line["read_mib"]) == pytest.approx(line["tensors_mib"], abs=0.1)
+    assert all(0 < held < 0.8 * line["tensors_mib"] for held in line["held_mib"])
+    assert all(0 <= above <= line["shard_mib"] for above in line["device_above_mib"])
+
+
+@pytest.mark.slow
 def test_a_diffusion_step_beside_its_peer(tmp_path):
     ours, peer, ratios = lines(tmp_path, "diffusion_step.py", "--model", "sdxl", "--steps", "1", "--peer")
     assert ours["params"] == peer["params"]

@@ -54,7 +54,11 @@ class InTurn:
             set_whole(whole, values)
         dist.broadcast(whole, src=reader)
         if divided:
-            paddle.assign(whole[held_box(parameter).slices], output=parameter)
+            parameter._clear_data()  # so that whole and part are all that is held of it
+            part = whole[held_box(parameter).slices]
+            if part._is_shared_buffer_with(whole):  # a view, where Paddle has stride kernels
+                part = part.clone()
+            part._share_buffer_to(parameter)
 
 
 @contextmanager
