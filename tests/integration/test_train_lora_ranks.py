@@ -134,6 +134,19 @@ def test_a_run_changes_its_layout_on_the_way(folder, one, divided, staged):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["npu", "xpu", "gpu"])
+def test_twenty_steps_of_adapters_that_have_learned(folder, one, device):
+    """They go on with moments, so that no step is made of rounding alone, with Adam's epsilon at 1e-6."""
+    last = STEPS + 20
+    words = ("--resume", str(one / f"checkpoint-{STEPS}"), "--adam_epsilon", "1e-6", "--max_steps", str(last))
+    words += ("--save_steps", str(last))
+    wanted = alone(folder, f"on-{device}", PASSES, *words, device=device)
+    for name, layout in (("tensor", TENSOR), ("pipeline", (*PIPELINE, *LISTS))):
+        run = on_ranks(folder, f"{name}-on-{device}", 2, *layout, *TWICE, *words, device=device)
+        assert_same_run(run, wanted, last, written=TENSORS, resumed=STEPS)
+
+
+@pytest.mark.slow
 def test_two_devices_answer_with_an_adapter_as_one_does(folder, one):
     asked = ("--prompt", "What is it?", "--json")
     with_it = (*asked, "--lora", f"named={one}")
