@@ -259,7 +259,8 @@ def _pipeline(family: str, rank: int) -> str | None:
     stage.release()
     passes = [_own_labels(batch, row) for row in range(RANKS)]
     Pipeline(stage, nullcontext).run(passes, 1.0, lambda _: None)
-    stage.sum_tied(optimizer)
+    if stage.tied is not None:
+        stage.sum_tied(optimizer.ensure_summed(stage.tied))
     whole, _ = built(family)
     whole.train()
     whole.loss(batch)[0].backward()

@@ -4,7 +4,8 @@ A block is what `models/common/recompute.py` computes again going back; its para
 computes, forward or backward, and released after. What is in no block (embedding, head, norms, projector) is
 gathered for a whole step. Zhao et al., "PyTorch FSDP", 2023, of which the order of messages here is a strict
 form: in each pass every rank goes through all blocks, forward and back, and a rank that does not compute with
-one (no picture, fewer passes) gathers and sums all the same.
+one (no picture, fewer passes) gathers and sums all the same. A stage of a pipeline goes through the blocks of
+one piece at a time, forward for one pass and back for another.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Gathering:
     Args:
         local: this rank's parts of them, by name.
         send: sums the gradients of some parameters over ranks and forgets them.
+        piece_of: of the parameter of a name, which of this stage's pieces it belongs to.
     """
 
     def __init__(
@@ -51,21 +53,25 @@ class Gathering:
         sharding: Sharding,
         local: Mapping[str, Tensor],
         send: Callable[[Bucket], None],
+        piece_of: Callable[[str], int] = lambda name: 0,
     ) -> None:
         model.recompute = True
         self.sharding, self.local, self._send, self._learning = sharding, local, send, learning
         self.blocks: list[list[Bucket]] = []
+        self._spans: dict[int, range] = {}
+        """By piece: its blocks, which follow each other."""
         left = {name: list(parameter.shape) for name, parameter in learning.items()}
         for name, block in blocks_of(model):
             own = {one: left.pop(one) for one in list(left) if one.startswith(f"{name}.")}
             if own:
-                setattr(block, AROUND, self._around(len(self.blocks)))
+                number, piece = len(self.blocks), piece_of(next(iter(own)))
+                setattr(block, AROUND, self._around(number))
                 self.blocks.append(buckets_of(own))
+                self._spans[piece] = range(self._spans.get(piece, range(number, number)).start, number + 1)
         self.rest = buckets_of(left) if left else []
-        self._forward, self._backward = 0, len(self.blocks)
-        """Blocks that this pass has behind it going forward; blocks that it has before it going back."""
         self.is_whole = True
         self._rest_is_whole = True
+        self.begin()
 
     def release(self) -> None:
         """Keep parts alone."""
@@ -89,13 +95,25 @@ class Gathering:
             self._drop(self.rest)
             self._rest_is_whole = False
 
-    def end_pass(self) -> None:
-        """Go through what this rank had nothing to compute with."""
+    def begin(self, piece: int = 0, going_back: bool = False) -> None:
+        """A pass begins with a piece: forward, or back, which without a pipeline follows by itself."""
+        span = self._spans.get(piece, range(0))
+        self._span = span
+        self._forward = span.stop if going_back else span.start
+        """The block that comes next, going forward."""
+        self._backward = span.stop
+        """The block after the one that comes next, going back."""
+
+    def end(self, going_back: bool = True) -> None:
+        """Go through what this rank had nothing to compute with, of the piece that began."""
         self._finish_forward()
-        self._back_to(-1)
+        if going_back:
+            self._back_to(self._span.start - 1)
+
+    def send_rest(self) -> None:
+        """Sum the gradients of what is in no block."""
         for bucket in self.rest:
             self._send(bucket)
-        self._forward, self._backward = 0, len(self.blocks)
 
     def _around(self, number: int) -> Callable[[bool], Any]:
         @contextmanager
@@ -105,14 +123,14 @@ class Gathering:
             if going_back:
                 self._finish_forward()
                 self._back_to(number)
-                self._enter(number, self._backward == number + 1)
+                self._enter(number, number in self._span and self._backward == number + 1)
                 yield
                 self._leave(number)
                 self._backward = number
             else:
                 for passed in range(self._forward, number):
                     self._pass_by(passed)
-                self._enter(number, self._forward <= number)
+                self._enter(number, number in self._span and self._forward <= number)
                 yield
                 self._drop(self.blocks[number])
                 self._forward = number + 1
@@ -133,9 +151,9 @@ class Gathering:
         self._drop(self.blocks[number])
 
     def _finish_forward(self) -> None:
-        for number in range(self._forward, len(self.blocks)):
+        for number in range(self._forward, self._span.stop):
             self._pass_by(number)
-        self._forward = len(self.blocks)
+        self._forward = self._span.stop
 
     def _back_to(self, number: int) -> None:
         for passed in range(self._backward - 1, number, -1):

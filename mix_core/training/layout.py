@@ -111,11 +111,6 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
         )
     _check_pipeline(config, pipeline)
     layout = Layout(ranks, *_sharing(config, ranks // (tensor * pipeline)), tensor, pipeline)
-    if pipeline > 1 and layout.stage > 1:
-        raise ConfigError(
-            f"sharding stage{layout.stage} with pipeline_parallel_degree {pipeline}: it sums gradients in "
-            "each pass, and a pipeline has several under way; give sharding stage1 there"
-        )
     if max(layout.sharing, tensor, pipeline) > 1 and config.module_stats_steps:
         raise ConfigError(
             "module_stats_steps wants whole gradients, and no rank has them where devices share a model or "

@@ -117,9 +117,7 @@ class Stepper:
             scale, factor = self.loss_scale.scale, self.loss_scale.factor(expected)
         missing = self._missing(len(batches.passes))
         self.optimizer.begin_step()
-        loss_sum, label_tokens = self._run(step, batches.passes, factor)
-        for _ in range(missing):
-            self.optimizer.after_pass()
+        loss_sum, label_tokens = self._run(step, batches.passes, missing, factor)
         self.optimizer.after_passes()
         digits = self.counter.count(batches.passes).digits()
         label_tokens, tokens, *digits = self._totals(label_tokens, batches.tokens, *digits)
@@ -159,13 +157,20 @@ class Stepper:
             modules=modules,
         )
 
-    def _run(self, step: int, passes: Sequence[dict[str, Any]], factor: float) -> tuple[Any, int]:
-        """Forward and backward of a step's passes -> their summed loss, None without any, and their labels.
+    def _run(
+        self, step: int, passes: Sequence[dict[str, Any]], missing: int, factor: float
+    ) -> tuple[Any, int]:
+        """Forward and backward of a step's passes, and `missing` that others have and this rank has not.
+
+        -> their summed loss, None without any, and their labels.
 
         Of a pipeline, the last stage alone has the loss.
         """
         if self.pipeline is not None:
-            return self.pipeline.run(passes, factor, partial(self._begin, step))
+            everyone = [*passes, *[None] * missing]
+            return self.pipeline.run(
+                everyone, factor, partial(self._begin, step), self.optimizer.around_piece
+            )
         loss_sum, label_tokens = None, 0
         for number, batch in enumerate(passes, start=1):
             if number == len(passes):
@@ -178,6 +183,8 @@ class Stepper:
             label_tokens += count
             detached = pass_loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
+        for _ in range(missing):
+            self.optimizer.after_pass()
         return loss_sum, label_tokens
 
     def _begin(self, step: int, batch: dict[str, Any]) -> None:

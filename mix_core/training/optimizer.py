@@ -184,6 +184,17 @@ class AdamW:
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
 
+    def around_piece(self, piece: int, going_back: bool) -> AbstractContextManager[None]:
+        """Around what a stage of a pipeline computes with a piece, forward or back for a pass; around nothing
+        where other pipelines alone have this pass."""
+        return nullcontext()
+
+    @paddle.no_grad()
+    def ensure_summed(self, name: str) -> Tensor | None:
+        """What `summed` has of the parameter, zero if that was nothing; None where this rank has no part."""
+        self.ensure_gradient(name)
+        return self.gradients()[name]
+
     @paddle.no_grad()
     def ensure_gradient(self, name: str) -> None:
         """Where the parameter has no gradient yet, make it zero."""

@@ -104,14 +104,22 @@ class Ranks:
         counts = loss is not None and self.groups.place.tensor == 0
         total = loss.astype("float32").reshape([1]) if counts else paddle.zeros([1])
         dist.all_reduce(total)
-        if optimizer.stage is not None:
-            optimizer.stage.sum_tied(optimizer)
+        in_parts = isinstance(optimizer, ShardedAdamW) and optimizer.sharding.stage > 1
+        if not in_parts:
+            self._sum_tied(optimizer)
         if isinstance(optimizer, (ShardedAdamW, SummingAdamW)):
             optimizer.sum_over_ranks()
         else:
             self._sum_gradients(optimizer)
+        if in_parts:
+            self._sum_tied(optimizer)
         self._sum_shared(optimizer)
         return total
+
+    def _sum_tied(self, optimizer: AdamW) -> None:
+        """Of a tied head, over both stages of a pipeline that hold it."""
+        if optimizer.stage is not None and (name := optimizer.stage.tied) is not None:
+            optimizer.stage.sum_tied(optimizer.ensure_summed(name))
 
     def _sum_shared(self, optimizer: AdamW) -> None:
         """Of parameters that are whole on ranks which see some of the tokens each."""

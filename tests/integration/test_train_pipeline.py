@@ -115,13 +115,15 @@ def test_twenty_steps_on_each_chip(tmp_path, device):
     [
         (),
         ("--sharding", "stage1"),
+        ("--sharding", "stage2"),
+        ("--sharding", "stage3"),
         ("--tensor_parallel_degree", "2"),
         ("--tensor_parallel_degree", "2", "--sequence_parallel", "true"),
     ],
-    ids=["data", "stage1", "tensor", "sequence"],
+    ids=["data", "stage1", "stage2", "stage3", "tensor", "sequence"],
 )
 def test_four_ranks_train_as_one(tmp_path, words):
-    """Two pipelines, alone or sharing moments; or one of which two ranks share each layer."""
+    """Two pipelines, alone or sharing their state; or one of which two ranks share each layer."""
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
     streams = 1 if "--tensor_parallel_degree" in words else 2
     four = on_ranks(folder, "four", 4, *PIPELINE, *words, *passes(4 // streams), *long())
@@ -136,6 +138,21 @@ def test_stages_of_two_pieces(tmp_path, recompute):
     lists = ("--vit_pp_layers", "[[2,2],[0,0]]", "--llm_pp_layers", "[[0,0],[1,1]]")
     two = on_ranks(folder, "two", 2, *PIPELINE, *lists, "--virtual_pp_degree", "2", *passes(5))
     assert_same_run(two, alone(folder, "one", 5), idle=IDLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage2", "stage3"])
+def test_pieces_of_two_pipelines_that_share(tmp_path, stage):
+    """Two passes each, and at an epoch's end one has one more than the other, which joins in the sums."""
+    folder = inputs(tmp_path)
+    lists = ("--vit_pp_layers", "[[2,2],[0,0]]", "--llm_pp_layers", "[[0,0],[1,1]]")
+    words = (*PIPELINE, *lists, "--virtual_pp_degree", "2", "--sharding", stage)
+    four = on_ranks(folder, "four", 4, *words, *passes(2))
+    assert_same_run(four, alone(folder, "one", 4), idle=IDLE)
+    last = four / f"checkpoint-{STEPS}"
+    assert first_fault(last) is None
+    again = alone(folder, "again", 4, "--resume", str(four / "checkpoint-4"))
+    assert metrics(again)[-1]["loss"] == pytest.approx(metrics(four)[-1]["loss"], rel=RELATIVE)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from mix_core.training.pipeline.stage import Stage
 from mix_core.training.throughput import COMMUNICATION, StepClock
 
 Batch = dict[str, Any]
+Around = Callable[[int, bool], AbstractContextManager[None]]
+"""Of a piece, and whether it goes back."""
 
 
 class Messages(Protocol):
@@ -73,24 +75,36 @@ class Pipeline:
         """Of the passes since it was last None, summed; on the last stage."""
 
     def run(
-        self, passes: Sequence[Batch], factor: float, begin: Callable[[Batch], None]
+        self,
+        passes: Sequence[Batch | None],
+        factor: float,
+        begin: Callable[[Batch], None],
+        around: Around = lambda piece, going_back: nullcontext(),
     ) -> tuple[Tensor | None, int]:
         """All passes of a step forward and back, the loss times `factor`.
 
+        passes: None for one that other pipelines have and this one has not: its moments come, and nothing is
+        computed or sent in them.
         begin: called with a pass's batch before a piece computes with it, forward or back: a block that
-        computes again draws again. -> the summed loss, on the last stage, and the labels of all passes.
+        computes again draws again.
+        around: makes the context of whatever a piece does for a pass, forward and back, None included.
+        -> the summed loss, on the last stage, and the labels of all passes.
         """
         self.loss = None
         for action in self.plan(len(passes)):
             started = time.perf_counter()
             batch = passes[action.number]
             if action.kind in (FORWARD, BACKWARD):
-                begin(batch)
-            self.act(action, batch, factor)
+                with around(action.piece, action.kind == BACKWARD):
+                    if batch is not None:
+                        begin(batch)
+                        self.act(action, batch, factor)
+            elif batch is not None:
+                self.act(action, batch, factor)
             if self.trace is not None:
                 self._clock.wait_for_device()
                 self.trace.append(Moment(action, started, time.perf_counter()))
-        return self.loss, sum(self.stage.model.label_count(batch) for batch in passes)
+        return self.loss, sum(self.stage.model.label_count(batch) for batch in passes if batch is not None)
 
     def plan(self, passes: int) -> tuple[Action, ...]:
         """What this stage does in a step of so many passes."""

@@ -21,7 +21,6 @@ from mix_core.training.optimizer import KeptPart
 
 if TYPE_CHECKING:
     from mix_core.training.groups import Groups
-    from mix_core.training.optimizer import AdamW
 
 
 class Stage:
@@ -49,7 +48,8 @@ class Stage:
         self._writes = self.index > 0 and groups.place.tensor == groups.place.sharding == 0
         """Whether it writes what ranks that differ in these have alike. The first stage leads instead."""
         shared = next((name for name, stages in holders.items() if len(stages) > 1), None)
-        self._tied = shared if shared in self.held and not named[shared].stop_gradient else None
+        self.tied = shared if shared in self.held and not named[shared].stop_gradient else None
+        """The name of a tied head that another stage holds too and that learns."""
         self._tied_group = None
         if shared is not None:
             self._tied_group = self._pair(holders[shared], groups)
@@ -90,12 +90,17 @@ class Stage:
                 mine = made
         return mine
 
+    def piece_of(self, name: str) -> int:
+        """Which of the chain's pieces a parameter that is held here belongs to."""
+        place = self.model.cuts.place(name)
+        own = range(self.index, len(self.pieces), self.count)
+        return next((number for number in own if self.pieces[number].has(place)), own[-1])
+
     @paddle.no_grad()
-    def sum_tied(self, optimizer: AdamW) -> None:
-        """Sum a tied head's gradient over both stages that hold it."""
-        if self._tied is not None:
-            optimizer.ensure_gradient(self._tied)
-            dist.all_reduce(optimizer.gradients()[self._tied], group=self._tied_group)
+    def sum_tied(self, gradient: Tensor | None) -> None:
+        """Sum the gradient of the tied head, or a part of it, over both stages that hold it, in place."""
+        if gradient is not None:
+            dist.all_reduce(gradient, group=self._tied_group)
 
     def has(self, parameter: Tensor) -> bool:
         """Whether a parameter is here; not one of a piece of another stage."""

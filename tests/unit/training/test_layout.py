@@ -31,6 +31,7 @@ from mix_core.training.partition import whole_box
         ({"tensor_parallel_degree": "-1"}, 2, Layout(2)),
         ({"pipeline_model_parallel_size": "2"}, 4, Layout(4, pipeline=2)),
         ({"pipeline_parallel_degree": "2", "sharding": "stage1"}, 4, Layout(4, 1, 2, pipeline=2)),
+        ({"pipeline_parallel_degree": "2", "sharding": "stage3"}, 4, Layout(4, 3, 2, pipeline=2)),
     ],
 )
 def test_keys_give_a_layout(keys, ranks, expected):
@@ -49,7 +50,6 @@ def test_keys_give_a_layout(keys, ranks, expected):
             "degree 6 times .* does not make 2",
         ),
         ({"pipeline_parallel_degree": "4"}, "times pipeline_parallel_degree 4 does not divide 6"),
-        ({"pipeline_parallel_degree": "2", "sharding": "stage2"}, "give sharding stage1 there"),
         ({"vit_pp_layers": "[4,0]"}, "vit_pp_layers is of a pipeline"),
         ({"virtual_pp_degree": "2"}, "virtual_pp_degree is of a pipeline"),
         (
