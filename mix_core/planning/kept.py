@@ -102,9 +102,9 @@ def _attention(
     N, K = -(-stack.heads // share.tensor), -(-stack.kv_heads // share.tensor)
     rows = tokens // share.stream
     p, r = numbers.product, numbers.stream
-    # the norm's result: as it is, or a cast of it for each map that takes it
+    # the norm's result, of all tokens: as it is, or a cast of it for each map that takes it
     takers = 1 if stack.joined_qkv or "qkv" in kernels or not numbers.casts else 3
-    kept = _norm(rows, D, stack.rms, numbers, kernels) + takers * rows * D * p
+    kept = _norm(rows, D, stack.rms, numbers, kernels) + takers * tokens * D * p
     if numbers.casts:  # the matrices are cast once a pass, and the copies serve going back
         kept += p * stack.attention_matrices // share.tensor
     kept += p * tokens * N * H  # what attention gives, the input of its output map
@@ -152,7 +152,7 @@ def _mlp(stack: Stack, tokens: int, numbers: Numbers, kernels: Kernels, share: S
     p, r = numbers.product, numbers.stream
     joined = "gated_mlp" in kernels and stack.gated
     takers = 1 if joined or not numbers.casts or not stack.gated else 2
-    kept = _norm(rows, D, stack.rms, numbers, kernels) + takers * rows * D * p
+    kept = _norm(rows, D, stack.rms, numbers, kernels) + takers * tokens * D * p
     if numbers.casts:
         kept += p * stack.mlp_matrices // share.tensor
     if stack.scaled:

@@ -89,7 +89,7 @@ def stage_parameters(
         ("tower", outline.tower, stage.tower_layers),
         ("decoder", outline.decoder, stage.decoder_layers),
     ):
-        split = tower_share(outline, share).tensor if part == "tower" else t
+        split = 1 if part == "tower" else t  # each rank computes the whole tower
         matrices = stack.attention_matrices + stack.mlp_matrices + stack.split_vectors
         counts[part] += layers * (-(-matrices // split) + stack.whole_vectors)
     for part, here in (("tower", stage.first), ("projector", stage.joins)):
@@ -110,6 +110,25 @@ def stage_parameters(
     return held + adapters, learning + adapters
 
 
+def block_gradients(
+    outline: Outline, stage: Stage, setting: Setting, share: Share = WHOLE
+) -> tuple[int, int]:
+    """Bytes of the gradients of all blocks of a stage, and of its largest block."""
+    total, largest = 0, 0
+    for part, stack, layers, split in (
+        ("tower", outline.tower, stage.tower_layers, 1),
+        ("decoder", outline.decoder, stage.decoder_layers, share.tensor),
+    ):
+        matrices = stack.attention_matrices + stack.mlp_matrices + stack.split_vectors
+        one = 4 * (-(-matrices // split) + stack.whole_vectors)
+        if part == "decoder" and setting.adapter_rank:
+            one = 4 * adapter_parameters(outline, Stage(0, 1), setting.adapter_rank, share.tensor)
+        elif not setting.learns_part(part):
+            one = 0
+        total, largest = total + layers * one, max(largest, one if layers else 0)
+    return total, largest
+
+
 def adapter_parameters(outline: Outline, stage: Stage, rank: int, tensor: int = 1) -> int:
     """Numbers of adapters on the maps of decoder blocks, whose side towards the tokens is not divided."""
     stack = outline.decoder
@@ -119,13 +138,6 @@ def adapter_parameters(outline: Outline, stage: Stage, rank: int, tensor: int = 
     return stage.decoder_layers * rank * ((4 + of_mlp) * stack.width + inside // tensor)
 
 
-def tower_share(outline: Outline, share: Share) -> Share:
-    """The tower is split where its heads and its feed-forward divide; else every rank has it whole."""
-    tower = outline.tower
-    divides = not (tower.heads % share.tensor or tower.inner % share.tensor)
-    return Share(share.tensor) if divides else WHOLE
-
-
 def stage_parts(
     outline: Outline, stage: Stage, work: Work, setting: Setting, share: Share = WHOLE
 ) -> list[Part]:
@@ -133,7 +145,7 @@ def stage_parts(
     parts: list[Part] = []
     flows = False
     if work.patches and (stage.first or stage.joins or stage.tower_layers):
-        parts += _tower_parts(outline, stage, work, setting, share)
+        parts += _tower_parts(outline, stage, work, setting)
         flows = setting.learns_part("tower") or setting.learns_part("projector")
     if stage.joins:
         parts.append(_embedding(outline, work, setting, share))
@@ -144,12 +156,11 @@ def stage_parts(
     return parts
 
 
-def _tower_parts(outline: Outline, stage: Stage, work: Work, setting: Setting, share: Share) -> list[Part]:
+def _tower_parts(outline: Outline, stage: Stage, work: Work, setting: Setting) -> list[Part]:
     tower, numbers = outline.tower, setting.numbers
     learns = setting.learns_part("tower")
-    share = tower_share(outline, share)
     tiles = work.patches / outline.tile_patches
-    full, windowed = _tower_blocks(outline, work, setting, share, learns)
+    full, windowed = _tower_blocks(outline, work, setting, learns)
     full_layers = tower.full_layers if tower.window is not None else tower.layers
     blocks: list[Part] = []
     for layer in range(stage.tower_layers):
@@ -173,7 +184,7 @@ def _tower_parts(outline: Outline, stage: Stage, work: Work, setting: Setting, s
 
 
 def _tower_blocks(
-    outline: Outline, work: Work, setting: Setting, share: Share, learns: bool
+    outline: Outline, work: Work, setting: Setting, learns: bool
 ) -> tuple[list[Part], list[Part]]:
     """A block that sees whole frames, and one that sees windows."""
     tower = outline.tower
@@ -191,7 +202,7 @@ def _tower_blocks(
             setting.kernels,
             causal=False,
             learns=learns,
-            share=share,
+            share=WHOLE,
         )
         stream = setting.numbers.stream * work.patches * tower.width
         made.append(_recomputed(pair, setting.recompute, stream) if learns else [_forgotten(pair)])

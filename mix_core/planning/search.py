@@ -11,13 +11,14 @@ from mix_core.planning.kept import Share
 from mix_core.planning.layouts import Grid, Layout, Refusal, Splits, grids, micro_batches, replications
 from mix_core.planning.machine import Machine
 from mix_core.planning.memory import (
+    BUCKET_BYTES,
     RECOMPUTE,
     Memory,
     Setting,
     Stage,
+    block_gradients,
     stage_parameters,
     stage_parts,
-    sum_buffers,
     walk,
 )
 from mix_core.planning.timing import PassTime, StepTime, pass_time, step_time
@@ -103,8 +104,14 @@ class _Rank:
     kept: int
     plain: tuple[int, int]
     """Gradients and the rest at the worst moment."""
+    once: tuple[int, int]
+    """The same where no gradients of earlier passes stand."""
     without: int
     """The rest at its worst, gradients left out."""
+    in_blocks: int
+    """Of the gradients, those of blocks."""
+    block: int
+    """Those of the largest block."""
 
 
 def search(wanted: Wanted) -> Found:
@@ -163,10 +170,12 @@ def _of_grid(wanted: Wanted, grid: Grid) -> tuple[list[Plan], int, int]:
         for micro, passes in micro_batches(wanted.batch, replicas, grid):
             setting = replace(wanted.setting, recompute=recompute, accumulates=passes > 1)
             work = rows_of(wanted.outline, wanted.sequence, micro, wanted.tiles)
-            ranks = _ranks(wanted, grid, setting, work, passes)
+            ranks = _ranks(wanted.outline, grid, setting, work, passes)
             times = [_pass(wanted, grid, setting, work, rank, place) for place, rank in enumerate(ranks)]
             fits = False
             for data, sharding, stage in shares:
+                if stage == 3 and recompute != "full":  # it computes every block again, as it gathers twice
+                    continue
                 layout = Layout(grid, data, sharding, stage, micro, passes, recompute)
                 memory = tuple(_memory(rank, layout, setting) for rank in ranks)
                 seen += 1
@@ -199,7 +208,14 @@ def _row_flops(wanted: Wanted) -> float:
     return forward_flops(wanted.outline, row).training(learns, adapters=setting.adapter_rank > 0)
 
 
-def _ranks(wanted: Wanted, grid: Grid, setting: Setting, work: Work, passes: int) -> list[_Rank]:
+def memory_of(outline: Outline, layout: Layout, setting: Setting, work: Work) -> tuple[Memory, ...]:
+    """What a device of each stage of the pipeline needs. `work`: of one pass of one device."""
+    setting = replace(setting, recompute=layout.recompute, accumulates=layout.passes > 1)
+    ranks = _ranks(outline, layout.grid, setting, work, layout.passes)
+    return tuple(_memory(rank, layout, setting) for rank in ranks)
+
+
+def _ranks(outline: Outline, grid: Grid, setting: Setting, work: Work, passes: int) -> list[_Rank]:
     share = Share(grid.tensor, grid.tensor > 1)
     known: dict[object, _Rank] = {}
     found = []
@@ -211,7 +227,7 @@ def _ranks(wanted: Wanted, grid: Grid, setting: Setting, work: Work, passes: int
             flying = min(ahead / grid.interleave, float(passes))
         key = (pieces, flying)
         if key not in known:
-            known[key] = _rank(wanted.outline, pieces, setting, work, share, max(flying, 1.0))
+            known[key] = _rank(outline, pieces, setting, work, share, max(flying, 1.0))
         found.append(known[key])
     return found
 
@@ -219,18 +235,23 @@ def _ranks(wanted: Wanted, grid: Grid, setting: Setting, work: Work, passes: int
 def _rank(
     outline: Outline, pieces: Sequence[Stage], setting: Setting, work: Work, share: Share, flying: float
 ) -> _Rank:
-    parts, held, learning = [], 0, 0
+    parts, held, learning, in_blocks, block = [], 0, 0, 0, 0
     for piece in pieces:
         parts += stage_parts(outline, piece, work, setting, share)
         own_held, own_learning = stage_parameters(outline, piece, setting, share)
         held, learning = held + own_held, learning + own_learning
+        of_blocks, largest = block_gradients(outline, piece, setting, share)
+        in_blocks, block = in_blocks + of_blocks, max(block, largest)
     bare = [replace(part, gradients=0) for part in parts]
     return _Rank(
         held=held,
         learning=learning,
         kept=sum(part.kept for part in parts),
         plain=walk(parts, setting.accumulates, flying),
+        once=walk(parts, False, flying),
         without=walk(bare, setting.accumulates, flying)[1],
+        in_blocks=in_blocks,
+        block=block,
     )
 
 
@@ -252,24 +273,48 @@ def _memory(rank: _Rank, layout: Layout, setting: Setting) -> Memory:
     s, stage, numbers = layout.sharding, layout.stage, setting.numbers
     gradients, rest = rank.plain
     all_gradients = 4 * rank.learning
-    buffers = sum_buffers(all_gradients) if layout.replicas > 1 else 0
-    if stage >= 2:  # each bucket is summed and all but a device's own part of it dropped
-        shared = all_gradients // s, rank.without + buffers
-        # at no moment more than without sharing, but for the message under way
-        gradients, rest = min(shared, (gradients, rest + buffers), key=sum)
-    elif all_gradients + buffers > gradients + rest:
-        gradients, rest = all_gradients, buffers
-    weights = numbers.weight * rank.held
+    message = min(all_gradients, BUCKET_BYTES)
     gathered = 0
-    if stage == 3:  # a block's weights, and the next one's on their way
-        blocks = max(1, sum(p.tower_layers + p.decoder_layers for ps in layout.grid.stages for p in ps))
-        gathered = min(weights, 2 * weights * layout.grid.pipeline // blocks)
-        weights //= s
+    weights = numbers.weight * rank.held
+    if stage >= 2:
+        gradients, rest = max(_moments_of_sums(rank, all_gradients, layout, setting), key=sum)
+    elif layout.replicas > 1 and all_gradients + 2 * message > gradients + rest:
+        gradients, rest = all_gradients, 2 * message
+    if stage == 3:  # what is in no block is whole all step long
+        gathered = numbers.weight * (all_gradients - rank.in_blocks) // 4
+        weights = numbers.weight * (rank.held - rank.learning + rank.learning // s)
+    # masters in float32 are the weights themselves where these are whole, or parts like them
+    has_masters = numbers.has_masters or stage in (1, 2)
     return Memory(
         weights=weights,
         optimizer=8 * rank.learning // s,
-        masters=4 * rank.learning // s if numbers.has_masters else 0,
+        masters=4 * rank.learning // s if has_masters else 0,
         gradients=gradients,
         activations=rest,
         buffers=gathered,
     )
+
+
+def _moments_of_sums(
+    rank: _Rank, all_gradients: int, layout: Layout, setting: Setting
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Gradients and the rest going back, and when the last message of a pass is summed, from stage 2 on.
+
+    A message is summed out of a copy of its gradients and the copy's pieces, and its parts are added to those
+    of earlier messages and passes.
+    """
+    parts = all_gradients // layout.sharding
+    gradients, rest = rank.once
+    if layout.stage == 3:
+        loose = all_gradients - rank.in_blocks
+        last = min(loose, BUCKET_BYTES)
+        before = parts if setting.accumulates else 0
+        whole = setting.numbers.weight * rank.block // 4
+        return (before + rank.block, rank.without + whole), (parts + loose, 2 * last)
+    last = min(all_gradients, BUCKET_BYTES)
+    before = parts if setting.accumulates else 0
+    sent = max(0, gradients - BUCKET_BYTES) // layout.sharding
+    if all_gradients > BUCKET_BYTES:
+        gradients, rest = min(gradients, BUCKET_BYTES) + sent, rest + 2 * BUCKET_BYTES
+    others = parts if setting.accumulates else (all_gradients - last) // layout.sharding
+    return (before + gradients, rest), (others + last, 2 * last)

@@ -78,11 +78,11 @@ def pass_time(
     text += head if any(piece.last for piece in pieces) else 0.0
     vision = whole["tower"] * tower_layers / outline.tower.layers
     projector = whole["projector"] if any(piece.joins for piece in pieces) else 0.0
-    forward = (vision + projector + text) / tensor / rate
+    forward = (vision + projector + text / tensor) / rate  # each rank computes the whole tower
     factors = _backward_factors(setting)
-    back = vision * factors["tower"] + projector * factors["projector"] + text * factors["decoder"]
-    again = _again(outline, tower_layers, decoder_layers, work, setting)
-    backward = (back + again) / tensor / rate
+    back = vision * factors["tower"] + projector * factors["projector"]
+    again_vision, again_text = _again(outline, tower_layers, decoder_layers, work, setting)
+    backward = (back + again_vision + (text * factors["decoder"] + again_text) / tensor) / rate
     moved = 2 * kept / machine.memory_bandwidth
     stream = setting.numbers.product * work.tokens * outline.decoder.width
     sums = 0.0
@@ -110,17 +110,19 @@ def _backward_factors(setting: Setting) -> dict[str, float]:
     }
 
 
-def _again(outline: Outline, tower_layers: int, decoder_layers: int, work: Work, setting: Setting) -> float:
-    """Operations that recompute repeats."""
+def _again(
+    outline: Outline, tower_layers: int, decoder_layers: int, work: Work, setting: Setting
+) -> tuple[float, float]:
+    """Operations that recompute repeats, in the tower and in the decoder."""
     if setting.recompute == "none":
-        return 0.0
+        return 0.0, 0.0
     decoder, tower = outline.decoder, outline.tower
     text = block_flops(decoder, work.tokens, work.token_pairs)
     vision = block_flops(tower, work.patches, work.patch_pairs) if setting.learns_part("tower") else 0
     if setting.recompute == "selective":
         text -= 2 * work.tokens * decoder.mlp_matrices
         vision = max(0, vision - 2 * work.patches * tower.mlp_matrices)
-    return float(text * decoder_layers + vision * tower_layers)
+    return float(vision * tower_layers), float(text * decoder_layers)
 
 
 def step_time(

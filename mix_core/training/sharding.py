@@ -127,7 +127,9 @@ class Sharding:
             if length < longest:
                 flat.append(paddle.zeros([longest - length]))
         joined = paddle.concat(flat) if len(flat) > 1 else flat[0]
+        flat.clear()  # a message is large: as little of it as may be is held beside it
         own = self._scattered(joined, longest)
+        del joined
         if self._replicated:
             dist.all_reduce(own, group=self._replicas)
         return self._split(bucket, own)

@@ -67,7 +67,10 @@ def test_casts_of_o1_stay_with_the_copies_of_the_matrices():
 def test_ranks_of_a_tensor_group_hold_together_what_one_device_holds(kernels, level):
     numbers = Numbers.of("bfloat16", level)
     for one, split in zip(parts(numbers, kernels), parts(numbers, kernels, share=Share(2, True))):
-        assert 2 * split.kept == one.kept
+        gathered = (2 * split.kept - one.kept) / (numbers.product * T * STACK.width)
+        assert gathered in (1, 2, 3), (
+            "both ranks have what maps take of all tokens, a cast for each map or one"
+        )
         shared = 4 * STACK.whole_vectors // 2
         assert 2 * split.gradients - shared == one.gradients
 
@@ -96,8 +99,9 @@ def test_tensor_ranks_hold_matrices_once_and_vectors_each():
     outline, setting = outline_of("qwen2_5_vl-7b"), Setting()
     one = stage_parameters(outline, whole(outline), setting)[0]
     two = stage_parameters(outline, whole(outline), setting, Share(2, True))[0]
-    stacks = (outline.tower, outline.decoder)
-    each = sum(stack.layers * stack.whole_vectors for stack in stacks)
+    tower = outline.tower
+    each = tower.layers * (tower.attention_matrices + tower.mlp_matrices + tower.split_vectors)
+    each += sum(stack.layers * stack.whole_vectors for stack in (tower, outline.decoder))
     each += sum(a_map.parameters for a_map in outline.maps) + sum(outline.loose.values())
     assert 2 * two - each == one
 
