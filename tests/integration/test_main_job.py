@@ -59,6 +59,8 @@ class Finished:
     """The command."""
     said: str
     steps: int
+    environment: dict[str, str]
+    """With the cache that has its data."""
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,9 @@ def finished(environment, tmp_path_factory) -> Finished:
     words = (sys.executable, "-m", "mix_core.train", "--recipe", "digits", "--output_dir", folder)
     if short:
         words += SHORT
-        return Finished(folder, words, run(*words, environment=environment), SHORT_STEPS)
-    return Finished(folder, words, (folder.parent / "said").read_text(), FULL_STEPS)
+        return Finished(folder, words, run(*words, environment=environment), SHORT_STEPS, environment)
+    data = environment | {"MIX_CACHE": str(folder.parent / "cache")}
+    return Finished(folder, words, (folder.parent / "said").read_text(), FULL_STEPS, data)
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -154,11 +157,11 @@ def test_a_browser_shows_the_report_without_a_complaint(finished):
     assert done.stdout.count("<svg") >= 4, "loss, learning rate, tokens/s and memory each have a curve"
 
 
-def test_a_second_call_shows_the_finished_run(finished, environment):
+def test_a_second_call_shows_the_finished_run(finished):
     folder = finished.folder
     before = (folder / "metrics.jsonl").stat().st_mtime_ns
     started = time.perf_counter()
-    said = run(*finished.words, "--resume", "auto", environment=environment)
+    said = run(*finished.words, "--resume", "auto", environment=finished.environment)
     assert time.perf_counter() - started < 10
     assert "trained already" in said and str(folder / "report.html") in said
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
