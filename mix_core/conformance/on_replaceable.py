@@ -39,7 +39,7 @@ def conformance_cases(target: Target) -> list[Case]:
         for number, inner in enumerate(floating if use.gradient and len(floating) > 1 else ()):
             cases.append(_case(target, use, "float32", f", {inner.name} frozen", {"frozen": number}))
     cases += _narrow_products(target, uses)
-    return cases + replaceable_special.conformance_cases(target, OPERATORS)
+    return cases + replaceable_special.conformance_cases(target)
 
 
 def _narrow_products(target: Target, uses: list[Use]) -> list[Case]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mix_core.conformance.case import Case, Context, Group, expect
+from mix_core.conformance.case import OPERATORS, Case, Context, expect
 from mix_core.conformance.closeness import FORWARD, require_close, require_equal
 from mix_core.conformance.measure import require_place, to_device, to_numpy
 from mix_core.conformance.target import FLOATS, Target
@@ -40,7 +40,7 @@ DRAWS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def conformance_cases(target: Target, group: Group) -> list[Case]:
+def conformance_cases(target: Target) -> list[Case]:
     rows: list[tuple[str, str, str, Callable[[Context, str], None]]] = [
         ("attention", "query that sees nothing", "its result is finite, the others are right", _blind),
         ("attention_decode", "slots beyond", "numbers in slots beyond a row's length do not count", _beyond),
@@ -54,7 +54,7 @@ def conformance_cases(target: Target, group: Group) -> list[Case]:
         Case(
             f"L3/{operator}/{name.replace(', ', '+').replace(' ', '_')}/{dtype}",
             f"{operator} ({name}) in {dtype}: {asks}",
-            group,
+            OPERATORS,
             lambda context, run=run, dtype=dtype: run(context, dtype),
             operator=operator,
             dtype=dtype,

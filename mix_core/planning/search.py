@@ -19,6 +19,7 @@ from mix_core.planning.memory import (
     block_gradients,
     stage_parameters,
     stage_parts,
+    sum_buffers,
     walk,
 )
 from mix_core.planning.timing import PassTime, StepTime, pass_time, step_time
@@ -273,13 +274,13 @@ def _memory(rank: _Rank, layout: Layout, setting: Setting) -> Memory:
     s, stage, numbers = layout.sharding, layout.stage, setting.numbers
     gradients, rest = rank.plain
     all_gradients = 4 * rank.learning
-    message = min(all_gradients, BUCKET_BYTES)
+    buffers = sum_buffers(all_gradients)
     gathered = 0
     weights = numbers.weight * rank.held
     if stage >= 2:
         gradients, rest = max(_moments_of_sums(rank, all_gradients, layout, setting), key=sum)
-    elif layout.replicas > 1 and all_gradients + 2 * message > gradients + rest:
-        gradients, rest = all_gradients, 2 * message
+    elif layout.replicas > 1 and all_gradients + buffers > gradients + rest:
+        gradients, rest = all_gradients, buffers
     if stage == 3:  # what is in no block is whole all step long
         gathered = numbers.weight * (all_gradients - rank.in_blocks) // 4
         weights = numbers.weight * (rank.held - rank.learning + rank.learning // s)
@@ -304,17 +305,14 @@ def _moments_of_sums(
     of earlier messages and passes.
     """
     parts = all_gradients // layout.sharding
-    gradients, rest = rank.once
-    if layout.stage == 3:
-        loose = all_gradients - rank.in_blocks
-        last = min(loose, BUCKET_BYTES)
-        before = parts if setting.accumulates else 0
-        whole = setting.numbers.weight * rank.block // 4
-        return (before + rank.block, rank.without + whole), (parts + loose, 2 * last)
-    last = min(all_gradients, BUCKET_BYTES)
     before = parts if setting.accumulates else 0
-    sent = max(0, gradients - BUCKET_BYTES) // layout.sharding
+    if layout.stage == 3:
+        loose, whole = all_gradients - rank.in_blocks, setting.numbers.weight * rank.block // 4
+        return (before + rank.block, rank.without + whole), (parts + loose, sum_buffers(loose))
+    gradients, rest = rank.once
+    buffers, last = sum_buffers(all_gradients), min(all_gradients, BUCKET_BYTES)
     if all_gradients > BUCKET_BYTES:
-        gradients, rest = min(gradients, BUCKET_BYTES) + sent, rest + 2 * BUCKET_BYTES
-    others = parts if setting.accumulates else (all_gradients - last) // layout.sharding
-    return (before + gradients, rest), (others + last, 2 * last)
+        sent = max(0, gradients - BUCKET_BYTES) // layout.sharding
+        gradients, rest = min(gradients, BUCKET_BYTES) + sent, rest + buffers
+    others = before or (all_gradients - last) // layout.sharding
+    return (before + gradients, rest), (others + last, buffers)

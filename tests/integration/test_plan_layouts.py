@@ -8,15 +8,27 @@ from typing import Any
 
 import pytest
 
+from mix_core.config import RunConfig, load_config
+from mix_core.models.outline import Outline
 from mix_core.models.registry import get_family
 from mix_core.planning.layouts import Grid, Layout
 from mix_core.planning.memory import Setting, Stage
 from mix_core.planning.search import memory_of
 from mix_core.planning.work import Kernels, Numbers, Work
+from mix_core.training.layout import layout_of
+from mix_core.training.pipeline.split import pieces_of
 from tests.integration.simulated_fleet import launch
 from tests.integration.test_plan_memory import LIMIT, MINI, TINY
 
-LENGTH, ROWS, CELLS = 128, 4, 96
+LENGTH, CELLS = 128, 96
+
+
+def rows_of(count: int) -> dict[str, Any]:
+    """Full rows with a picture each, as plan_memory.py takes them."""
+    return {"rows": [LENGTH] * count, "pictures": [[1, 8, 12]] * count}
+
+
+IN_TURN = {"passes": 4} | rows_of(1)
 HEADS = {"num_key_value_heads": 2}
 """So that they divide."""
 RECOMPUTE = {"recompute": "true"}
@@ -37,34 +49,31 @@ TWO: dict[str, dict[str, Any]] = {
     "stage 2, two passes": {"keys": {"sharding": "stage2"}, "passes": 2},
     "tensor": {"keys": TENSOR},
     "tensor, recompute": {"keys": TENSOR | RECOMPUTE},
-    "pipeline": {"keys": PIPELINE | LISTS, "passes": 4, "rows": 1},
-    "pipeline, recompute": {"keys": PIPELINE | LISTS | RECOMPUTE, "passes": 4, "rows": 1},
-    "pipeline of pieces": {"keys": PIECES, "passes": 4, "rows": 1},
+    "pipeline": {"keys": PIPELINE | LISTS, **IN_TURN},
+    "pipeline, recompute": {"keys": PIPELINE | LISTS | RECOMPUTE, **IN_TURN},
+    "pipeline of pieces": {"keys": PIECES, **IN_TURN},
     "tiny, tensor": {"keys": TENSOR, "model": TINY | HEADS},
     "tiny, stage 1": {"keys": {"sharding": "stage1"}, "model": TINY | HEADS},
 }
-PLAIN: dict[str, Any] = {"model": MINI | HEADS, "keys": {}, "rows": ROWS, "length": LENGTH, "passes": 1}
+PLAIN: dict[str, Any] = {"model": MINI | HEADS, "keys": {}, "packed": False, "passes": 1} | rows_of(4)
 
 
 def predicted(case: dict[str, Any], kernels: dict[str, str], devices: int) -> list[int]:
     """What a plan says that a device of each stage needs."""
     family = get_family("qwen2_5_vl")
     outline = family.outline(family.config_from_dict(case["model"]))
-    keys, rows = case["keys"], case["rows"]
-    tensor, pipeline = (
-        int(keys.get(name, 1)) for name in ("tensor_parallel_degree", "pipeline_parallel_degree")
-    )
-    each = int(keys.get("virtual_pp_degree", 1))
-    streams = devices // (tensor * pipeline)
-    stage = int(keys.get("sharding", "stage0")[-1])
+    config, rows = load_config(arguments=case["keys"]), len(case["rows"])
+    asked = layout_of(config, devices)
     layout = Layout(
-        Grid(tensor, pipeline, each, stages_of(keys, case["model"], pipeline)),
-        data=1 if stage else streams,
-        sharding=streams if stage else 1,
-        stage=stage,
+        Grid(
+            asked.tensor, asked.pipeline, config.virtual_pp_degree, stages_of(config, asked.pipeline, outline)
+        ),
+        data=asked.sizes["data"],
+        sharding=asked.sharing,
+        stage=asked.stage,
         micro=rows,
         passes=case["passes"],
-        recompute="full" if "recompute" in keys or stage == 3 else "none",
+        recompute="full" if config.recompute or asked.stage == 3 else "none",
     )
     work = Work(
         tokens=rows * LENGTH,
@@ -77,19 +86,11 @@ def predicted(case: dict[str, Any], kernels: dict[str, str], devices: int) -> li
     return [one.total for one in memory_of(outline, layout, setting, work)]
 
 
-def stages_of(keys: dict[str, str], model: dict[str, Any], stages: int) -> tuple[tuple[Stage, ...], ...]:
-    """The pieces of each stage, as the keys list them."""
-    if stages == 1:
-        return ((Stage(model["vision_config"]["depth"], model["num_hidden_layers"]),),)
-    chunks = [json.loads(keys[name]) for name in ("vit_pp_layers", "llm_pp_layers")]
-    nested = [one if isinstance(one[0], list) else [one] for one in chunks]
-    towers, decoders = ([number for part in one for number in part] for one in nested)
-    joins = max(place for place, number in enumerate(towers) if number)
-    pieces = [
-        Stage(tower, decoder, place == 0, place == joins, place == len(towers) - 1)
-        for place, (tower, decoder) in enumerate(zip(towers, decoders, strict=True))
-    ]
-    return tuple(tuple(pieces[stage::stages]) for stage in range(stages))
+def stages_of(config: RunConfig, stages: int, outline: Outline) -> tuple[tuple[Stage, ...], ...]:
+    """The pieces of each stage."""
+    pieces = pieces_of(config, stages, (outline.tower.layers, outline.decoder.layers), outline, True)
+    found = [Stage(len(one.tower), len(one.decoder), one.first, one.joins, one.last) for one in pieces]
+    return tuple(tuple(found[stage::stages]) for stage in range(stages))
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ ACTIVE = device.activate()
 
 import numpy as np  # noqa: E402 (after the settings)
 
+from mix_core.device.ranks import Job, job_of  # noqa: E402
 from mix_core.models.common.lora import LoRASettings, add_adapter, init_adapter, linear_maps  # noqa: E402
 from mix_core.models.common.recompute import Again  # noqa: E402
 from mix_core.models.registry import get_family  # noqa: E402
@@ -61,8 +64,7 @@ def batch_of(case: dict[str, Any]) -> dict[str, np.ndarray]:
 def peak_of(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """The most memory that the third step needs, and what stands before it; bytes."""
     gc.collect()
-    device_memory = ACTIVE.runtime.memory_stats
-    before = device_memory()["allocated"]
+    before = ACTIVE.runtime.memory_stats()["allocated"]
     family = get_family(case["model"]["model_type"])
     model = family.build(family.config_from_dict(case["model"]))
     family.init_weights(model, 0)
@@ -85,29 +87,30 @@ def peak_of(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     schedule = Schedule(kind="constant", peak=1e-3, total_steps=10)
     stepper = Stepper(model, optimizer, schedule, max_grad_norm=1.0, seed=0, precision=precision, ranks=ranks)
     batches = StepBatches([batch_of(case)] * case["passes"], 1, 0.0, False)
+    parameters = sum(int(parameter.size) for parameter in model.parameters())
+    return measured(stepper, batches, before) | {"parameters": parameters}
+
+
+def measured(stepper: Stepper, batches: StepBatches, before: int) -> dict[str, Any]:
+    """Three steps: their losses, the peak of the third, and what stands before it, above `before` bytes."""
     found: dict[str, Any] = {"losses": []}
     for step in (1, 2, 3):
         gc.collect()
         ACTIVE.runtime.synchronize()
         ACTIVE.runtime.reset_peak_memory()
-        found["resident"] = device_memory()["allocated"] - before
+        found["resident"] = ACTIVE.runtime.memory_stats()["allocated"] - before
         found["losses"].append(stepper.take(step, batches, 0.0, 0.0).loss)
-    found["peak"] = device_memory()["peak"] - before
-    found["parameters"] = sum(int(parameter.size) for parameter in model.parameters())
+    found["peak"] = ACTIVE.runtime.memory_stats()["peak"] - before
     return found
 
 
-def main(folder: Path) -> None:
-    import os
-
-    from mix_core.device.ranks import job_of
-
-    ranks = Ranks(job_of(os.environ))
-    cases = json.loads((folder / "cases.json").read_text())
-    found = [peak_of(case, ranks) for case in cases]
+def main(folder: Path, job: Job, peak_of: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Measure each case of a folder, and write FOLDER/RANK.json."""
+    found = [peak_of(case) for case in json.loads((folder / "cases.json").read_text())]
     kernels = {f"{row['op']} {row['dtype']}": row["kernel"] for row in ACTIVE.to_json()["kernels"]}
-    (folder / f"{ranks.job.rank}.json").write_text(json.dumps({"cases": found, "kernels": kernels}))
+    (folder / f"{job.rank}.json").write_text(json.dumps({"cases": found, "kernels": kernels}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    RANKS = Ranks(job_of(os.environ))
+    main(Path(sys.argv[1]), RANKS.job, lambda case: peak_of(case, RANKS))
