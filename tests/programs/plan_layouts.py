@@ -1,7 +1,7 @@
 """Peaks of real training steps on each of several (simulated) devices, for each layout of FOLDER/cases.json.
 
-A case as plan_memory.py has them, of full rows with a picture each, and keys, those of a configuration that are
-about layout and recompute; passes are those of each stream of samples.
+A case as plan_memory.py has them, of full rows with a picture each, and keys, those of a configuration that
+are about layout and recompute; passes are those of each stream of samples.
 """
 
 from __future__ import annotations
