@@ -10,12 +10,13 @@
 namespace mix {
 
 // Memory of a simulated device, which the host may not touch where Paddle sees it: its range, the distance to
-// where the host does see it, and a function that waits for what the device has queued. Empty on a real CPU.
+// where the host does see it, and a function that waits for what a device's own stream has queued. Empty on a real
+// CPU.
 struct HostView {
   uintptr_t start = 0;
   size_t size = 0;
   intptr_t distance = 0;
-  void (*wait)() = nullptr;
+  void (*wait)(int device) = nullptr;
 };
 
 inline HostView& host_view() {
@@ -43,7 +44,7 @@ T* data(paddle::Tensor& tensor) {
 // The tensor with its last axis fastest and no gaps: kernels index plain pointers.
 inline paddle::Tensor dense(const paddle::Tensor& tensor) {
   PD_CHECK(tensor.dtype() == paddle::DataType::FLOAT32, "CPU kernels take float32 tensors");
-  if (host_view().wait != nullptr) host_view().wait();
+  if (host_view().wait != nullptr) host_view().wait(tensor.place().GetDeviceId());
   return tensor.is_contiguous() ? tensor : tensor.contiguous();
 }
 

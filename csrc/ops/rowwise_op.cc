@@ -61,6 +61,6 @@ PD_BUILD_GRAD_OP(mix_rotary)
     .SetKernelFn(PD_KERNEL(rotary_grad));
 
 extern "C" __attribute__((visibility("default"))) void mix_set_host_view(uintptr_t start, size_t size,
-                                                                         intptr_t distance, void (*wait)()) {
+                                                                         intptr_t distance, void (*wait)(int)) {
   mix::host_view() = {start, size, distance, wait};
 }

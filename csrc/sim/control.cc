@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "paddle/phi/backends/context_pool.h"
 #include "sim/checks.h"
 #include "sim/counters.h"
 #include "sim/faults.h"
@@ -74,9 +75,10 @@ void reset() {
   for (int device = 0; device < configuration().devices; ++device) Memory::instance().reset_peak(device);
 }
 
-// For kernels that are called past Paddle: wait for what the devices have queued.
-void wait_for_devices() {
-  for (int device = 0; device < configuration().devices; ++device) drain(device);
+// For operators that Paddle does not choose as kernels: a device's come after what its own stream has queued, as
+// kernels do. Collectives go on beside them.
+void wait_for_stream_of(int device) {
+  wait_for_stream(*phi::DeviceContextPool::Instance().Get(phi::CustomPlace(configuration().device_type, device)));
 }
 
 }  // namespace
@@ -106,8 +108,8 @@ PYBIND11_MODULE(libmix_sim, module) {
   module.def("host_view", [] {
     const auto& memory = Memory::instance();
     return py::make_tuple(memory.base(), memory.size(), memory.delta(),
-                          reinterpret_cast<uintptr_t>(&wait_for_devices));
-  }, "(start, bytes, distance of the alias, address of a function that waits for the devices)");
+                          reinterpret_cast<uintptr_t>(&wait_for_stream_of));
+  }, "(start, bytes, distance of the alias, address of a function that waits for a device's own stream)");
 }
 
 }  // namespace mix::sim

@@ -77,12 +77,15 @@ bool on_device(const phi::DeviceContext& context) {
   return context.GetPlace().GetType() == phi::AllocationType::CUSTOM;
 }
 
-DeviceCall::DeviceCall(Entry& entry, const phi::DeviceContext& context) : entry_(entry), device_(context) {
-  entry.calls.fetch_add(1, std::memory_order_relaxed);
+void wait_for_stream(const phi::DeviceContext& context) {
   auto* stream = static_cast<Stream*>(static_cast<const phi::CustomContext&>(context).stream());
-  // a kernel comes after what its stream has queued; it runs in the calling thread
   if (stream != nullptr && !stream->synchronize())
     throw std::runtime_error("simulated device: the stream has failed: " + stream->error());
+}
+
+DeviceCall::DeviceCall(Entry& entry, const phi::DeviceContext& context) : entry_(entry), device_(context) {
+  entry.calls.fetch_add(1, std::memory_order_relaxed);
+  wait_for_stream(context);
 }
 
 const phi::DeviceContext& DeviceCall::context() const { return host_context(device_); }

@@ -15,11 +15,20 @@ from paddle import Tensor, _C_ops
 
 def add_rows(total_VD: Tensor, places_R: np.ndarray, values_RD: Tensor) -> Tensor:
     """``total[places[i]] += values[i]`` for each i, in place; places may repeat. Returns the tensor."""
-    distinct, of_value = np.unique(places_R, return_inverse=True)
-    places = paddle.to_tensor(distinct)
-    sums = _C_ops.gather(total_VD, places, 0)
-    sums = _C_ops.scatter_nd_add(sums, paddle.to_tensor(of_value.reshape(-1, 1)), values_RD)
-    return _C_ops.scatter_(total_VD, places, sums, True)
+    return add_placed_rows(total_VD, place_rows(places_R), values_RD)
+
+
+def place_rows(places_R: np.ndarray) -> tuple[Tensor, Tensor]:
+    """What `add_placed_rows` needs of places: each once, and which of them a row goes to (R, 1)."""
+    distinct, of_row = np.unique(places_R, return_inverse=True)
+    return paddle.to_tensor(distinct), paddle.to_tensor(of_row.reshape(-1, 1))
+
+
+def add_placed_rows(total_VD: Tensor, placed: tuple[Tensor, Tensor], values_RD: Tensor) -> Tensor:
+    """The same where `place_rows` was asked before: nothing is copied between host and device."""
+    distinct, of_row_R1 = placed
+    sums = _C_ops.scatter_nd_add(_C_ops.gather(total_VD, distinct, 0), of_row_R1, values_RD)
+    return _C_ops.scatter_(total_VD, distinct, sums, True)
 
 
 def add_distinct_rows(total_VD: Tensor, places_R: Tensor, values_RD: Tensor) -> Tensor:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from mix_core.ops.add_rows import add_rows
+from mix_core.ops.add_rows import add_placed_rows, place_rows
 from mix_core.ops.shapes import reshape
 
 
@@ -25,14 +24,18 @@ def tied_embedding(ids_T: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
     tokens' rows; here those rows are added into the head's. That happens in place, so the graph is walked
     once.
     """
-    return _TiedEmbedding.apply(ids_T, weight_VD)
+    # now: going back, a copy to the host would wait for whatever else the device does then
+    placed = place_rows(ids_T.numpy()) if paddle.is_grad_enabled() else None
+    return _TiedEmbedding.apply(ids_T, weight_VD, placed)
 
 
 class _TiedEmbedding(PyLayer):
     @staticmethod
-    def forward(ctx: Any, ids_T: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, ids_T: Tensor, weight_VD: Tensor, placed: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.ids_T, ctx.shape, ctx.dtype = ids_T, weight_VD.shape, weight_VD.dtype
+        ctx.shape, ctx.dtype, ctx.placed = weight_VD.shape, weight_VD.dtype, placed
         # not the tensor itself: Paddle would take it for one that is changed in place
         return F.embedding(ids_T, weight_VD), reshape(weight_VD.detach(), weight_VD.shape)
 
@@ -42,5 +45,4 @@ class _TiedEmbedding(PyLayer):
             return None, dhead_VD
         if dhead_VD is None:
             dhead_VD = paddle.zeros(ctx.shape, ctx.dtype)
-        places_T: np.ndarray = ctx.ids_T.numpy()
-        return None, add_rows(dhead_VD, places_T, drows_TD)
+        return None, add_placed_rows(dhead_VD, ctx.placed, drows_TD)

@@ -19,7 +19,7 @@ from mix_core.ops.dtypes import NARROW, cast
 from mix_core.training.gathering import Gathering
 from mix_core.training.optimizer import AdamW, KeptPart
 from mix_core.training.partition import Box
-from mix_core.training.sharding import Bucket, InOrder, Sharding, buckets_of, rows
+from mix_core.training.sharding import Bucket, InOrder, Sharding, buckets_of, forward_order, rows
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
@@ -34,7 +34,7 @@ class ShardedAdamW(AdamW):
         self._parameters = dict(self._named)
         self._pieces: dict[int, list[str]] = {}
         """Names by this stage's piece; without a pipeline all of them in piece 0."""
-        for name in self._parameters:
+        for name in forward_order(model, self._parameters):
             self._pieces.setdefault(self._piece_of(name), []).append(name)
         self._piece = 0
         """The one that goes back now."""

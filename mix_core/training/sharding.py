@@ -16,14 +16,15 @@ are sent in one fixed order by all of them, with zeros for what is not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
+from mix_core.models.common.pieces import FIRST, JOINS, LAST
 from mix_core.training.partition import Box, part_of, whole_box
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Bucket:
 
 
 def buckets_of(shapes: Mapping[str, Sequence[int]], limit_bytes: int = BUCKET_BYTES) -> list[Bucket]:
-    """All parameters in messages, last ones first: going back, their gradients are there first."""
+    """All parameters in messages, last ones first: in forward order, their gradients are there first."""
     found, held = [Bucket()], 0
     for name, shape in reversed(shapes.items()):
         size = 4 * whole_box(shape).size
@@ -60,6 +61,20 @@ def buckets_of(shapes: Mapping[str, Sequence[int]], limit_bytes: int = BUCKET_BY
         found[-1].shapes.append(tuple(shape))
         held += size
     return found
+
+
+def forward_order(model: Any, names: Iterable[str]) -> list[str]:
+    """Names of parameters as a pass comes to them, where the model says what comes when (its `cuts`)."""
+    cuts = getattr(model, "cuts", None)
+    if cuts is None:
+        return list(names)
+    moments = {FIRST: (0, 0), "tower": (1, 0), JOINS: (2, 0), "decoder": (3, 0), LAST: (4, 0)}
+
+    def moment(name: str) -> tuple[int, int]:
+        place = cuts.place(name)
+        return moments[place] if isinstance(place, str) else (moments[place[0]][0], place[1])
+
+    return sorted(names, key=moment)
 
 
 class InOrder:

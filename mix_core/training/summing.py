@@ -18,7 +18,7 @@ from paddle import Tensor
 
 from mix_core.ops.dtypes import NARROW
 from mix_core.training.optimizer import AdamW
-from mix_core.training.sharding import Bucket, InOrder, buckets_of
+from mix_core.training.sharding import Bucket, InOrder, buckets_of, forward_order
 
 if TYPE_CHECKING:
     from mix_core.training.parallel import Ranks
@@ -41,7 +41,8 @@ class SummingAdamW(AdamW):
         super().__init__(model, ranks=ranks, **options)
         self._ranks = ranks
         self._parameters = dict(self._named)
-        self.buckets = buckets_of({name: parameter.shape for name, parameter in self._named})
+        names = forward_order(model, self._parameters)
+        self.buckets = buckets_of({name: self._parameters[name].shape for name in names})
         self._sending = InOrder(self.buckets, self._send)
         self._totals: dict[str, Tensor] = {}
         """Sums over all ranks."""
@@ -102,9 +103,9 @@ class SummingAdamW(AdamW):
                 self._totals[name] = self._totals[name].add_(part) if name in self._totals else part
         self._messages.clear()
         names = [name for name, _ in self._named]
-        for name, ranks_with in zip(names, self._ranks.totals(name in self._seen for name in names)):
-            if not ranks_with:
-                self._totals.pop(name, None)
+        counts = self._ranks.totals(name in self._seen for name in names)
+        # in the model's order, so that the norm of all is the same sum as without messages
+        self._totals = {name: self._totals[name] for name, ranks_with in zip(names, counts) if ranks_with}
 
     def summed(self) -> dict[str, Tensor]:
         return self._totals

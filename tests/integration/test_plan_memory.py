@@ -139,3 +139,14 @@ def test_kinds_of_recompute_give_one_curve_and_less_memory(tmp_path):
     peak = {kind: one["peak"] for kind, one in found.items()}
     assert peak["full"] < min(peak["selective"], peak["two of four blocks"])
     assert max(peak["selective"], peak["two of four blocks"]) < peak["none"]
+
+
+@pytest.mark.slow
+def test_a_backward_pass_goes_on_beside_a_sum(tmp_path):
+    """From its first gradient on, nothing of it waits for the ranks: 4 seconds, that a pass never takes."""
+    changes = [{}, {"recompute": True}, CASES["packed"], CASES["bfloat16 O1"], CASES["bfloat16 O2"]]
+    (tmp_path / "cases.json").write_text(json.dumps([PLAIN | {"model": TINY} | one for one in changes]))
+    slow = {"MIX_SIM_FAULTS": "rank:slow,rank=1,ms=4000"}
+    for rank in launch(tmp_path, "npu", "beside_sums.py", **slow).ranks:
+        for seen in rank["cases"]:
+            assert seen == {"gradients": 1.0, "sums": 1, "was_under_way": True, "values": [3.0] * 4}

@@ -111,20 +111,14 @@ def test_ranks_without_a_picture_join_in(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--bf16", "--fp16_opt_level", "O2")], ids=["float32", "bf16"])
 def test_sums_during_the_backward_pass_change_nothing(tmp_path, words):
-    """Rows 1, 4, 7 and 10 are text, and an epoch ends with a step that has passes on one rank only.
-
-    Sums of float32 end in another last bit. In 16 bits a weight is rounded the other way for it at times, as
-    seen from the fourth step on, and norms of gradients then part by 1.5e-4.
-    """
+    """Rows 1, 4, 7 and 10 are text, and an epoch ends with a step that has passes on one rank only."""
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)
-    compared = {"loss": STEPS, "grad_norm": STEPS // 2 if words else STEPS}
     words = ("--gradient_accumulation_steps", "2", *words)
     plain = metrics(on_ranks(folder, "plain", 2, *words))
     overlapping = metrics(on_ranks(folder, "overlapping", 2, *words, "--overlap_grad_reduce"))
     assert len(plain) == STEPS
-    for key, steps in compared.items():
-        wanted = [row[key] for row in plain[:steps]]
-        assert [row[key] for row in overlapping[:steps]] == pytest.approx(wanted, rel=RELATIVE)
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in overlapping] == [row[key] for row in plain]
 
 
 @pytest.mark.slow
