@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mix_core.conformance.case import RUNTIME, Case, Context, Group, Mismatch, expect
+from mix_core.conformance.case import RUNTIME, Case, Context, Mismatch, expect
 from mix_core.conformance.closeness import require_equal
 from mix_core.conformance.target import Target
 from mix_core.device import simulate
 from mix_core.device.profile import Capability
 
 MiB = 1 << 20
-SMALL = "256MiB"
-LIMITED = Group("runtime limit", variables=((simulate.MEMORY, SMALL),))
+SMALL = 256 * MiB
+"""What a simulated device has while it is filled."""
 HUGE = 1 << 46
 """Numbers that no memory holds."""
 
@@ -54,25 +54,25 @@ def conformance_cases(target: Target) -> list[Case]:
         (
             "out/error",
             "too large a tensor raises MemoryError, and the process goes on",
-            LIMITED,
+            RUNTIME,
             _error,
             None,
         ),
         (
             "out/filled",
             "a full device raises MemoryError, and all of it can be used again",
-            LIMITED,
-            _filled,
+            RUNTIME,
+            _within_limit(_filled),
             limited,
         ),
         (
             "out/backward",
             "memory that ends in backward raises, and the next step is right",
-            LIMITED,
-            _backward,
+            RUNTIME,
+            _within_limit(_backward),
             limited,
         ),
-        ("out/limit", "nearly all of the memory can be had", LIMITED, _limit, limited),
+        ("out/limit", "nearly all of the memory can be had", RUNTIME, _within_limit(_limit), limited),
     )
     return [
         Case(f"L1/memory/{name}", asks, group, run, unless=unless) for name, asks, group, run, unless in rows
@@ -209,6 +209,24 @@ def _error(context: Context) -> None:
         _works(context)
 
 
+def _within_limit(run: Callable[[Context], None]) -> Callable[[Context], None]:
+    """The case on a simulated device that has little memory for its time."""
+
+    def limited(context: Context) -> None:
+        assert context.active is not None
+        control, index = simulate.control(), context.active.index
+        gc.collect()
+        context.active.runtime.empty_cache()
+        before = control.memory(index)["limit"]
+        control.set_memory_limit(index, SMALL)
+        try:
+            run(context)
+        finally:
+            control.set_memory_limit(index, before)
+
+    return limited
+
+
 def _fill(paddle) -> list:  # type: ignore[no-untyped-def,type-arg]
     """Tensors of 16 MiB until there is no room."""
     kept = []
@@ -217,7 +235,7 @@ def _fill(paddle) -> list:  # type: ignore[no-untyped-def,type-arg]
             kept.append(paddle.ones([4 * MiB]))
     except MemoryError:
         return kept
-    raise Mismatch(f"1024 MiB went into a device of {SMALL}")
+    raise Mismatch(f"1024 MiB went into a device of {SMALL // MiB} MiB")
 
 
 def _filled(context: Context) -> None:
@@ -238,7 +256,9 @@ def _limit(context: Context) -> None:
     import paddle
 
     kept = _fill(paddle)
-    expect(len(kept) >= 13, f"{len(kept)} tensors of 16 MiB fit into {SMALL}, at least 13 expected")
+    expect(
+        len(kept) >= 13, f"{len(kept)} tensors of 16 MiB fit into {SMALL // MiB} MiB, at least 13 expected"
+    )
     kept.clear()
     gc.collect()
 

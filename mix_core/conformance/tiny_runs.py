@@ -54,15 +54,16 @@ def built(name: str, *, kv_heads: int | None = None) -> tuple[Any, dict[str, np.
     `kv_heads`: another number of the decoder's key/value heads, so that ranks can share them.
     """
     family, tiny = tiny_of(name)
-    config = tiny.config if kv_heads is None else _with_kv_heads(tiny.config, kv_heads)
+    config = tiny.config if kv_heads is None else with_kv_heads(tiny.config, kv_heads)
     model = family.build(family.config_from_dict(config))
     family.init_weights(model, 0)
     return model, dict(tiny.batch)
 
 
-def _with_kv_heads(config: dict[str, Any], heads: int) -> dict[str, Any]:
+def with_kv_heads(config: dict[str, Any], heads: int) -> dict[str, Any]:
+    """The configuration with as many key/value heads, wherever it names a number of them."""
     changed = {
-        key: _with_kv_heads(value, heads) if isinstance(value, dict) else value
+        key: with_kv_heads(value, heads) if isinstance(value, dict) else value
         for key, value in config.items()
     }
     return changed | ({"num_key_value_heads": heads} if "num_key_value_heads" in config else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def inputs(folder: Path, **keys: object) -> Path:
     return folder
 
 
-def write_learned(model: Path) -> None:
+def write_learned(model: Path, **parts: Any) -> None:
     """A checkpoint to go on from: its biases are not zero, as those of a model that learned are not."""
-    write_checkpoint(model, text={"attention_dropout": 0.1}, weights=True)
+    write_checkpoint(model, text={"attention_dropout": 0.1}, weights=True, **parts)
     file = model / "model.safetensors"
     weights, draws = load_file(file), np.random.default_rng(0)
     for name, values in weights.items():

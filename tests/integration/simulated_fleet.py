@@ -39,27 +39,34 @@ def environment(folder: Path, device: str, **variables: str) -> dict[str, str]:
     return environ | {"MIX_SIM_DEVICES": "2", "MIX_SIM_TIMEOUT": "30"} | variables
 
 
-def launch_words(folder: Path, program: str, *arguments: str) -> list[str | Path]:
-    """Paddle's own launcher with two ranks."""
-    launcher = ["-m", "paddle.distributed.launch", "--devices", "0,1", "--log_dir", folder / "log"]
+def launch_words(folder: Path, program: str, *arguments: str, count: int = 2) -> list[str | Path]:
+    """Paddle's own launcher with `count` ranks."""
+    devices = ",".join(map(str, range(count)))
+    launcher = ["-m", "paddle.distributed.launch", "--devices", devices, "--log_dir", folder / "log"]
     return [*launcher, PROGRAMS / program, folder, *arguments]
 
 
 def launch(
-    folder: Path, device: str, program: str, *arguments: str, fails: bool = False, **variables: str
+    folder: Path,
+    device: str,
+    program: str,
+    *arguments: str,
+    count: int = 2,
+    fails: bool = False,
+    **variables: str,
 ) -> Launched:
-    """Run a program by two ranks to its end; what they write is in `ranks`, none where it `fails`."""
+    """Run a program by `count` ranks to its end; what they write is in `ranks`, none where it `fails`."""
     done = subprocess.run(
-        command(device, *launch_words(folder, program, *arguments)),
-        env=environment(folder, device, **variables),
+        command(device, *launch_words(folder, program, *arguments, count=count)),
+        env=environment(folder, device, **({"MIX_SIM_DEVICES": str(count)} | variables)),
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=400,  # the simulator is built at first use
     )
-    logs = [(folder / "log" / f"workerlog.{rank}").read_text() for rank in range(2)]
+    logs = [(folder / "log" / f"workerlog.{rank}").read_text() for rank in range(count)]
     assert (done.returncode != 0) == fails, done.stdout + done.stderr + "".join(logs)
-    ranks = [] if fails else [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    ranks = [] if fails else [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
     return Launched(done, logs, ranks)
 
 

@@ -103,17 +103,14 @@ def test_heads_that_do_not_divide_are_named(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["npu", "xpu", "gpu"])
-def test_twenty_steps_on_each_chip(tmp_path, device):
+def test_twenty_steps(tmp_path):
     """Rows 1, 4, 7 and 10 are text: some steps have no picture. From scratch, where the steps are all that a
     bias is, 2.1e-5 of one was seen."""
-    keys = {"per_device_train_batch_size": 1, "shuffle": False, "recompute": device == "gpu"}
-    folder = inputs(tmp_path, from_scratch=False, **keys)
+    folder = inputs(tmp_path, from_scratch=False, per_device_train_batch_size=1, shuffle=False)
     write_learned(folder / "model")
     words = ("--max_steps", str(LONG), "--save_steps", str(LONG))
-    two = on_ranks(folder, "two", 2, *TENSOR, *words, device=device)
-    one = alone(folder, "one", 1, *words, device=device)
-    assert_same_run(two, one, LONG, IDLE)
+    two = on_ranks(folder, "two", 2, *TENSOR, *words)
+    assert_same_run(two, alone(folder, "one", 1, *words), LONG, IDLE)
 
 
 @pytest.mark.slow
@@ -125,9 +122,7 @@ def test_ranks_that_keep_some_of_the_tokens_train_as_one(folder, one, again):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words", [(), ("--sharding", "stage2"), ("--sharding", "stage3")], ids=["data", "stage2", "stage3"]
-)
+@pytest.mark.parametrize("words", [(), ("--sharding", "stage3")], ids=["data", "stage3"])
 def test_two_pairs_of_ranks_see_other_samples(tmp_path, words):
     """Ranks 0 and 1 share the layers, as do 2 and 3; a pair may have a text alone, or no pass at all."""
     folder = inputs(tmp_path, per_device_train_batch_size=1, shuffle=False)

@@ -1,7 +1,8 @@
 """Peaks of real training steps on each of several (simulated) devices, for each layout of FOLDER/cases.json.
 
 A case as plan_memory.py has them, of full rows with a picture each, and keys, those of a configuration that
-are about layout and recompute; passes are those of each stream of samples.
+are about layout and recompute; passes are those of each stream of samples. checkpoint: a folder to load in
+place of drawn weights.
 """
 
 from __future__ import annotations
@@ -31,10 +32,8 @@ from mix_core.training.schedule import Schedule
 from mix_core.training.stream import StepBatches
 
 
-def peak_of(case: dict[str, Any], job: Job) -> dict[str, Any]:
-    """The most memory that the third step needs, and what stands before it; bytes."""
-    gc.collect()
-    before = ACTIVE.runtime.memory_stats()["allocated"]
+def stepper_of(case: dict[str, Any], job: Job) -> Stepper:
+    """What trains a case's model in its layout, as a run has it."""
     config = load_config(arguments=case["keys"])
     ranks = Ranks(job, layout_of(config, job.ranks))
 
@@ -42,19 +41,23 @@ def peak_of(case: dict[str, Any], job: Job) -> dict[str, Any]:
         across = Across(ranks.groups.place.tensor, ranks.layout.tensor, ranks.groups.along("tensor"))
         divide_model(model, family.tensor_plan or {}, across, sequence=config.sequence_parallel)
 
-    with TemporaryDirectory() as name:
-        (Path(name) / "config.json").write_text(json.dumps(case["model"]))
-        divides = divide if ranks.layout.tensor > 1 else None
-        family, model_config, model = load_model(Path(name), random_init=True, divide=divides)
+    divides = divide if ranks.layout.tensor > 1 else None
+    if "checkpoint" in case:
+        family, model_config, model = load_model(Path(case["checkpoint"]), divide=divides)
+    else:
+        with TemporaryDirectory() as name:
+            (Path(name) / "config.json").write_text(json.dumps(case["model"]))
+            family, model_config, model = load_model(Path(name), random_init=True, divide=divides)
+    _, learning = assembly.choose_what_learns(model, family, config, None, show=False)
     model.recompute = assembly.again_of(config)
     model.train()
     precision = Precision.of("float32", "O1", ACTIVE)
     stage = assembly.stage_of(config, model, family, model_config, ranks)
-    learning = [name for name, one in model.named_parameters() if not one.stop_gradient]
     optimizer = assembly.new_optimizer(config, model, precision, learning, ranks, stage)
     pipeline = None if stage is None else Pipeline(stage, precision.computing)
     schedule = Schedule(kind="constant", peak=1e-3, total_steps=10)
-    stepper = Stepper(
+    optimizer.release()
+    return Stepper(
         model,
         optimizer,
         schedule,
@@ -64,9 +67,15 @@ def peak_of(case: dict[str, Any], job: Job) -> dict[str, Any]:
         ranks=ranks,
         pipeline=pipeline,
     )
+
+
+def peak_of(case: dict[str, Any], job: Job) -> dict[str, Any]:
+    """The most memory that the third step needs, and what stands before it; bytes."""
+    gc.collect()
+    before = ACTIVE.runtime.memory_stats()["allocated"]
+    stepper = stepper_of(case, job)
     batches = StepBatches([batch_of(case)] * case["passes"], 1, 0.0, False)
-    optimizer.release()
-    return measured(stepper, batches, before) | {"stage": ranks.groups.place.pipeline}
+    return measured(stepper, batches, before) | {"stage": stepper.ranks.groups.place.pipeline}
 
 
 if __name__ == "__main__":

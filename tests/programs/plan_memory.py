@@ -36,7 +36,7 @@ from mix_core.training.stream import StepBatches  # noqa: E402
 def batch_of(case: dict[str, Any]) -> dict[str, np.ndarray]:
     """Rows that begin with their pictures' tokens; every token after those has a label."""
     config = case["model"]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(case.get("seed", 0))
     lengths, grids = case["rows"], [tuple(grid) for grid in case["pictures"]]
     rows, labels = [], []
     for place, length in enumerate(lengths):
