@@ -75,14 +75,18 @@ train: $(VENV)/.installed
 
 # -- tests and linters ------------------------------------------------------------------------------------------
 
+# What is measured in processor time.
+ALONE := tests/integration/test_main_job.py tests/unit/data/test_packing.py
+
 # Files of tests, as many at a time as $(PROCESSES): most tests keep one processor busy.
 test: $(VENV)/.installed-tests
-	$(PYTEST) $(SIDE_BY_SIDE) -m 'not slow' --durations=15 tests
+	@failed=0; set -x; $(PYTEST) -m 'alone and not slow' $(ALONE) || failed=1; \
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not slow and not alone' --durations=15 tests || failed=1; exit $$failed
 
 test-all: $(VENV)/.installed-tests
 	@failed=0; export MIX_CONFORMANCE_REPORTS=docs/conformance MIX_FULL_RUN; MIX_FULL_RUN=$$(mktemp -d); \
 	trap 'rm -rf "$$MIX_FULL_RUN"' EXIT; set -x; \
-	$(PYTEST) -m alone --durations=5 tests/integration/test_main_job.py || failed=1; \
+	$(PYTEST) -m alone --durations=5 $(ALONE) || failed=1; \
 	$(PYTEST) $(SIDE_BY_SIDE) -m 'not alone' --durations=40 tests || failed=1; exit $$failed
 
 # Programs that know nothing of mix-core, in an environment of their own: PaddleNLP pins an older numpy.

@@ -145,15 +145,25 @@ def test_a_client_that_did_not_train_on_its_device_is_told(change, complaint):
     assert loaded("check_clients").complaints("npu", "float32", found) == complaint
 
 
-@pytest.mark.parametrize("fails", ["", "-m alone", "-m not alone"])
-def test_all_tests_run_and_what_is_alone_goes_first(installed, fails):
+@pytest.mark.parametrize("fails", [None, 0, 1], ids=["none", "first", "second"])
+@pytest.mark.parametrize(
+    ("target", "alone", "others"),
+    [
+        ("test-all", "-m alone ", "-m not alone"),
+        ("test", "-m alone and not slow ", "-m not slow and not alone"),
+    ],
+)
+def test_what_is_alone_goes_first(installed, target, alone, others, fails):
     python = '#!/bin/sh\necho "$@" >> asked.txt\nls -d "$MIX_FULL_RUN" >> runs.txt\n'
     python += 'case "$*" in *"%s"*) exit 1; esac\n'
-    script(installed / ".venv" / "bin" / "python", python % (fails or "nothing fails"))
-    assert make(installed, "test-all").returncode == (2 if fails else 0)
+    bad = "nothing" if fails is None else (alone, others)[fails]
+    script(installed / ".venv" / "bin" / "python", python % bad)
+    assert make(installed, target).returncode == (0 if fails is None else 2)
     first, second = asked(installed)
-    assert first.startswith("-m pytest -m alone ") and first.endswith(" tests/integration/test_main_job.py")
-    assert second.startswith("-m pytest --numprocesses 2 ") and "-m not alone" in second
+    assert first.startswith(f"-m pytest {alone}") and first.endswith(" tests/unit/data/test_packing.py")
+    assert second.startswith("-m pytest --numprocesses 2 ") and others in second
+    if target == "test":
+        return
     (run,) = set((installed / "runs.txt").read_text().splitlines())
     assert not Path(run).exists(), "both had one folder for the run at full length, and nobody has it after"
 

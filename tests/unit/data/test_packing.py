@@ -143,6 +143,7 @@ def test_fill_of_the_digits():
     assert fill(sorted(lengths)[:750] * 20, 21 * 128) >= 0.98
 
 
+@pytest.mark.alone
 def test_a_million_samples_take_under_two_seconds_and_200_mb():
     program = """
 import time
