@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "mix/aligned.h"
 #include "mix/vector.h"
+#include "ops/conv_rows.h"
 #include "ops/gemm_tiles.h"
 #include "ops/patches.h"
 
@@ -12,10 +14,33 @@ namespace {
 
 // Places of a block whose patches are written out, where no tiles are to multiply them.
 constexpr int64_t kPlaces = 1024;
+constexpr int64_t kCopied = 1 << 22;  // numbers of x that are copied at a time, where rows are summed
 
 // In how many parts tiles take these products; 0: not tiles. Places are many, so that is what counts as rows.
 int parts_for(int64_t rows, int64_t places, int64_t depth, Products how) {
   return tile_parts(std::max(rows, places), std::min(rows, places), depth, how);
+}
+
+// Whether sums of shifted rows take the place of products with patches.
+bool by_rows(const ConvShape& s) {
+  return s.kernel == 3 && s.stride == 1 && s.top <= 2 && s.left <= 2 && s.products == Products::kFloat32 &&
+         parts_for(s.outputs, s.batch * s.out_height * s.out_width, s.channels * 9, s.products) == 0;
+}
+
+// Calls body(strip, copy of its rows of x with zeros around them, numbers before it in a plane of the result) for strips
+// whose copies are small: x may be an autoencoder's picture.
+template <typename Body>
+void for_strips(RowConv strip, const float* x, int64_t from_height, int64_t from_width, int64_t top, int64_t left,
+                Body body) {
+  const int64_t height = strip.height, row = strip.batch * strip.channels * (strip.width + 2);
+  strip.of_plane = height * strip.width;
+  strip.height = std::min(height, std::max<int64_t>(1, kCopied / row));
+  const Aligned<float> copied(surrounded_size(strip));
+  for (int64_t first = 0; first < height; first += strip.height) {
+    strip.height = std::min(strip.height, height - first);
+    surround(strip, x, from_height, from_width, top - first, left, copied.data());
+    body(strip, copied.data(), first * strip.width);
+  }
 }
 
 // Pieces in float32, which compilers add up many at a time, and the pieces in double.
@@ -53,6 +78,11 @@ void multiply(const float* matrix, int64_t rows, int64_t taps, const std::vector
       rights.push_back({{}, places, nullptr, own, places, &image, false});
       continue;
     }
+    if (image.plain(places)) {
+      gemm(false, false, rows, places, taps, 1.0f, matrix, taps, image.image, places, add ? 1.0f : 0.0f, own, places,
+           how);
+      continue;
+    }
     for (int64_t place = 0; place < places; place += kPlaces) {
       const int64_t count = std::min(kPlaces, places - place);
       write_block(image, taps, place, count, block);
@@ -76,6 +106,13 @@ std::vector<Patches> patches_of(const ConvShape& s, const float* x) {
 // The gradient of x is a convolution, too: of d_out, with stride - 1 zeros between its numbers, and the kernel turned
 // around both ways (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, section 4).
 void input_gradient(const ConvShape& s, const float* weight, const float* d_out, float* dx) {
+  if (by_rows(s)) {
+    for_strips({s.batch, s.outputs, s.channels, s.height, s.width, 0}, d_out, s.out_height, s.out_width, 2 - s.top,
+               2 - s.left, [&](const RowConv& strip, const float* from, int64_t at) {
+                 row_conv(strip, from, {weight, 9, s.channels * 9, true}, nullptr, false, dx + at);
+               });
+    return;
+  }
   const int64_t K = s.kernel, taps = s.outputs * K * K;
   std::vector<float> turned(static_cast<size_t>(s.channels) * taps);
 #pragma omp parallel for schedule(static)
@@ -105,6 +142,13 @@ void input_gradient(const ConvShape& s, const float* weight, const float* d_out,
 
 // d_weight [O, taps] = the sum over images of d_out [O, places] times their patches, turned.
 void weight_gradient(const ConvShape& s, const float* x, const float* d_out, float* d_weight) {
+  if (by_rows(s)) {
+    for_strips({s.batch, s.channels, s.outputs, s.out_height, s.out_width, 0}, x, s.height, s.width, s.top, s.left,
+               [&](const RowConv& strip, const float* from, int64_t at) {
+                 row_conv_weight_gradient(strip, from, d_out + at, at != 0, d_weight);
+               });
+    return;
+  }
   const int64_t taps = s.channels * s.kernel * s.kernel, places = s.out_height * s.out_width;
   const Products how = backward_of(s.products);
   const int parts = parts_for(s.outputs, taps, places, how);
@@ -114,6 +158,9 @@ void weight_gradient(const ConvShape& s, const float* x, const float* d_out, flo
     if (parts != 0) {
       const Right right{{}, taps, nullptr, d_weight, taps, &image, true};
       gemm_tiles(parts, {d_out, places, true}, &right, 1, s.outputs, places, 1.0f, keep);
+      keep = 1.0f;
+    } else if (image.plain(places)) {
+      gemm(false, true, s.outputs, taps, places, 1.0f, d_out, places, image.image, places, keep, d_weight, taps, how);
       keep = 1.0f;
     } else {
       for (int64_t place = 0; place < places; place += kPlaces) {
@@ -148,6 +195,13 @@ void bias_gradient(const ConvShape& s, const float* d_out, float* d_bias) {
 
 void conv2d_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* out) {
   const int64_t places = s.out_height * s.out_width;
+  if (by_rows(s)) {
+    for_strips({s.batch, s.channels, s.outputs, s.out_height, s.out_width, 0}, x, s.height, s.width, s.top, s.left,
+               [&](const RowConv& strip, const float* from, int64_t at) {
+                 row_conv(strip, from, {weight, s.channels * 9, 9, false}, bias, s.bias_of_image, out + at);
+               });
+    return;
+  }
   if (bias != nullptr) {
 #pragma omp parallel for schedule(static)
     for (int64_t plane = 0; plane < s.batch * s.outputs; ++plane)

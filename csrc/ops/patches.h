@@ -14,6 +14,11 @@ struct Patches {
   int64_t top, left;  // where the first place's kernel begins: so many rows and columns before the image
   int64_t out_width;
 
+  // Whether the image itself is what would be written for all places.
+  bool plain(int64_t places) const {
+    return kernel == 1 && stride == 1 && top == 0 && left == 0 && out_width == width && places == height * width;
+  }
+
   // to[taps, places], from `tap` and `place` on; rows are `places` apart.
   void write(int64_t tap, int64_t taps, int64_t place, int64_t places, float* to) const {
     for (int64_t t = tap; t < tap + taps; ++t) {

@@ -82,7 +82,12 @@ MIX_CASES(conv2d) {
   conv2d({1, 2, 8, 8, 3, 3, 2, 0, 0, 0, 0, exact}, 1);   // zeros behind alone, as the autoencoder has them
   conv2d({1, 2, 9, 11, 3, 5, 3, 4, 1, 0, 0, exact}, 2);
   conv2d({1, 4, 40, 41, 5, 3, 1, 1, 1, 0, 0, exact}, 1);  // more places than a block
+  conv2d({2, 6, 18, 16, 7, 3, 1, 1, 1, 0, 0, exact}, 1);   // rows of whole vectors
+  conv2d({3, 5, 9, 33, 8, 3, 1, 2, 0, 0, 0, exact, true}, 2);  // zeros on some sides
+  conv2d({2, 3, 7, 4, 4, 3, 1, 0, 0, 0, 0, exact}, 0);     // rows shorter than a vector, no zeros
+  conv2d({1, 256, 520, 32, 1, 3, 1, 1, 1, 0, 0, exact}, 1);  // more rows than a strip has
   conv2d({2, 64, 16, 17, 96, 1, 1, 0, 0, 0, 0, exact}, 0);
+  conv2d({2, 5, 6, 7, 4, 1, 1, 0, 0, 0, 0, exact}, 1);  // a kernel of one number, and zeros behind
   conv2d({2, 70, 17, 19, 66, 3, 1, 1, 1, 0, 0, exact}, 1);  // what tiles take, with edges both ways
   conv2d({3, 2, 5, 4, 4, 3, 1, 1, 1, 0, 0, exact, true}, 1);
   conv2d({2, 70, 17, 19, 66, 3, 1, 1, 1, 0, 0, exact, true}, 1);

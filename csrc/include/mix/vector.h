@@ -86,3 +86,26 @@ MIX_INLINE float sigmoid(float x) { return static_cast<float>(!(x < -88.0f)) / (
 #define MIX_KERNEL(type, name, parameters, arguments) \
   inline type name parameters { return name##_body arguments; }
 #endif
+
+// The same of an inline template `name_body<LANES>`, which gets the floats of the set's widest registers.
+#if defined(__x86_64__)
+#define MIX_KERNEL_OF_LANES(type, name, parameters, arguments)                                     \
+  __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))) type name##_avx512 parameters { \
+    return name##_body<16> arguments;                                                              \
+  }                                                                                                \
+  __attribute__((target("avx2,fma"))) type name##_avx2 parameters { return name##_body<8> arguments; } \
+  type name##_portable parameters { return name##_body<4> arguments; }                             \
+  inline type name parameters {                                                                    \
+    switch (mix::active_isa()) {                                                                   \
+      case mix::Isa::kAvx512:                                                                      \
+        return name##_avx512 arguments;                                                            \
+      case mix::Isa::kAvx2:                                                                        \
+        return name##_avx2 arguments;                                                              \
+      default:                                                                                     \
+        return name##_portable arguments;                                                          \
+    }                                                                                              \
+  }
+#else
+#define MIX_KERNEL_OF_LANES(type, name, parameters, arguments) \
+  inline type name parameters { return name##_body<4> arguments; }
+#endif
