@@ -36,12 +36,10 @@ def select(op: str, request: KernelRequest) -> Kernel | NoKernel:
     built = native_build.load()
     if built.library is None:
         return NoKernel(built.reason)
-    if op == "conv2d" and request.size_class == "few channels":
-        return NoKernel("its tiles would be mostly empty")
     if request.products == "bfloat16":
+        if op == "conv2d" and request.size_class == "few channels":
+            return NoKernel("its tiles would be mostly empty")
         return _narrow(op)
-    if op == "conv2d" and (built.kernels is None or not built.kernels.mix_has_float32_tiles()):
-        return NoKernel("Paddle's is as fast without a tile unit (AMX)")
     return Kernel(fn, f"csrc {op}", reason=REASON)
 
 
