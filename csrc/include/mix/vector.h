@@ -63,15 +63,14 @@ MIX_INLINE float sigmoid(float x) { return static_cast<float>(!(x < -88.0f)) / (
 
 }  // namespace mix
 
-// MIX_KERNEL(type, name, (parameters), (arguments)) makes `name` from the inline function `name_body`: one
-// copy an instruction set, chosen at each call by a predictable branch.
+// One copy of a function an instruction set, chosen at each call by a predictable branch; each returns its own body.
 #if defined(__x86_64__)
-#define MIX_KERNEL(type, name, parameters, arguments)                                              \
+#define MIX_COPIES(type, name, parameters, arguments, body_avx512, body_avx2, body_portable)        \
   __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))) type name##_avx512 parameters { \
-    return name##_body arguments;                                                                  \
+    return body_avx512 arguments;                                                                  \
   }                                                                                                \
-  __attribute__((target("avx2,fma"))) type name##_avx2 parameters { return name##_body arguments; } \
-  type name##_portable parameters { return name##_body arguments; }                                \
+  __attribute__((target("avx2,fma"))) type name##_avx2 parameters { return body_avx2 arguments; }   \
+  type name##_portable parameters { return body_portable arguments; }                              \
   inline type name parameters {                                                                    \
     switch (mix::active_isa()) {                                                                   \
       case mix::Isa::kAvx512:                                                                      \
@@ -83,29 +82,13 @@ MIX_INLINE float sigmoid(float x) { return static_cast<float>(!(x < -88.0f)) / (
     }                                                                                              \
   }
 #else
-#define MIX_KERNEL(type, name, parameters, arguments) \
-  inline type name parameters { return name##_body arguments; }
+#define MIX_COPIES(type, name, parameters, arguments, body_avx512, body_avx2, body_portable) \
+  inline type name parameters { return body_portable arguments; }
 #endif
 
-// The same of an inline template `name_body<LANES>`, which gets the floats of the set's widest registers.
-#if defined(__x86_64__)
-#define MIX_KERNEL_OF_LANES(type, name, parameters, arguments)                                     \
-  __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))) type name##_avx512 parameters { \
-    return name##_body<16> arguments;                                                              \
-  }                                                                                                \
-  __attribute__((target("avx2,fma"))) type name##_avx2 parameters { return name##_body<8> arguments; } \
-  type name##_portable parameters { return name##_body<4> arguments; }                             \
-  inline type name parameters {                                                                    \
-    switch (mix::active_isa()) {                                                                   \
-      case mix::Isa::kAvx512:                                                                      \
-        return name##_avx512 arguments;                                                            \
-      case mix::Isa::kAvx2:                                                                        \
-        return name##_avx2 arguments;                                                              \
-      default:                                                                                     \
-        return name##_portable arguments;                                                          \
-    }                                                                                              \
-  }
-#else
+// MIX_KERNEL(type, name, (parameters), (arguments)) makes `name` from the inline function `name_body`;
+// MIX_KERNEL_OF_LANES from the template `name_body<LANES>`, which gets the floats of the set's widest registers.
+#define MIX_KERNEL(type, name, parameters, arguments) \
+  MIX_COPIES(type, name, parameters, arguments, name##_body, name##_body, name##_body)
 #define MIX_KERNEL_OF_LANES(type, name, parameters, arguments) \
-  inline type name parameters { return name##_body<4> arguments; }
-#endif
+  MIX_COPIES(type, name, parameters, arguments, name##_body<16>, name##_body<8>, name##_body<4>)
