@@ -6,6 +6,7 @@
 #include "sim/checks.h"
 #include "sim/counters.h"
 #include "sim/faults.h"
+#include "sim/host_context.h"
 #include "sim/kernels.h"
 #include "sim/memory.h"
 #include "sim/runtime.h"

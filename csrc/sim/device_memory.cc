@@ -153,7 +153,11 @@ C_Status queue_copy_peer(const C_Device to_device, const C_Device from_device, C
   // the stream belongs to one side only; what the other side has queued comes first
   const int other = stream_of(stream)->device() == to_device->id ? from_device->id : to_device->id;
   if (!drain(other)) return C_FAILED;
-  return enqueue(stream, [=] { move(Way::to_peer, to, from, bytes); });
+  const auto queued = enqueue(stream, [=] { move(Way::to_peer, to, from, bytes); });
+  if (queued != C_SUCCESS) return queued;
+  // Paddle queues it with the destination and may free the source at once; what the source's device does next in
+  // that memory would not come after it
+  return stream_of(stream)->synchronize() ? C_SUCCESS : refuse(stream_of(stream)->error());
 }
 
 C_Status statistics(const C_Device device, size_t* total, size_t* free) {

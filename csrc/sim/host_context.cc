@@ -3,10 +3,13 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 
 #include "paddle/phi/backends/cpu/cpu_context.h"
 #include "paddle/phi/backends/context_pool.h"
+#include "paddle/phi/backends/custom/custom_context.h"
 #include "sim/memory.h"
+#include "sim/stream.h"
 
 namespace mix::sim {
 
@@ -19,6 +22,7 @@ class ViewAllocator : public phi::Allocator {
   AllocationPtr Allocate(size_t bytes) override {
     const auto& source = empty_ ? device_.GetZeroAllocator() : device_.GetAllocator();
     std::shared_ptr<phi::Allocation> owned(const_cast<phi::Allocator&>(source).Allocate(bytes));
+    wait_for_stream(device_);  // another thread may have queued a copy out of this memory and let go of it
     return AllocationPtr(new HostView(std::move(owned)), [](phi::Allocation* view) { delete view; });
   }
   bool IsAllocThreadSafe() const override { return true; }
@@ -74,8 +78,10 @@ const phi::DeviceContext& host_context(const phi::DeviceContext& device) {
   return host->context;
 }
 
-std::shared_ptr<phi::Allocation> allocate_on(const phi::DeviceContext& device, size_t bytes) {
-  return const_cast<phi::Allocator&>(device.GetAllocator()).Allocate(bytes);
+void wait_for_stream(const phi::DeviceContext& context) {
+  auto* stream = static_cast<Stream*>(static_cast<const phi::CustomContext&>(context).stream());
+  if (stream != nullptr && !stream->synchronize())
+    throw std::runtime_error("simulated device: the stream has failed: " + stream->error());
 }
 
 }  // namespace mix::sim

@@ -21,6 +21,8 @@ class HostView : public phi::Allocation {
 // The context that belongs to this device context; made at its first use and kept.
 const phi::DeviceContext& host_context(const phi::DeviceContext& device);
 
-std::shared_ptr<phi::Allocation> allocate_on(const phi::DeviceContext& device, size_t bytes);
+// Wait for what a context's stream has queued: kernels come after it, and run in the calling thread. Throws where the
+// stream has failed.
+void wait_for_stream(const phi::DeviceContext& context);
 
 }  // namespace mix::sim

@@ -4,11 +4,9 @@
 #include <cstring>
 #include <mutex>
 #include <new>
-#include <stdexcept>
 #include <unordered_map>
 #include <unordered_set>
 
-#include "paddle/phi/backends/custom/custom_context.h"
 #include "paddle/phi/common/bfloat16.h"
 #include "paddle/phi/common/float16.h"
 #include "paddle/phi/backends/context_pool.h"
@@ -16,7 +14,6 @@
 #include "sim/host_context.h"
 #include "sim/memory.h"
 #include "sim/round.h"
-#include "sim/stream.h"
 
 namespace mix::sim {
 
@@ -75,12 +72,6 @@ DenseTensor unreadable(const DenseTensor& tensor, phi::DataType type) {
 
 bool on_device(const phi::DeviceContext& context) {
   return context.GetPlace().GetType() == phi::AllocationType::CUSTOM;
-}
-
-void wait_for_stream(const phi::DeviceContext& context) {
-  auto* stream = static_cast<Stream*>(static_cast<const phi::CustomContext&>(context).stream());
-  if (stream != nullptr && !stream->synchronize())
-    throw std::runtime_error("simulated device: the stream has failed: " + stream->error());
 }
 
 DeviceCall::DeviceCall(Entry& entry, const phi::DeviceContext& context) : entry_(entry), device_(context) {
@@ -175,6 +166,7 @@ void DeviceCall::take_back(DenseTensor* output, DenseTensor* result) {
     const auto* from = static_cast<const float*>(Memory::instance().host(result->data()));
     output->Resize(result->dims());
     device_.Alloc(output, type);
+    wait_for_stream(device_);
     round_to(type == phi::DataType::BFLOAT16, from, result->numel(),
              static_cast<uint16_t*>(Memory::instance().host(output->data())));
     return;
@@ -193,6 +185,7 @@ void DeviceCall::take_back(DenseTensor* output, DenseTensor* result) {
   output->set_meta(result->meta());
   output->clear();
   device_.Alloc(output, result->dtype());
+  wait_for_stream(device_);
   if (result->numel() > 0)
     std::memcpy(Memory::instance().host(output->data()), result->data(),
                 result->numel() * phi::SizeOf(result->dtype()));

@@ -44,10 +44,6 @@ struct Wrapper {
 // What generated code calls once for each of its parts.
 std::vector<Wrapper>& wrappers();
 
-// Wait for what a context's stream has queued: kernels come after it, and run in the calling thread. Throws where the
-// stream has failed.
-void wait_for_stream(const phi::DeviceContext& context);
-
 // One call of a kernel on the device: host views of its tensors, and results taken back.
 class DeviceCall {
  public:

@@ -67,6 +67,18 @@ def thread_facts(paddle, control) -> dict:
     return {"wrong": wrong, "grown": grown}
 
 
+def peer_facts(paddle, control) -> dict:
+    """A copy to the other device has its numbers, though its source's memory is written again at once."""
+    control.add_faults("stream:stall,ms=100")
+    source = paddle.full([4096], 3.0)
+    address = source.data_ptr()
+    copied = source.to(paddle.CustomPlace("npu", 1))
+    del source
+    written = paddle.full([4096], 4.0)
+    control.clear_faults()
+    return {"reused": written.data_ptr() == address, "copied": float(copied[7]), "written": float(written[7])}
+
+
 def stream_facts(paddle, control) -> dict:
     """A stalled stream returns at once, and synchronising waits for it."""
     source = paddle.arange(1 << 16, dtype="float32")
@@ -137,6 +149,7 @@ def main() -> None:
         "types": paddle.device.get_all_custom_device_type(),
         "memory": memory_facts(paddle, control),
         "threads": thread_facts(paddle, control),
+        "peers": peer_facts(paddle, control),
         "streams": stream_facts(paddle, control),
         "halves": half_facts(paddle),
         "tracer": tracer_facts(paddle),

@@ -115,6 +115,7 @@ def test_every_kernel_has_cases(run: Callable[[str], str]) -> None:
         "attention_rows",
         "attention_tiles",
         "binding",
+        "conv_rows",
         "decode_few",
         "gemm_pack",
         "gemm_tiles",

@@ -45,6 +45,10 @@ def test_each_thread_has_its_own_device(seen):
     assert grown["1"] >= 32 * 4096 * 4 > grown["0"]
 
 
+def test_a_copy_to_another_device_is_complete_before_its_source_s_memory_serves_again(seen):
+    assert seen["peers"] == {"reused": True, "copied": 3.0, "written": 4.0}
+
+
 def test_a_stream_works_while_the_caller_goes_on(seen):
     streams = seen["streams"]
     assert streams["event"] and streams["queued"] < 0.2 <= streams["waited"]
