@@ -1,5 +1,7 @@
 #include "sim/round.h"
 
+#pragma GCC optimize(3)  // at the level of the other sources these loops stay scalar
+
 #include "paddle/phi/common/float16.h"
 
 namespace mix::sim {
