@@ -206,7 +206,8 @@ struct LastHostCall {
   Entry* entry = nullptr;
   bool counted = false;
   int64_t bytes_in = 0;
-  std::vector<const void*> outputs;
+  // an address alone may serve someone else by the time it is copied
+  std::vector<std::pair<std::weak_ptr<phi::Allocation>, const void*>> outputs;
 };
 thread_local LastHostCall last_call;
 thread_local std::vector<std::pair<const void*, int64_t>> copied_to_host;
@@ -232,7 +233,7 @@ void HostCall::input(const DenseTensor& tensor) {
 }
 
 void HostCall::output(const DenseTensor* tensor) {
-  if (tensor != nullptr && tensor->initialized()) last_call.outputs.push_back(tensor->data());
+  if (tensor != nullptr && tensor->initialized()) last_call.outputs.emplace_back(tensor->Holder(), tensor->data());
 }
 
 void note_copy_to_host(const void* host, int64_t bytes) {
@@ -243,7 +244,7 @@ void note_copy_to_host(const void* host, int64_t bytes) {
 void note_copy_to_device(const void* host, int64_t bytes) {
   if (last_call.entry == nullptr) return;
   for (auto& output : last_call.outputs) {
-    if (output != host) continue;
+    if (output.second != host || output.first.expired()) continue;
     auto& entry = *last_call.entry;
     if (!last_call.counted) {
       entry.fallbacks.fetch_add(1, std::memory_order_relaxed);
@@ -252,7 +253,7 @@ void note_copy_to_device(const void* host, int64_t bytes) {
     }
     last_call.counted = true;
     entry.bytes_out.fetch_add(bytes, std::memory_order_relaxed);
-    output = nullptr;
+    output.second = nullptr;
     return;
   }
 }
