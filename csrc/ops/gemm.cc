@@ -76,7 +76,3 @@ void gemm_each(bool trans_a, bool trans_b, int64_t m, int64_t k, const float* a,
 extern "C" __attribute__((visibility("default"))) int mix_has_bfloat16_products() {
   return mix::has_bfloat16_products() ? 1 : 0;
 }
-
-extern "C" __attribute__((visibility("default"))) int mix_has_float32_tiles() {
-  return mix::tile_unit() == mix::TileUnit::kAmx ? 1 : 0;
-}
