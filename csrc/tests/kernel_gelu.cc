@@ -1,4 +1,5 @@
-// gelu in its three forms and layer_norm against their formulas in double.
+// gelu in its three forms, geglu and layer_norm against their formulas in double.
+#include "ops/geglu.h"
 #include "ops/gelu.h"
 #include "ops/layer_norm.h"
 #include "tests/kernel_case.h"
@@ -23,6 +24,25 @@ void gelu(mix::GeluForm form, const char* name, int64_t count) {
   Array found = unwritten(count), found_dx = unwritten(count);
   mix::gelu_forward(form, x.data(), count, found.data());
   mix::gelu_backward(form, x.data(), d_out.data(), count, found_dx.data());
+  one.forward("out", found, out);
+  one.gradient("dx", found_dx, dx);
+}
+
+void geglu(int64_t R, int64_t F) {
+  Case one("geglu " + std::to_string(R) + "x" + std::to_string(F));
+  const Array x = draw(1, 2 * R * F, 2.0f), d_out = draw(2, R * F);
+  Exact out(R * F), dx(2 * R * F);
+  for (int64_t r = 0; r < R; ++r)
+    for (int64_t j = 0; j < F; ++j) {
+      const int64_t value = 2 * r * F + j, gate = value + F, i = r * F + j;
+      const double v = x[value], g = x[gate], share = 0.5 * std::erfc(-g / std::sqrt(2.0));
+      out[i] = v * g * share;
+      dx[value] = d_out[i] * g * share;
+      dx[gate] = d_out[i] * v * (share + g * std::exp(-0.5 * g * g) / std::sqrt(2.0 * 3.14159265358979323846));
+    }
+  Array found = unwritten(R * F), found_dx = unwritten(2 * R * F);
+  mix::geglu_forward(x.data(), R, F, found.data());
+  mix::geglu_backward(x.data(), d_out.data(), R, F, found_dx.data());
   one.forward("out", found, out);
   one.gradient("dx", found_dx, dx);
 }
@@ -71,6 +91,11 @@ MIX_CASES(gelu) {
     gelu(mix::GeluForm::kTanh, "tanh", count);
     gelu(mix::GeluForm::kQuick, "quick", count);
   }
+}
+
+MIX_CASES(geglu) {
+  for (const int64_t R : {1, 7, 65})
+    for (const int64_t F : {1, 7, 17, 64, 1025}) geglu(R, F);
 }
 
 MIX_CASES(layer_norm) {

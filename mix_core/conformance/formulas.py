@@ -132,6 +132,11 @@ def gelu(x: Any, form: str) -> Any:
     return 0.5 * x * (1.0 + paddle.erf(x * 0.5**0.5))
 
 
+def geglu(x: Any) -> Any:
+    value, gate = paddle.chunk(x, 2, axis=-1)
+    return value * gelu(gate, "erf")
+
+
 def linear(x: Any, weight_IO: Any, bias_O: Any = None) -> Any:
     out = paddle.matmul(x, weight_IO)
     return out if bias_O is None else out + bias_O

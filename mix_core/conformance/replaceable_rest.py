@@ -168,6 +168,8 @@ def _activations() -> Iterator[Use]:
         ("odd size", (7, 1031), 1.0),
     ):
         pair = (Input("gate", shape, scale), Input("up", shape))
+        whole = Input("x", (*shape[:-1], 2 * shape[-1]), scale)
+        yield Use("geglu", name, (whole,), *_with("geglu"))
         yield Use("swiglu", name, pair, *_with("swiglu"))
         for form in ("erf", "tanh", "quick"):
             yield Use("gelu", f"{form}, {name}", (Input("x", shape, scale),), *_with("gelu", form))

@@ -187,6 +187,10 @@ def gelu(x: Any, form: str) -> Any:
     return _run("mix_gelu", x, GELU_FORMS.index(form))
 
 
+def geglu(x: Any) -> Any:
+    return _run("mix_geglu", x)
+
+
 def swiglu(gate: Any, up: Any) -> Any:
     return _run("mix_swiglu", gate, up)
 
@@ -337,6 +341,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "conv2d": conv2d,
     "decode_layers": decode_layers,
     "gated_mlp": gated_mlp,
+    "geglu": geglu,
     "gelu": gelu,
     "group_norm": group_norm,
     "head_logits": head_logits,

@@ -26,6 +26,7 @@ USUAL_REQUESTS = {
     "conv2d": _TRAINING,
     "decode_layers": KernelRequest("", head_dim=128, causal=True),
     "gated_mlp": _TRAINING,
+    "geglu": _TRAINING,
     "gelu": KernelRequest("", training=True, size_class="erf"),
     "group_norm": _TRAINING,
     "head_logits": KernelRequest(""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mix_core.ops.activations import gelu, swiglu
+from mix_core.ops.activations import geglu, gelu, swiglu
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
@@ -28,6 +28,7 @@ __all__ = [
     "conv2d",
     "decode_layers",
     "gated_mlp",
+    "geglu",
     "gelu",
     "group_norm",
     "head_logits",

@@ -1,4 +1,4 @@
-"""Activations: swiglu and the forms of gelu.
+"""Activations: swiglu, the forms of gelu, geglu.
 
 Shapes: `...` any axes, F feed-forward width.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
-from mix_core.ops.arguments import check_gelu, check_swiglu
+from mix_core.ops.arguments import check_geglu, check_gelu, check_swiglu
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import in_float32
 from mix_core.ops.gradients import frozen, unless
@@ -74,3 +75,35 @@ def _gelu(x: Tensor, form: str) -> Tensor:
     if form == "tanh":
         return F.gelu(x, approximate=True)
     return x * F.sigmoid(1.702 * x)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """``value * gelu(gate)`` in gelu's exact form, x (..., 2 F), values before gates -> (..., F); keeps x alone.
+
+    Shazeer, "GLU Variants Improve Transformer", 2020.
+    """
+    check_geglu(x)
+    kernel = kernel_for("geglu", x.dtype, training=not x.stop_gradient)
+    if kernel is not None:
+        return kernel(x)
+    return _geglu(x)
+
+
+@in_float32
+def _geglu(x: Tensor) -> Tensor:
+    return _GEGLU.apply(x)
+
+
+class _GEGLU(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        value, gate = x.chunk(2, axis=-1)
+        return F.gelu(gate).multiply_(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensor()
+        value, gate = x.chunk(2, axis=-1)
+        d_gate = _C_ops.gelu_grad(gate, _C_ops.multiply(value, grad), False)
+        return paddle.concat([F.gelu(gate).multiply_(grad), d_gate], axis=-1)

@@ -190,6 +190,14 @@ def check_gelu(x: Tensor) -> None:
         refuse("gelu", "the dtype of x", _plain(x.dtype), "a floating one")
 
 
+def check_geglu(x: Tensor) -> None:
+    if x.dtype not in FLOATING:
+        refuse("geglu", "the dtype of x", _plain(x.dtype), "a floating one")
+    of_x = x.shape
+    if not of_x or of_x[-1] % 2:
+        _refuse_shape("geglu", "x", of_x, "an even last axis (values, then gates)")
+
+
 def check_swiglu(gate: Tensor, up: Tensor) -> None:
     of_gate, of_up = gate.shape, up.shape
     if of_up != of_gate:

@@ -117,6 +117,7 @@ def test_every_kernel_has_cases(run: Callable[[str], str]) -> None:
         "binding",
         "conv_rows",
         "decode_few",
+        "gelu_forms",
         "gemm_pack",
         "gemm_tiles",
         "patches",

@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 
 from mix_core import ops
 from mix_core.models.common.layers import LayerNorm, Linear, residual, weights_and_biases
-from mix_core.models.common.recompute import applied, recompute
+from mix_core.models.common.recompute import applied
 from mix_core.models.diffusion.layers import GroupNorm
 from mix_core.ops.dtypes import cast
 
@@ -61,13 +61,8 @@ class GEGLU(nn.Layer):
 
     @staticmethod
     def activated(projected: Tensor) -> Tensor:
-        """Of what `proj` gives; for going backward that alone is kept."""
-        return _gated(projected) if projected.stop_gradient else recompute(_gated, projected)
-
-
-def _gated(projected: Tensor) -> Tensor:
-    value, gate = projected.split(2, axis=-1)
-    return value * ops.gelu(gate)
+        """Of what `proj` gives."""
+        return ops.geglu(projected)
 
 
 class GELU(nn.Layer):

@@ -156,6 +156,11 @@ REFUSED = {
         "dtype of bias is float64, expected float32 as x has",
     ),
     "gelu": (lambda: ops.gelu(x(8, dtype="int64")), "gelu: the dtype of x is int64, expected a floating one"),
+    "geglu": (lambda: ops.geglu(x(2, 7)), r"geglu: the shape of x is \[2, 7\], expected an even last axis"),
+    "geglu dtype": (
+        lambda: ops.geglu(x(2, 8, dtype="int32")),
+        "geglu: the dtype of x is int32, expected a floating one",
+    ),
     "head_logits": (
         lambda: ops.head_logits(x(3, 8), x(7, 9)),
         r"head_logits: the shape of weight is \[7, 9\], expected \(V, 8\) to go with hidden \[3, 8\]",
@@ -262,6 +267,7 @@ def test_the_arguments_of_the_cases_are_accepted_as_they_stand() -> None:
         ops.group_norm(x(2, 8, 3), 4, vector, vector, 1e-6)
     for dtype in ("float64", "float32", "bfloat16", "float16"):
         ops.gelu(x(8, dtype=dtype))
+        ops.geglu(x(8, dtype=dtype))
     ops.rms_norm(x(8), x(8), 1e-6)
     ops.add_rms_norm(x(2, 8), x(2, 8), x(8), 1e-6)
     ops.head_logits(x(3, 8), x(7, 8))

@@ -111,6 +111,7 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     ops.rotary(q, q, paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))
     ops.swiglu(x, x)
     ops.gelu(x)
+    ops.geglu(x)
     ops.linear(x, paddle.ones([4, 4]))
     ops.qkv(x, (paddle.ones([4, 4]),) * 3)
     ops.gated_mlp(x, (paddle.ones([4, 4]),) * 3)

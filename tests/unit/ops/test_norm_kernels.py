@@ -232,6 +232,35 @@ def test_gelu_far_from_zero_stays_finite(form: str) -> None:
     np.testing.assert_allclose(x.grad.numpy(), [0, 0, 0, 0.5, 1, 1, 1], rtol=1e-6, atol=1e-7)
 
 
+def plain_geglu(x: Tensor) -> Tensor:
+    value, gate = x.chunk(2, axis=-1)
+    return value * F.gelu(gate)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 14), (37, 34), (2, 5, 64), (9, 2050), (300, 130)])
+def test_geglu(shape: tuple[int, ...]) -> None:
+    check(cpu_kernels.geglu, plain_geglu, oracle.draw(0, *shape) * 2)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
+def test_geglu_of_nothing(shape: tuple[int, ...]) -> None:
+    x = paddle.zeros(shape)
+    x.stop_gradient = False
+    out = cpu_kernels.geglu(x)
+    out.sum().backward()
+    assert (out.shape, x.grad.shape) == ([shape[0], shape[1] // 2], list(shape))
+
+
+def test_geglu_far_from_zero_stays_finite() -> None:
+    gates = np.float32([-1e30, -1e4, -50.0, 0.0, 50.0, 1e4, 1e30])
+    x = paddle.to_tensor(np.stack([np.full(7, 2.0, np.float32), gates], 1), stop_gradient=False)
+    out = cpu_kernels.geglu(x)
+    out.sum().backward()
+    np.testing.assert_allclose(out.numpy()[:, 0], [0, 0, 0, 0, 100, 2e4, 2e30], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(x.grad.numpy()[:, 0], [0, 0, 0, 0, 50, 1e4, 1e30], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(x.grad.numpy()[:, 1], [0, 0, 0, 1, 2, 2, 2], rtol=1e-6, atol=1e-7)
+
+
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
     "layer_norm: weight has 5 values, x's last axis 8": lambda x: layer_norm(x, paddle.ones([5]), None),
     "layer_norm: bias has 5 values, x's last axis 8": lambda x: layer_norm(x, None, paddle.ones([5])),
@@ -239,6 +268,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
         x, paddle.ones([5]), EPS
     ),
     "add_rms_norm: branch has 8 values in 1 axes, x 16 in 2": lambda x: add_rms_norm(x, x[0], x[0]),
+    "geglu: x's last axis is 7, expected an even one": lambda x: cpu_kernels.geglu(x[:, :7]),
     "group_norm: groups is 3, x has 8 channels": lambda x: group_norm(3)(x, None, None),
     "group_norm: weight has 5 values, x's channels are 8": lambda x: group_norm(2)(x, paddle.ones([5]), None),
 }
@@ -284,6 +314,7 @@ def test_bits_do_not_depend_on_whether_a_gradient_is_taken(
         ("group_norm", None, (2, None, None, EPS)),
         ("gelu", "tanh", ("tanh",)),
         ("gelu", "erf", ("erf",)),
+        ("geglu", None, ()),
     ]
     for op, size_class, arguments in asked:
         found = []

@@ -175,6 +175,24 @@ def test_gelu_of_an_unknown_form() -> None:
         ops.gelu(paddle.ones([1]), "relu")
 
 
+@pytest.mark.parametrize("shape", [(2,), (5, 14), (2, 3, 8), (2, 3, 4, 2)])
+def test_geglu(shape) -> None:
+    def formula(x: np.ndarray) -> np.ndarray:
+        value, gate = np.split(x, 2, axis=-1)
+        return value * GELU["erf"](gate)
+
+    oracle.check(ops.geglu, formula, [oracle.draw(0, *shape) * 2])
+
+
+def test_geglu_leaves_its_input_and_gradient_as_they_were() -> None:
+    x, grad = (tensor(oracle.draw(i, 3, width)) for i, width in enumerate((8, 4)))
+    x.stop_gradient = False
+    before = x.numpy(), grad.numpy()
+    ops.geglu(x).backward(grad)
+    np.testing.assert_array_equal(x.numpy(), before[0])
+    np.testing.assert_array_equal(grad.numpy(), before[1])
+
+
 @pytest.mark.parametrize("shape", [(5, 4), (2, 3, 4)])
 def test_linear(shape) -> None:
     inputs = [oracle.draw(0, *shape), oracle.draw(1, 4, 6), oracle.draw(2, 6)]
@@ -196,11 +214,12 @@ def test_linear_gives_frozen_inputs_no_gradient() -> None:
         lambda x: ops.rms_norm(x, paddle.ones([8], x.dtype), EPS),
         lambda x: ops.swiglu(x, x),
         lambda x: ops.gelu(x, "quick"),
+        lambda x: ops.geglu(x),
         lambda x: ops.layer_norm(x, None, None, EPS),
         lambda x: ops.attention(*[x.reshape([1, 4, 2, 4])] * 3, causal=True),
         lambda x: ops.rotary(*[x.reshape([4, 2, 4])] * 2, *[paddle.full([4, 1, 4], 0.6)] * 2)[0],
     ],
-    ids=["rms_norm", "swiglu", "gelu", "layer_norm", "attention", "rotary"],
+    ids=["rms_norm", "swiglu", "gelu", "geglu", "layer_norm", "attention", "rotary"],
 )
 def test_narrow_types_are_computed_in_float32_and_rounded_once(operator) -> None:
     x = paddle.to_tensor(oracle.draw(0, 4, 8).astype("float32")).astype("bfloat16")
