@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mix_core.device import cpu_heap
 from mix_core.device.cpu_topology import Processor, available_cores, read_processor
 from mix_core.plugin_api import (
     Capability,
@@ -185,6 +186,7 @@ class CpuRuntime:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5 resets VmHWM
 
     def empty_cache(self) -> None:
+        cpu_heap.release()
         ctypes.CDLL(None).malloc_trim(0)
 
     def get_random_state(self) -> dict[str, np.ndarray]:
@@ -225,6 +227,7 @@ def mix_runtime(index: int) -> DeviceRuntime:
     from mix_core.device import native_build
 
     native_build.refuse_unknown_set()
+    cpu_heap.refuse_unknown()
     if MKL_PATH in os.environ:
         _verify_matmul()
     return CpuRuntime()
@@ -261,4 +264,4 @@ def _operators() -> str:
     found = native_build.load()
     if found.library is None:
         return f"none, the reference operators run: {found.reason}"
-    return f"{found.library}, instruction set {native_build.instruction_set()}"
+    return f"{found.library}, instruction set {native_build.instruction_set()}, tensors in {cpu_heap.name()}"

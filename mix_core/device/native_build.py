@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mix_core.device import native
+from mix_core.device import cpu_heap, native
 from mix_core.errors import BadInputError, DeviceError
 
 BLAS = "libmklml_intel.so"
@@ -48,9 +48,11 @@ class NativeOps:
 def load() -> NativeOps:
     """Build the operators where this machine has not done so, and register them with Paddle.
 
-    What stands in the way is a reason, said once; only an unknown MIX_CPU_ISA is an error (BadInputError).
+    What stands in the way is a reason, said once; only an unknown MIX_CPU_ISA or MIX_CPU_HEAP is an error
+    (BadInputError).
     """
     refuse_unknown_set()
+    cpu_heap.refuse_unknown()
     try:
         kernels, library = build()
         found = NativeOps(library, f"built from {native.source_dir()}", ctypes.CDLL(str(kernels)))
@@ -62,18 +64,22 @@ def load() -> NativeOps:
         from paddle.base import core
 
         core.load_op_meta_info_and_register_op(str(found.library))
-        _show_simulated_memory(found.library)
+        _place_tensors(found.library)
     return found
 
 
-def _show_simulated_memory(library: Path) -> None:
-    """Tell the operators where the host sees a simulated device's memory, so that they can stand in there."""
+def _place_tensors(library: Path) -> None:
+    """On a CPU, let tensors lie in our heap.
+
+    On a simulated device, tell the operators, which stand in for its own, where the host sees its memory.
+    """
     from mix_core.device import simulate
 
     device = simulate.loaded()
-    if device is not None:
-        view = zip((ctypes.c_size_t, ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_void_p), device.host_view())
-        ctypes.CDLL(str(library)).mix_set_host_view(*(kind(value) for kind, value in view))
+    if device is None:
+        return cpu_heap.use(library)
+    view = zip((ctypes.c_size_t, ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_void_p), device.host_view())
+    ctypes.CDLL(str(library)).mix_set_host_view(*(kind(value) for kind, value in view))
 
 
 def refuse_unknown_set() -> None:

@@ -78,7 +78,7 @@ def _gelu(x: Tensor, form: str) -> Tensor:
 
 
 def geglu(x: Tensor) -> Tensor:
-    """``value * gelu(gate)`` in gelu's exact form, x (..., 2 F), values before gates -> (..., F); keeps x alone.
+    """``value * gelu(gate)`` in gelu's exact form; x (..., 2 F), values before gates -> (..., F).
 
     Shazeer, "GLU Variants Improve Transformer", 2020.
     """
