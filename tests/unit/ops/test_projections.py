@@ -72,6 +72,24 @@ def test_gated_mlp_of_many_rows() -> None:
         assert oracle.distance(tensor.grad.numpy(), gradient) < LARGE_GRADIENT, f"gradient of input {place}"
 
 
+def test_gated_mlp_too_large_to_keep_what_lies_before_its_activation() -> None:
+    """8,200 rows of 520 are made again going back; halves of them are kept."""
+    x, *parameters = (
+        paddle.to_tensor(array.astype(np.float32), stop_gradient=False)
+        for array in drawn_mlp((8200,), 9, 520, 7)
+    )
+    d_out = paddle.to_tensor(oracle.draw(78, 8200, 7).astype(np.float32))
+    found = []
+    for parts in ((x,), x.split(2)):
+        out = paddle.concat([of_mlp(part, *parameters) for part in parts])
+        out.backward(d_out)
+        found.append([out.numpy(), *(tensor.grad.numpy() for tensor in (x, *parameters))])
+        for tensor in (x, *parameters):
+            tensor.clear_gradient()
+    for place, (whole, halves) in enumerate(zip(*found)):
+        assert oracle.distance(whole, halves) < oracle.FORWARD, f"output or gradient {place}"
+
+
 @pytest.mark.parametrize("operator", [ops.qkv, ops.gated_mlp])
 def test_frozen_parameters_get_no_gradient(operator) -> None:
     x = paddle.ones([2, 4])
