@@ -12,13 +12,22 @@
 namespace mix {
 namespace {
 
-constexpr int64_t kQueryBlock = 64;
+constexpr int64_t kQueryBlock = 64, kMostQueries = 256;
+constexpr int64_t kScores = 1 << 16;  // of a block: with their gradients they fit the second-level cache
+
+// Queries of a segment that are taken together: more where there are few keys, so that products are not too small.
+// Causal ones and windows see fewer keys the fewer they are.
+int64_t query_block(const AttentionShape& shape, int64_t segment) {
+  const int64_t k_len = shape.cu_k[segment + 1] - shape.cu_k[segment];
+  if (shape.causal || shape.window > 0 || k_len == 0) return kQueryBlock;
+  return std::clamp(kScores / k_len / 16 * 16, kQueryBlock, kMostQueries);
+}
 
 void forward_block(const AttentionShape& shape, int64_t segment, int64_t head, int64_t i0, const float* q,
                    const float* k, const float* v, float* out, float* lse, std::vector<float>& scores) {
   const int64_t q0 = shape.cu_q[segment], q_len = shape.cu_q[segment + 1] - q0;
   const int64_t k0 = shape.cu_k[segment], k_len = shape.cu_k[segment + 1] - k0;
-  const int64_t rows = std::min(kQueryBlock, q_len - i0), dim = shape.head_dim;
+  const int64_t rows = std::min(query_block(shape, segment), q_len - i0), dim = shape.head_dim;
   const int64_t kv_head = head / (shape.heads / shape.kv_heads);
   const KeyRange keys = visible_block(shape, i0, i0 + rows, q_len, k_len);
   const int64_t width = keys.end - keys.begin, out_stride = shape.heads * dim;
@@ -58,8 +67,9 @@ void backward_head(const AttentionShape& shape, int64_t segment, int64_t head, c
   const int64_t k0 = shape.cu_k[segment], k_len = shape.cu_k[segment + 1] - k0;
   const int64_t dim = shape.head_dim, kv_head = head / (shape.heads / shape.kv_heads);
   const int64_t o_stride = shape.heads * dim, d_stride = shape.kv_heads * dim;
-  for (int64_t i0 = 0; i0 < q_len; i0 += kQueryBlock) {
-    const int64_t rows = std::min(kQueryBlock, q_len - i0);
+  const int64_t block = query_block(shape, segment);
+  for (int64_t i0 = 0; i0 < q_len; i0 += block) {
+    const int64_t rows = std::min(block, q_len - i0);
     const KeyRange keys = visible_block(shape, i0, i0 + rows, q_len, k_len);
     const int64_t width = keys.end - keys.begin, o_offset = (q0 + i0) * o_stride + head * dim;
     if (width <= 0) {
@@ -105,7 +115,7 @@ void attention_forward(const AttentionShape& shape, const float* q, const float*
   std::vector<Task> tasks;
   for (int64_t s = 0; s < shape.segments; ++s)
     for (int64_t n = 0; n < shape.heads; ++n)
-      for (int64_t i = shape.cu_q[s]; i < shape.cu_q[s + 1]; i += kQueryBlock)
+      for (int64_t i = shape.cu_q[s]; i < shape.cu_q[s + 1]; i += query_block(shape, s))
         tasks.push_back({s, n, i - shape.cu_q[s]});
   parallel_tasks(
       static_cast<int64_t>(tasks.size()), [] { return std::vector<float>(); },
