@@ -40,15 +40,21 @@ def write_clip_tokenizer(folder: Path, *, pad: str = END, flags: bool = True, le
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ends = [f"{byte}</w>" for byte in alphabet]
+    # named beforehand, the ends of words have fixed ids: pairs of one frequency are merged by their ids
     trainer = trainers.BpeTrainer(
-        vocab_size=700, show_progress=False, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+        vocab_size=1000,
+        show_progress=False,
+        initial_alphabet=alphabet,
+        special_tokens=ends,
+        end_of_word_suffix="</w>",
     )
     learnt.train_from_iterator(TEXT, trainer)
     merges = [tuple(merge) for merge in json.loads(learnt.to_str())["model"]["merges"]]
     # as published: bytes, bytes that end a word, pairs, and the two marks last; "!" has the id 0
     names = [
         *alphabet,
-        *(f"{byte}</w>" for byte in alphabet),
+        *ends,
         *("".join(merge) for merge in merges),
         BEGIN,
         END,
