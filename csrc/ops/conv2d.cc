@@ -6,6 +6,7 @@
 #include "mix/aligned.h"
 #include "mix/vector.h"
 #include "ops/conv_rows.h"
+#include "ops/conv_winograd.h"
 #include "ops/gemm_tiles.h"
 #include "ops/patches.h"
 
@@ -21,10 +22,14 @@ int parts_for(int64_t rows, int64_t places, int64_t depth, Products how) {
   return tile_parts(std::max(rows, places), std::min(rows, places), depth, how);
 }
 
-// Whether sums of shifted rows take the place of products with patches.
+// Whether sums of shifted rows, or products in another basis, take the place of products with patches.
 bool by_rows(const ConvShape& s) {
   return s.kernel == 3 && s.stride == 1 && s.top <= 2 && s.left <= 2 && s.products == Products::kFloat32 &&
          parts_for(s.outputs, s.batch * s.out_height * s.out_width, s.channels * 9, s.products) == 0;
+}
+
+SquareConv squares_of(const ConvShape& s) {
+  return {s.batch, s.channels, s.outputs, s.out_height, s.out_width, s.height, s.width, s.top, s.left};
 }
 
 // Calls body(strip, copy of its rows of x with zeros around them, numbers before it in a plane of the result) for strips
@@ -107,6 +112,9 @@ std::vector<Patches> patches_of(const ConvShape& s, const float* x) {
 // around both ways (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, section 4).
 void input_gradient(const ConvShape& s, const float* weight, const float* d_out, float* dx) {
   if (by_rows(s)) {
+    const SquareConv back{s.batch,      s.outputs,   s.channels, s.height,   s.width,
+                          s.out_height, s.out_width, 2 - s.top,  2 - s.left};
+    if (winograd_pays(back)) return winograd_conv(back, d_out, {weight, 9, s.channels * 9, true}, nullptr, false, dx);
     for_strips({s.batch, s.outputs, s.channels, s.height, s.width, 0}, d_out, s.out_height, s.out_width, 2 - s.top,
                2 - s.left, [&](const RowConv& strip, const float* from, int64_t at) {
                  row_conv(strip, from, {weight, 9, s.channels * 9, true}, nullptr, false, dx + at);
@@ -143,6 +151,7 @@ void input_gradient(const ConvShape& s, const float* weight, const float* d_out,
 // d_weight [O, taps] = the sum over images of d_out [O, places] times their patches, turned.
 void weight_gradient(const ConvShape& s, const float* x, const float* d_out, float* d_weight) {
   if (by_rows(s)) {
+    if (winograd_weight_gradient_pays(squares_of(s))) return winograd_weight_gradient(squares_of(s), x, d_out, d_weight);
     for_strips({s.batch, s.channels, s.outputs, s.out_height, s.out_width, 0}, x, s.height, s.width, s.top, s.left,
                [&](const RowConv& strip, const float* from, int64_t at) {
                  row_conv_weight_gradient(strip, from, d_out + at, at != 0, d_weight);
@@ -196,9 +205,11 @@ void bias_gradient(const ConvShape& s, const float* d_out, float* d_bias) {
 void conv2d_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* out) {
   const int64_t places = s.out_height * s.out_width;
   if (by_rows(s)) {
+    const Taps taps{weight, s.channels * 9, 9, false};
+    if (winograd_pays(squares_of(s))) return winograd_conv(squares_of(s), x, taps, bias, s.bias_of_image, out);
     for_strips({s.batch, s.channels, s.outputs, s.out_height, s.out_width, 0}, x, s.height, s.width, s.top, s.left,
                [&](const RowConv& strip, const float* from, int64_t at) {
-                 row_conv(strip, from, {weight, s.channels * 9, 9, false}, bias, s.bias_of_image, out + at);
+                 row_conv(strip, from, taps, bias, s.bias_of_image, out + at);
                });
     return;
   }

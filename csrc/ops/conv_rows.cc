@@ -6,6 +6,7 @@
 #include "mix/aligned.h"
 #include "mix/parallel.h"
 #include "mix/vector.h"
+#include "ops/lanes.h"
 
 namespace mix {
 namespace {
@@ -18,11 +19,7 @@ constexpr int64_t kGradientOutputs = 3;
 constexpr int64_t kTogether = 1 << 14;  // places that are summed in float32
 
 template <int LANES>
-struct Lanes {
-  typedef float Vector __attribute__((vector_size(LANES * 4)));
-  typedef float Anywhere __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-  static constexpr int kVectors = LANES == 16 ? 4 : 2;
-};
+constexpr int kVectors = LANES == 16 ? 4 : 2;  // of places, side by side
 
 // Keep a number that several sums take in a register: compilers read it anew for each.
 template <typename Vector>
@@ -49,7 +46,7 @@ MIX_INLINE void add_rows_body(const Places& places, int64_t channels, int64_t pl
                               const float* bias, int64_t outputs, int64_t of_output, float* out) {
   using Vector = typename Lanes<LANES>::Vector;
   using Anywhere = typename Lanes<LANES>::Anywhere;
-  constexpr int V = Lanes<LANES>::kVectors;
+  constexpr int V = kVectors<LANES>;
   Vector total[kOutputs][V];
   for (int o = 0; o < kOutputs; ++o)
     for (int v = 0; v < V; ++v) total[o][v] = Vector{} + bias[o];

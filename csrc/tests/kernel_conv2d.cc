@@ -85,6 +85,10 @@ MIX_CASES(conv2d) {
   conv2d({2, 6, 18, 16, 7, 3, 1, 1, 1, 0, 0, exact}, 1);   // rows of whole vectors
   conv2d({3, 5, 9, 33, 8, 3, 1, 2, 0, 0, 0, exact, true}, 2);  // zeros on some sides
   conv2d({2, 3, 7, 4, 4, 3, 1, 0, 0, 0, 0, exact}, 0);     // rows shorter than a vector, no zeros
+  conv2d({2, 24, 11, 135, 25, 3, 1, 1, 1, 0, 0, exact}, 1);  // squares: more in a row than in a block, odd sizes
+  conv2d({1, 65, 12, 14, 64, 3, 1, 2, 0, 0, 0, exact, true}, 2);  // an image of few squares
+  conv2d({3, 64, 13, 24, 65, 3, 1, 0, 0, 0, 0, exact, true}, 0);  // no zeros around
+  conv2d({1, 200, 9, 18, 66, 3, 1, 1, 2, 0, 0, exact}, 0);  // sums of channels in parts
   conv2d({1, 256, 520, 32, 1, 3, 1, 1, 1, 0, 0, exact}, 1);  // more rows than a strip has
   conv2d({2, 64, 16, 17, 96, 1, 1, 0, 0, 0, 0, exact}, 0);
   conv2d({2, 5, 6, 7, 4, 1, 1, 0, 0, 0, 0, exact}, 1);  // a kernel of one number, and zeros behind
