@@ -108,7 +108,7 @@ void conv_of_outputs(const SquareConv& s, const float* x, const Taps& taps, cons
   const Blocks blocks(s);
   const int64_t all = s.batch * blocks.of_image, at_once = std::min<int64_t>(all, omp_get_max_threads());
   const int64_t groups = (outputs + kOutputs - 1) / kOutputs, of_task = kTogether / kOutputs;
-  const int64_t tasks = (groups + of_task - 1) / of_task;
+  const int64_t tasks = (groups + of_task - 1) / of_task, parts = (s.channels + kBasisTogether - 1) / kBasisTogether;
   const int64_t of_weight = groups * s.channels * kOutputs + kApart, of_x = s.channels * kSquares + kApart;
   const int64_t of_out = groups * kOutputs * kSquares + kApart;
   const Aligned<float> weights(kBasis * of_weight), from(at_once * kBasis * of_x), to(at_once * kBasis * of_out);
@@ -120,11 +120,10 @@ void conv_of_outputs(const SquareConv& s, const float* x, const Taps& taps, cons
     for (int64_t begin = 0; begin < all; begin += at_once) {
       const int64_t count = std::min(at_once, all - begin);
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < count * s.channels; ++i) {
-        const Block block = blocks.at(begin + i / s.channels);
-        const int64_t channel = i % s.channels;
-        image_to_basis(s, block, x + (block.image * s.channels + channel) * s.from_height * s.from_width, of_x,
-                       from.data() + i / s.channels * kBasis * of_x + channel * kSquares);
+      for (int64_t i = 0; i < count * parts; ++i) {
+        const int64_t part = i % parts * kBasisTogether;
+        image_to_basis(s, blocks.at(begin + i / parts), x, part, std::min(kBasisTogether, s.channels - part),
+                       {from.data() + i / parts * kBasis * of_x + part * kSquares, kSquares, of_x});
       }
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < count * kBasis * tasks; ++i) {

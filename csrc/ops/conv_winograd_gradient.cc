@@ -91,7 +91,9 @@ MIX_KERNEL(void, kernel_gradients, (int64_t channels, int64_t apart, const float
 
 bool winograd_weight_gradient_pays(const SquareConv& s) {
   const Blocks blocks(s);
-  return std::min(s.channels, s.outputs) >= 64 && s.batch * blocks.all_rows * blocks.all_columns >= 128;
+  const bool whole = blocks.columns % 8 == 0;  // else vectors end between squares
+  return std::min(s.channels, s.outputs) >= (whole ? 64 : 128) &&
+         s.batch * blocks.all_rows * blocks.all_columns >= 128;
 }
 
 void winograd_weight_gradient(const SquareConv& s, const float* x, const float* d_out, float* d_weight,
@@ -103,21 +105,23 @@ void winograd_weight_gradient(const SquareConv& s, const float* x, const float* 
   const int64_t apart = planes * stride, of_sums = s.outputs * s.channels;
   const bool large = of_sums >= kLarge;
   const int64_t together = large ? kTogether * 8 : kTogether, tasks = (s.outputs + together - 1) / together;
+  const int64_t of_x = (s.channels + kBasisTogether - 1) / kBasisTogether;
+  const int64_t of_d = (s.outputs + kBasisTogether - 1) / kBasisTogether;
   const Aligned<float> basis(kBasis * apart), sums(kBasis * of_sums);
 #pragma omp parallel
   {
     for (int64_t begin = 0; begin < all; begin += at_once) {
       const int64_t count = std::min(at_once, all - begin);
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < planes * count; ++i) {
-        const int64_t plane = i / count;
+      for (int64_t i = 0; i < (of_x + of_d) * count; ++i) {
         const Block block = blocks.at(begin + i % count);
-        float* const to = basis.data() + plane * stride + i % count * kSquares;
-        if (plane < s.channels)
-          image_to_basis(s, block, x + (block.image * s.channels + plane) * s.from_height * s.from_width, apart, to);
+        const bool image = i / count < of_x;
+        const int64_t first = (i / count - (image ? 0 : of_x)) * kBasisTogether;
+        float* const to = basis.data() + (first + (image ? 0 : s.channels)) * stride + i % count * kSquares;
+        if (image)
+          image_to_basis(s, block, x, first, std::min(kBasisTogether, s.channels - first), {to, stride, apart});
         else
-          gradient_to_basis(s, block, d_out + (block.image * s.outputs + plane - s.channels) * s.height * s.width,
-                            apart, to);
+          gradient_to_basis(s, block, d_out, first, std::min(kBasisTogether, s.outputs - first), {to, stride, apart});
       }
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < kBasis * tasks; ++i) {

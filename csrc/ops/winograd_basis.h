@@ -13,6 +13,7 @@ namespace mix {
 
 constexpr int64_t kBasis = 16;    // numbers of a square in the basis
 constexpr int64_t kSquares = 64;  // of a block
+constexpr int64_t kBasisTogether = 16;  // channels or outputs that are worth to be one task on the way there
 
 // x [batch, channels, from_height, from_width] with `top` rows and `left` columns of zeros before it, and as many
 // behind it as the result [batch, outputs, height, width] needs.
@@ -47,11 +48,19 @@ struct Blocks {
   }
 };
 
-// `to`: one channel's row in the first matrix, from a plane of x.
-void image_to_basis(const SquareConv& shape, const Block& block, const float* x, int64_t apart, float* to);
+// Rows of a block's matrices, `stride` numbers from one to the next, and `apart` to the same row of the next matrix.
+struct BasisRows {
+  float* first;
+  int64_t stride, apart;
+};
 
-// `to`: one output's row in the first matrix, from a plane of the result's gradient; the transpose of the way back.
-void gradient_to_basis(const SquareConv& shape, const Block& block, const float* d_out, int64_t apart, float* to);
+// The rows of `count` channels of x from `first` on.
+void image_to_basis(const SquareConv& shape, const Block& block, const float* x, int64_t first, int64_t count,
+                    const BasisRows& to);
+
+// The rows of outputs of the result's gradient; the transpose of the way back.
+void gradient_to_basis(const SquareConv& shape, const Block& block, const float* d_out, int64_t first, int64_t count,
+                       const BasisRows& to);
 
 // The block's part of a plane of the result, plus `bias`, from one output's row in the first matrix. Reads up to 16
 // numbers past a row.
