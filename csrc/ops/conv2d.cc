@@ -151,7 +151,8 @@ void input_gradient(const ConvShape& s, const float* weight, const float* d_out,
 // d_weight [O, taps] = the sum over images of d_out [O, places] times their patches, turned.
 void weight_gradient(const ConvShape& s, const float* x, const float* d_out, float* d_weight) {
   if (by_rows(s)) {
-    if (winograd_weight_gradient_pays(squares_of(s))) return winograd_weight_gradient(squares_of(s), x, d_out, d_weight);
+    const SquareConv squares = squares_of(s);
+    if (winograd_weight_gradient_pays(squares)) return winograd_weight_gradient(squares, x, d_out, d_weight);
     for_strips({s.batch, s.channels, s.outputs, s.out_height, s.out_width, 0}, x, s.height, s.width, s.top, s.left,
                [&](const RowConv& strip, const float* from, int64_t at) {
                  row_conv_weight_gradient(strip, from, d_out + at, at != 0, d_weight);
