@@ -42,10 +42,15 @@ T* data(paddle::Tensor& tensor) {
 }
 
 // The tensor with its last axis fastest and no gaps: kernels index plain pointers.
-inline paddle::Tensor dense(const paddle::Tensor& tensor) {
-  PD_CHECK(tensor.dtype() == paddle::DataType::FLOAT32, "CPU kernels take float32 tensors");
+inline paddle::Tensor in_order(const paddle::Tensor& tensor) {
   if (host_view().wait != nullptr) host_view().wait(tensor.place().GetDeviceId());
   return tensor.is_contiguous() ? tensor : tensor.contiguous();
+}
+
+// The same of float32, which is what all but the 8-bit weights are.
+inline paddle::Tensor dense(const paddle::Tensor& tensor) {
+  PD_CHECK(tensor.dtype() == paddle::DataType::FLOAT32, "CPU kernels take float32 tensors");
+  return in_order(tensor);
 }
 
 // A new tensor of the same shape, dtype and place.

@@ -8,6 +8,7 @@
 #include "mix/parallel.h"
 #include "ops/attention_decode.h"
 #include "ops/gemv.h"
+#include "ops/linear_int8.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
 #include "ops/swiglu.h"
@@ -24,7 +25,8 @@ struct Together {
   const int64_t* lengths;
   const float* x;            // [B, D]
   float *seen, *gated;       // [B, N * H] and [B, F]
-  std::vector<float*> wide;  // of each thread: its sums of q, k and v, or of gate and up
+  bool by_outputs;           // threads share the outputs of matrices, not the inputs
+  std::vector<float*> wide;  // sums of q, k and v, or of gate and up: of each thread, or of all in the first
   std::vector<float*> back;  // and those of the maps back to D
   Meeting* meeting;
 };
@@ -36,9 +38,10 @@ class Thread {
         s_(all.shape),
         index_(index),
         threads_(threads),
-        of_width_(share(s_.width)),
+        parts_(all.by_outputs ? 1 : threads),
+        wide_(all.wide[all.by_outputs ? 0 : index]),
+        back_(all.back[all.by_outputs ? 0 : index]),
         of_inner_(share(s_.inner)),
-        of_heads_(share(s_.heads * s_.head_dim)),
         stream_(s_.rows * s_.width),
         normed_(s_.rows * (s_.width + 1)),
         block_(s_.rows * std::max({s_.width, s_.inner, s_.heads * s_.head_dim})),
@@ -50,23 +53,23 @@ class Thread {
   void layer(const DecodeLayer& layer) {
     const int64_t wide = s_.heads * s_.head_dim, narrow = s_.kv_heads * s_.head_dim;
     norm(layer.input_norm);
-    float* sums = all_.wide[index_];
-    sums = multiply(normed_.data(), s_.width, of_width_, layer.q, wide, sums);
-    sums = multiply(normed_.data(), s_.width, of_width_, layer.k, narrow, sums);
-    multiply(normed_.data(), s_.width, of_width_, layer.v, narrow, sums);
+    float* sums = multiply(normed_.data(), s_.width, layer.q, wide, wide_);
+    sums = multiply(normed_.data(), s_.width, layer.k, narrow, sums);
+    multiply(normed_.data(), s_.width, layer.v, narrow, sums);
     meet();
     const int64_t tasks = s_.rows * s_.kv_heads;
     for (int64_t task = tasks * index_ / threads_; task < tasks * (index_ + 1) / threads_; ++task)
       attend(layer, task / s_.kv_heads, task % s_.kv_heads);
     meet();
-    add_branch(all_.seen, wide, of_heads_, layer.out);
+    add_branch(all_.seen, wide, layer.out);
 
     norm(layer.post_norm);
-    sums = multiply(normed_.data(), s_.width, of_width_, layer.gate, s_.inner, all_.wide[index_]);
-    multiply(normed_.data(), s_.width, of_width_, layer.up, s_.inner, sums);
-    meet();
+    sums = multiply(normed_.data(), s_.width, layer.gate, s_.inner, wide_);
+    multiply(normed_.data(), s_.width, layer.up, s_.inner, sums);
+    if (!all_.by_outputs) meet();
     gate();
-    add_branch(all_.gated, s_.inner, of_inner_, layer.down);
+    if (all_.by_outputs) meet();
+    add_branch(all_.gated, s_.inner, layer.down);
   }
 
   void put(float* out) const {
@@ -80,7 +83,7 @@ class Thread {
     int64_t begin, end;
   };
 
-  // Inputs or columns of this thread, in whole steps of the products.
+  // Inputs or outputs of this thread, in whole steps of the products.
   Share share(int64_t count) const {
     const int64_t steps = (count + kGemvStep - 1) / kGemvStep;
     return {steps * index_ / threads_ * kGemvStep, std::min(count, steps * (index_ + 1) / threads_ * kGemvStep)};
@@ -92,18 +95,24 @@ class Thread {
                      normed_.data() + s_.rows * s_.width);
   }
 
-  // This thread's part of x weight into sums [B, outputs]; returns their end.
-  float* multiply(const float* x, int64_t inputs, const Share& own, const float* weight, int64_t outputs,
-                  float* sums) {
-    std::fill_n(sums, s_.rows * outputs, 0.0f);
-    gemv_inputs({x, weight, s_.rows, inputs, outputs}, own.begin, own.end, block_.data(), sums);
-    return sums + s_.rows * outputs;
+  // This thread's part of x times the matrix into sums [B, outputs]; returns their end.
+  float* multiply(const float* x, int64_t inputs, const DecodeMatrix& matrix, int64_t outputs, float* sums) {
+    float* const after = sums + s_.rows * outputs;
+    if (all_.by_outputs) {
+      const Share own = share(outputs);
+      linear_int8_outputs({s_.rows, inputs, outputs}, x, matrix.steps, matrix.scale, own.begin, own.end, sums);
+      return after;
+    }
+    const Share own = share(inputs);
+    std::fill(sums, after, 0.0f);
+    gemv_inputs({x, matrix.weight, s_.rows, inputs, outputs}, own.begin, own.end, block_.data(), sums);
+    return after;
   }
 
-  // to[i] = the sum over threads of their numbers from `at` on, and of the bias.
+  // to[i] = the sum over parts of their numbers from `at` on, and of the bias.
   void gather(const std::vector<float*>& sums, int64_t at, int64_t count, const float* bias, float* to) const {
     for (int64_t i = 0; i < count; ++i) to[i] = sums[0][at + i];
-    for (int64_t t = 1; t < threads_; ++t)
+    for (int64_t t = 1; t < parts_; ++t)
       for (int64_t i = 0; i < count; ++i) to[i] += sums[t][at + i];
     if (bias == nullptr) return;
     for (int64_t i = 0; i < count; ++i) to[i] += bias[i];
@@ -127,7 +136,7 @@ class Thread {
                  all_.seen + b * wide + k * group * H);
   }
 
-  // silu(gate) * up of this thread's share, which it alone then multiplies.
+  // silu(gate) * up of this thread's share: of inputs that it alone then multiplies, or of outputs that it alone made.
   void gate() {
     const int64_t count = of_inner_.end - of_inner_.begin;
     float* const raised = block_.data();
@@ -140,18 +149,19 @@ class Thread {
     std::fill_n(raised, count, 0.0f);
   }
 
-  // stream += x weight
-  void add_branch(const float* x, int64_t inputs, const Share& own, const float* weight) {
-    multiply(x, inputs, own, weight, s_.width, all_.back[index_]);
+  // stream += x times the matrix
+  void add_branch(const float* x, int64_t inputs, const DecodeMatrix& matrix) {
+    multiply(x, inputs, matrix, s_.width, back_);
     meet();
-    for (int64_t t = 0; t < threads_; ++t)
+    for (int64_t t = 0; t < parts_; ++t)
       for (int64_t i = 0; i < s_.rows * s_.width; ++i) stream_.data()[i] += all_.back[t][i];
   }
 
   const Together& all_;
   const DecodeShape& s_;
-  const int64_t index_, threads_;
-  const Share of_width_, of_inner_, of_heads_;
+  const int64_t index_, threads_, parts_;
+  float *const wide_, *const back_;  // where this thread's sums go
+  const Share of_inner_;
   Aligned<float> stream_, normed_, block_, heads_;  // stream_ [B, D]: the sum of all branches so far
   std::vector<float> scores_;
 };
@@ -163,10 +173,12 @@ void decode_few(const DecodeShape& shape, const DecodeLayer* layers, int64_t cou
   const int64_t B = shape.rows, D = shape.width, wide = shape.heads * shape.head_dim;
   const int64_t outputs = std::max(wide + 2 * shape.kv_heads * shape.head_dim, 2 * shape.inner);
   const int threads = D * shape.inner > kSerial ? omp_get_max_threads() : 1;
-  Aligned<float> sums(threads * B * (outputs + D)), between(B * (wide + shape.inner));
+  const bool by_outputs = count > 0 && layers[0].q.weight == nullptr;
+  const int64_t parts = by_outputs ? 1 : threads;
+  Aligned<float> sums(parts * B * (outputs + D)), between(B * (wide + shape.inner));
   Meeting meeting;
-  Together all{shape, cos, sin, lengths, x, between.data(), between.data() + B * wide, {}, {}, &meeting};
-  for (int64_t t = 0; t < threads; ++t) {
+  Together all{shape, cos, sin, lengths, x, between.data(), between.data() + B * wide, by_outputs, {}, {}, &meeting};
+  for (int64_t t = 0; t < parts; ++t) {
     all.wide.push_back(sums.data() + t * B * (outputs + D));
     all.back.push_back(all.wide.back() + B * outputs);
   }

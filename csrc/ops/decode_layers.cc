@@ -1,6 +1,7 @@
 #include "ops/decode_layers.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "mix/aligned.h"
 #include "mix/parallel.h"
@@ -9,6 +10,7 @@
 #include "ops/decode_few.h"
 #include "ops/gemv.h"
 #include "ops/linear.h"
+#include "ops/linear_int8.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary.h"
 #include "ops/swiglu.h"
@@ -42,43 +44,62 @@ class ManyRows {
         v_(s_.rows * narrow_),
         gated_(s_.rows * s_.inner),
         raised_(s_.rows * s_.inner),
-        inverse_(s_.rows) {}
+        inverse_(s_.rows),
+        scratch_(most_scratch()) {}
 
   // out may be x
   void layer(const DecodeLayer& layer, const float* x, const float* cos, const float* sin, const int64_t* lengths,
              float* out) {
     const int64_t B = s_.rows, D = s_.width, H = s_.head_dim, F = s_.inner;
     rms_norm_forward(x, layer.input_norm, s_.eps, B, D, normed_.data(), inverse_.data());
-    const LinearMap qkv[] = {{wide_, layer.q, layer.q_bias, q_.data()},
-                             {narrow_, layer.k, layer.k_bias, k_.data()},
-                             {narrow_, layer.v, layer.v_bias, v_.data()}};
-    map(D, normed_.data(), qkv, 3);
+    map(D, normed_.data(),
+        {{layer.q, layer.q_bias, wide_, q_.data()},
+         {layer.k, layer.k_bias, narrow_, k_.data()},
+         {layer.v, layer.v_bias, narrow_, v_.data()}});
     rotary(q_.data(), cos, sin, B, s_.heads, H, false, turned_q_.data());
     rotary(k_.data(), cos, sin, B, s_.kv_heads, H, false, turned_k_.data());
     append(s_, turned_k_.data(), lengths, layer.keys);
     append(s_, v_.data(), lengths, layer.values);
     attention_decode(turned_q_.data(), layer.keys, layer.values, lengths, B, s_.heads, s_.kv_heads, s_.slots, H,
                      s_.scale, seen_.data());
-    const LinearMap back{D, layer.out, nullptr, branch_.data()};
-    map(wide_, seen_.data(), &back, 1);
+    map(wide_, seen_.data(), {{layer.out, nullptr, D, branch_.data()}});
     add_rms_norm_forward(x, branch_.data(), layer.post_norm, s_.eps, B, D, sum_.data(), normed_.data(),
                          inverse_.data());
-    const LinearMap gate_and_up[] = {{F, layer.gate, nullptr, gated_.data()}, {F, layer.up, nullptr, raised_.data()}};
-    map(D, normed_.data(), gate_and_up, 2);
+    map(D, normed_.data(), {{layer.gate, nullptr, F, gated_.data()}, {layer.up, nullptr, F, raised_.data()}});
     swiglu_forward(gated_.data(), raised_.data(), B * F, gated_.data());
-    const LinearMap down{D, layer.down, nullptr, branch_.data()};
-    map(F, gated_.data(), &down, 1);
+    map(F, gated_.data(), {{layer.down, nullptr, D, branch_.data()}});
     for (int64_t i = 0; i < B * D; ++i) out[i] = sum_.data()[i] + branch_.data()[i];
   }
 
  private:
-  void map(int64_t inputs, const float* from, const LinearMap* maps, int64_t count) const {
-    linear_forward({s_.rows, inputs, Products::kFloat32}, from, maps, count);
+  struct Map {
+    const DecodeMatrix& matrix;
+    const float* bias;
+    int64_t outputs;
+    float* out;
+  };
+
+  void map(int64_t inputs, const float* from, std::initializer_list<Map> maps) {
+    LinearMap together[3];
+    int64_t count = 0;
+    for (const Map& one : maps)
+      if (one.matrix.weight != nullptr)
+        together[count++] = {one.outputs, one.matrix.weight, one.bias, one.out};
+      else
+        linear_int8({s_.rows, inputs, one.outputs}, from, one.matrix.steps, one.matrix.scale, one.bias,
+                    scratch_.data(), one.out);
+    if (count != 0) linear_forward({s_.rows, inputs, Products::kFloat32}, from, together, count);
+  }
+
+  int64_t most_scratch() const {
+    const auto of = [&](int64_t inputs, int64_t outputs) { return linear_int8_scratch({s_.rows, inputs, outputs}); };
+    return std::max({of(s_.width, wide_), of(s_.width, narrow_), of(wide_, s_.width), of(s_.width, s_.inner),
+                     of(s_.inner, s_.width)});
   }
 
   const DecodeShape& s_;
   const int64_t wide_, narrow_;
-  Aligned<float> normed_, branch_, sum_, q_, turned_q_, seen_, k_, turned_k_, v_, gated_, raised_, inverse_;
+  Aligned<float> normed_, branch_, sum_, q_, turned_q_, seen_, k_, turned_k_, v_, gated_, raised_, inverse_, scratch_;
 };
 
 }  // namespace

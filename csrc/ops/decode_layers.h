@@ -13,9 +13,18 @@ struct DecodeShape {
   float eps, scale;
 };
 
-// Weights are [inputs, outputs]; the three biases may be null. keys and values [B, K, C, H].
+// A linear map's weight [inputs, outputs]; or, where that is null, steps [outputs, inputs] of scale [outputs] each
+// (ops/linear_int8.h). All matrices of one call are of one kind.
+struct DecodeMatrix {
+  const float* weight;
+  const int8_t* steps;
+  const float* scale;
+};
+
+// The three biases may be null. keys and values [B, K, C, H].
 struct DecodeLayer {
-  const float *input_norm, *q, *k, *v, *out, *post_norm, *gate, *up, *down;
+  const float *input_norm, *post_norm;
+  DecodeMatrix q, k, v, out, gate, up, down;
   const float *q_bias, *k_bias, *v_bias;
   float *keys, *values;
 };

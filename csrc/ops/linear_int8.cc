@@ -170,19 +170,21 @@ void some_outputs(const Int8Shape& shape, const Routines& use, const float* x, c
   }
 }
 
+void outputs_between(const Int8Shape& shape, const Routines& use, const float* x, const int8_t* weight,
+                     const float* scale, const float* bias, int64_t begin, int64_t end, float* out) {
+  int64_t o = begin;
+  for (; o + kGroup <= end; o += kGroup) some_outputs(shape, use, x, weight, scale, bias, o, kGroup, out);
+  for (; o < end; ++o) some_outputs(shape, use, x, weight, scale, bias, o, 1, out);
+}
+
 void few_rows(const Int8Shape& shape, const float* x, const int8_t* weight, const float* scale, const float* bias,
               float* out) {
   const int64_t groups = (shape.outputs + kGroup - 1) / kGroup;
   const Routines& use = routines();
 #pragma omp parallel for schedule(static) if (shape.inputs * shape.outputs > kSerial)
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = group * kGroup, count = std::min(kGroup, shape.outputs - first);
-    if (count == kGroup) {
-      some_outputs(shape, use, x, weight, scale, bias, first, kGroup, out);
-    } else {
-      for (int64_t o = first; o < first + count; ++o) some_outputs(shape, use, x, weight, scale, bias, o, 1, out);
-    }
-  }
+  for (int64_t group = 0; group < groups; ++group)
+    outputs_between(shape, use, x, weight, scale, bias, group * kGroup,
+                    std::min(shape.outputs, (group + 1) * kGroup), out);
 }
 
 int64_t block_outputs(const Int8Shape& shape) {
@@ -226,6 +228,11 @@ void linear_int8(const Int8Shape& shape, const float* x, const int8_t* weight, c
                  float* scratch, float* out) {
   if (shape.rows <= kFewInt8Rows) return few_rows(shape, x, weight, scale, bias, out);
   many_rows(shape, x, weight, scale, bias, scratch, out);
+}
+
+void linear_int8_outputs(const Int8Shape& shape, const float* x, const int8_t* weight, const float* scale,
+                         int64_t begin, int64_t end, float* out) {
+  outputs_between(shape, routines(), x, weight, scale, nullptr, begin, end, out);
 }
 
 int64_t linear_int8_backward_scratch(const Int8Shape& shape) { return block_outputs(shape) * shape.inputs; }

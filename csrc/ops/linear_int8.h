@@ -25,6 +25,10 @@ int64_t linear_int8_scratch(const Int8Shape& shape);
 void linear_int8(const Int8Shape& shape, const float* x, const int8_t* weight, const float* scale, const float* bias,
                  float* scratch, float* out);
 
+// Of few rows the outputs [begin, end) alone, on the calling thread.
+void linear_int8_outputs(const Int8Shape& shape, const float* x, const int8_t* weight, const float* scale,
+                         int64_t begin, int64_t end, float* out);
+
 int64_t linear_int8_backward_scratch(const Int8Shape& shape);
 
 void linear_int8_backward(const Int8Shape& shape, const int8_t* weight, const float* scale, const float* d_out,

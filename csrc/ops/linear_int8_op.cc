@@ -18,12 +18,10 @@ mix::Int8Shape shape_of(const Tensor& x, const Tensor& weight, const Tensor& sca
   return {x.numel() / inputs, inputs, outputs, mix::products_of(narrow)};
 }
 
-Tensor in_order(const Tensor& weight) { return weight.is_contiguous() ? weight : weight.contiguous(); }
-
 // x [..., I] float32, weight [O, I] int8, scale and bias [O] float32 -> out [..., O].
 std::vector<Tensor> linear_int8(const Tensor& x_in, const Tensor& weight_in, const Tensor& scale_in,
                                 const paddle::optional<Tensor>& bias_in, bool narrow) {
-  const auto x = mix::dense(x_in), scale = mix::dense(scale_in), weight = in_order(weight_in);
+  const auto x = mix::dense(x_in), scale = mix::dense(scale_in), weight = mix::in_order(weight_in);
   const auto sizes = shape_of(x, weight, scale, narrow);
   auto axes = x.shape();
   axes.back() = sizes.outputs;
@@ -41,7 +39,7 @@ std::vector<Tensor> linear_int8(const Tensor& x_in, const Tensor& weight_in, con
 
 std::vector<Tensor> linear_int8_grad(const Tensor& weight_in, const Tensor& scale_in, const Tensor& d_out_in,
                                      bool narrow) {
-  const auto scale = mix::dense(scale_in), d_out = mix::dense(d_out_in), weight = in_order(weight_in);
+  const auto scale = mix::dense(scale_in), d_out = mix::dense(d_out_in), weight = mix::in_order(weight_in);
   auto axes = d_out.shape();
   axes.back() = weight.shape()[1];
   auto dx = paddle::empty(axes, d_out.dtype(), d_out.place());

@@ -71,8 +71,47 @@ struct Layer {
 
   mix::DecodeLayer pointers(bool biased) {
     const auto bias = [&](const Array& of) { return biased ? of.data() : nullptr; };
-    return {first.data(), q.data(),   k.data(),   v.data(),   back.data(), second.data(), gate.data(),
-            up.data(),    down.data(), bias(of_q), bias(of_k), bias(of_v),  keys.data(),   values.data()};
+    const auto plain = [](const Array& of) { return mix::DecodeMatrix{of.data(), nullptr, nullptr}; };
+    return {first.data(), second.data(), plain(q),   plain(k),   plain(v),   plain(back), plain(gate),
+            plain(up),    plain(down),   bias(of_q), bias(of_k), bias(of_v), keys.data(), values.data()};
+  }
+};
+
+// A matrix [inputs, outputs] in 8 bits, and the numbers that these stand for in its place.
+struct Rounded {
+  std::vector<int8_t> steps;
+  Array scale;
+
+  Rounded(Array& matrix, int64_t inputs) : scale(matrix.size() / inputs, 0.0f) {
+    const int64_t outputs = static_cast<int64_t>(scale.size());
+    for (int64_t i = 0; i < inputs * outputs; ++i)
+      scale[i % outputs] = std::max(scale[i % outputs], std::abs(matrix[i]) / 127);
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int64_t i = 0; i < inputs; ++i) {
+        steps.push_back(static_cast<int8_t>(std::lround(matrix[i * outputs + o] / scale[o])));
+        matrix[i * outputs + o] = scale[o] * static_cast<float>(steps.back());
+      }
+  }
+
+  mix::DecodeMatrix pointers() const { return {nullptr, steps.data(), scale.data()}; }
+};
+
+// A layer's matrices in 8 bits, as their numbers stand then in the layer too.
+struct RoundedLayer {
+  Rounded q, k, v, back, gate, up, down;
+
+  RoundedLayer(Layer& of, const Widths& w)
+      : q(of.q, w.D),
+        k(of.k, w.D),
+        v(of.v, w.D),
+        back(of.back, w.N * w.H),
+        gate(of.gate, w.D),
+        up(of.up, w.D),
+        down(of.down, w.F) {}
+
+  void put(mix::DecodeLayer& layer) const {
+    layer.q = q.pointers(), layer.k = k.pointers(), layer.v = v.pointers(), layer.out = back.pointers();
+    layer.gate = gate.pointers(), layer.up = up.pointers(), layer.down = down.pointers();
   }
 };
 
@@ -115,15 +154,17 @@ Exact through(const Layer& layer, const Exact& row, const Widths& w, int64_t b, 
   return total;
 }
 
-void decode(std::vector<int64_t> lengths, const Widths& w, unsigned count, bool biased) {
+void decode(std::vector<int64_t> lengths, const Widths& w, unsigned count, bool biased, bool in_steps) {
   const int64_t B = static_cast<int64_t>(lengths.size()), C = *std::max_element(lengths.begin(), lengths.end()) + 2;
   Case one("decode_layers " + std::to_string(count) + ", " + std::to_string(B) + " rows, " + std::to_string(w.N) + "/" +
-           std::to_string(w.K) + " heads of " + std::to_string(w.H) + (biased ? ", biases" : ""));
+           std::to_string(w.K) + " heads of " + std::to_string(w.H) + (biased ? ", biases" : "") + (in_steps ? ", int8" : ""));
   const Array x = draw(1, B * w.D), cos = draw(2, B * w.H), sin = draw(3, B * w.H);
   std::vector<Layer> layers;
+  std::vector<RoundedLayer> rounded;
   std::vector<Exact> keys, values;
   for (unsigned i = 0; i < count; ++i) {
     layers.emplace_back(20 * i + 10, w, B * w.K * C);
+    if (in_steps) rounded.emplace_back(layers[i], w);
     keys.emplace_back(layers[i].keys.begin(), layers[i].keys.end());
     values.emplace_back(layers[i].values.begin(), layers[i].values.end());
   }
@@ -139,6 +180,7 @@ void decode(std::vector<int64_t> lengths, const Widths& w, unsigned count, bool 
                                1.0f / std::sqrt(static_cast<float>(w.H))};
   std::vector<mix::DecodeLayer> pointers;
   for (Layer& layer : layers) pointers.push_back(layer.pointers(biased));
+  for (size_t i = 0; i < rounded.size(); ++i) rounded[i].put(pointers[i]);
   const auto run = [&](Array& to) {
     mix::decode_layers(shape, pointers.data(), count, x.data(), cos.data(), sin.data(), lengths.data(), to.data());
   };
@@ -162,9 +204,11 @@ void decode(std::vector<int64_t> lengths, const Widths& w, unsigned count, bool 
 }  // namespace
 
 MIX_CASES(decode_layers) {
-  decode({1}, {8, 1, 1, 2, 3}, 1, false);
-  decode({5, 1, 33}, {24, 4, 2, 16, 40}, 2, true);
-  decode({130}, {65, 6, 1, 64, 129}, 1, true);
-  decode({40, 7}, {200, 4, 2, 32, 300}, 3, true);
-  decode({3, 7, 2, 1, 9, 4, 4, 8, 5, 6}, {40, 2, 2, 20, 56}, 2, false);
+  for (const bool in_steps : {false, true}) {
+    decode({1}, {8, 1, 1, 2, 3}, 1, false, in_steps);
+    decode({5, 1, 33}, {24, 4, 2, 16, 40}, 2, true, in_steps);
+    decode({130}, {65, 6, 1, 64, 129}, 1, true, in_steps);
+    decode({40, 7}, {200, 4, 2, 32, 300}, 3, true, in_steps);
+    decode({3, 7, 2, 1, 9, 4, 4, 8, 5, 6}, {40, 2, 2, 20, 56}, 2, false, in_steps);
+  }
 }

@@ -125,9 +125,38 @@ def _layers() -> Iterator[Use]:
         tables = [np.concatenate([table, table], -1) for table in (np.cos(angles), np.sin(angles))]
         lengths_B = np.array(lengths, np.int32)
         call, formula = _layer(lengths_B, tables), _layer_formula(lengths_B, tables)
-        yield Use(
-            "decode_layers", name, (Input("x", (B, D)), *weights, *caches), call, formula, gradient=False
+        in_steps = tuple(
+            Input(one.name, one.shape[::-1], kind="int8", dtype="int8") if len(one.shape) == 2 else one
+            for one in weights
         )
+        for operator, kept in (("decode_layers", weights), ("decode_layers_int8", in_steps)):
+            inputs = (Input("x", (B, D)), *kept, *caches)
+            yield Use(operator, name, inputs, call, formula, gradient=False)
+
+
+def _scales(steps_OI: Any) -> np.ndarray:
+    """With these the matrix's numbers have about the size of the other one's."""
+    outputs, inputs = steps_OI.shape
+    return np.linspace(0.5, 1.5, outputs) / (73 * np.sqrt(inputs))
+
+
+def _matrix(weight: Any) -> Any:
+    """What the operator takes of an input."""
+    from mix_core.ops.matmul_int8 import Int8Matrix
+
+    return Int8Matrix(weight, _tensor(_scales(weight), "float32")) if _in_steps(weight) else weight
+
+
+def _widened(weight: Any) -> Any:
+    """(I, O) in float64."""
+    if not _in_steps(weight):
+        return weight
+    scale_O = _tensor(_scales(weight), "float64")
+    return (weight.astype("float64") * scale_O.unsqueeze(-1)).t()
+
+
+def _in_steps(weight: Any) -> bool:
+    return str(weight.dtype) == "paddle.int8"
 
 
 def _layer(lengths_B: np.ndarray, tables: list[np.ndarray]) -> Any:
@@ -139,7 +168,7 @@ def _layer(lengths_B: np.ndarray, tables: list[np.ndarray]) -> Any:
         from mix_core.ops.decode_layers import LayerCache, LayerWeights
         from mix_core.ops.dtypes import cast, kept_in
 
-        norm, q, k, v, out, post, gate, up, down, keys, values = rest
+        norm, q, k, v, out, post, gate, up, down, keys, values = map(_matrix, rest)
         B, K, C, H = keys.shape
         kept_as = kept_in(keys.dtype, "scatter")  # as a model's cache does
         flat = [paddle.assign(kept).reshape([-1, H]).astype(kept_as) for kept in (keys, values)]
@@ -158,7 +187,7 @@ def _layer_formula(lengths_B: np.ndarray, tables: list[np.ndarray]) -> Any:
 
         from mix_core.conformance import formulas as by
 
-        norm, q, k, v, out, post, gate, up, down, keys, values = rest
+        norm, q, k, v, out, post, gate, up, down, keys, values = map(_widened, rest)
         B, H = x.shape[0], keys.shape[-1]
         cos, sin = (paddle.to_tensor(table.astype(np.float64)) for table in tables)
         normed = by.rms_norm(x, norm, EPS)

@@ -142,11 +142,25 @@ def attention_decode(
 
 
 def decode_layers(x_BD: Any, layers: Any, caches: Any, cos_B1H: Any, sin_B1H: Any) -> Any:
-    keys, values = ([cache[i] for cache in caches] for i in (0, 1))
-    lengths = _lengths(tuple(caches[0].lengths_B.tolist()))
     parameters: list[Any] = []
     for norm, maps, biases, out, post_norm, mlp, _ in layers:
         parameters += [norm, *maps, out, post_norm, *mlp, *(biases or ())]
+    return _through_layers(x_BD, layers, caches, cos_B1H, sin_B1H, parameters)
+
+
+def decode_layers_int8(x_BD: Any, layers: Any, caches: Any, cos_B1H: Any, sin_B1H: Any) -> Any:
+    parameters: list[Any] = []
+    for norm, maps, biases, out, post_norm, mlp, _ in layers:
+        (*to_heads, out_OI, gate_OI, up_OI, down_OI), scales = zip(*maps, out, *mlp)
+        parameters += [norm, *to_heads, out_OI, post_norm, gate_OI, up_OI, down_OI, *(biases or ()), *scales]
+    return _through_layers(x_BD, layers, caches, cos_B1H, sin_B1H, parameters)
+
+
+def _through_layers(
+    x_BD: Any, layers: Any, caches: Any, cos_B1H: Any, sin_B1H: Any, parameters: list[Any]
+) -> Any:
+    keys, values = ([cache[i] for cache in caches] for i in (0, 1))
+    lengths = _lengths(tuple(caches[0].lengths_B.tolist()))
     how = (layers[0].qkv_biases is not None, layers[0].eps, keys[0].shape[1] ** -0.5)
     return _run("mix_decode_layers", x_BD, keys, values, lengths, cos_B1H, sin_B1H, parameters, *how)
 
@@ -340,6 +354,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "attention_packed": attention_packed,
     "conv2d": conv2d,
     "decode_layers": decode_layers,
+    "decode_layers_int8": decode_layers_int8,
     "gated_mlp": gated_mlp,
     "geglu": geglu,
     "gelu": gelu,

@@ -25,6 +25,7 @@ USUAL_REQUESTS = {
     "attention_packed": KernelRequest("", head_dim=80, packed=True, training=True),
     "conv2d": _TRAINING,
     "decode_layers": KernelRequest("", head_dim=128, causal=True),
+    "decode_layers_int8": KernelRequest("", head_dim=128, causal=True),
     "gated_mlp": _TRAINING,
     "geglu": _TRAINING,
     "gelu": KernelRequest("", training=True, size_class="erf"),

@@ -7,7 +7,7 @@ from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.attend_dense import attention
 from mix_core.ops.attend_packed import attention_packed
 from mix_core.ops.convolution import conv2d
-from mix_core.ops.decode_layers import decode_layers
+from mix_core.ops.decode_layers import decode_layers, decode_layers_int8
 from mix_core.ops.head_loss import linear_cross_entropy
 from mix_core.ops.matmul import adapted_linear, head_logits, linear
 from mix_core.ops.matmul_int8 import linear_int8
@@ -27,6 +27,7 @@ __all__ = [
     "attention_packed",
     "conv2d",
     "decode_layers",
+    "decode_layers_int8",
     "gated_mlp",
     "geglu",
     "gelu",

@@ -304,26 +304,31 @@ def check_adapter(op: str, weight: Tensor, adapter: Any) -> None:
     _one_dtype(op, "an adapter's down", adapter[0], up=adapter[1], weight=weight)
 
 
-def check_decode_layers(x: Tensor, layers: Sequence[Any], caches: Sequence[Any]) -> None:
+def check_decode_layers(op: str, x: Tensor, layers: Sequence[Any], caches: Sequence[Any]) -> None:
     """Of all layers the number and the caches, of the first the rest: a token asks this of each layer."""
-    op, of_x = "decode_layers", x.shape
+    of_x = x.shape
     if len(layers) != len(caches):
         refuse(op, "caches", f"{len(caches)} layers", f"{len(layers)}, one for each of layers")
     weights, (keys, _, lengths_B, _) = layers[0].qkv, caches[0]
     of_keys = keys.shape
     if len(of_x) != 2:
         _refuse_shape(op, "x", of_x, "2 axes (B, D)")
-    of_q, of_k = weights[0].shape, weights[1].shape
-    wanted = f"(B * K * C, H) as values have, with K * H = {of_k[-1]}"
-    if len(of_keys) != 2 or of_k[-1] % of_keys[1]:
+    q_outputs, k_outputs = _outputs(weights[0]), _outputs(weights[1])
+    wanted = f"(B * K * C, H) as values have, with K * H = {k_outputs}"
+    if len(of_keys) != 2 or k_outputs % of_keys[1]:
         _refuse_shape(op, "keys", of_keys, wanted)
     for cache in caches:
         if cache.keys.shape != of_keys or cache.values.shape != of_keys:
             _refuse_shape(op, "keys", cache.keys.shape, wanted + ", the same for all layers")
-    _heads(op, of_q[-1] // of_keys[1], of_k[-1] // of_keys[1], of_keys[1], of_keys[1])
-    slots = of_keys[0] * of_keys[1] // (of_x[0] * of_k[-1])
+    _heads(op, q_outputs // of_keys[1], k_outputs // of_keys[1], of_keys[1], of_keys[1])
+    slots = of_keys[0] * of_keys[1] // (of_x[0] * k_outputs)
     _host_integers(op, "lengths_B", lengths_B)
     _check_lengths(op, lengths_B.tobytes(), lengths_B.dtype.str, of_x[0], slots)
+
+
+def _outputs(matrix: Any) -> int:
+    """Of a matrix (I, O), or of one in 8 bits (O, I)."""
+    return int(matrix.shape[-1] if isinstance(matrix, Tensor) else matrix.steps_OI.shape[0])
 
 
 def check_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:

@@ -7,17 +7,18 @@ F feed-forward width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from paddle import Tensor
 
-from mix_core.ops.arguments import check_decode_layers
+from mix_core.ops.arguments import check_decode_layers, refuse
 from mix_core.ops.attend_decode import attention_decode
 from mix_core.ops.dispatch import kernel_for
 from mix_core.ops.dtypes import cast, product_dtype
 from mix_core.ops.low_rank import Matrix
 from mix_core.ops.matmul import linear
+from mix_core.ops.matmul_int8 import Int8Matrix
 from mix_core.ops.norms import add_rms_norm, rms_norm
 from mix_core.ops.projections import Matrices, Three, gated_mlp, qkv
 from mix_core.ops.rope import rotary
@@ -25,7 +26,10 @@ from mix_core.ops.shapes import reshape
 
 
 class LayerWeights(NamedTuple):
-    """Of a layer whose maps but those to queries, keys and values have no biases."""
+    """Of a layer whose maps but those to queries, keys and values have no biases.
+
+    Matrices are (inputs, outputs); an `Int8Matrix` holds its steps turned.
+    """
 
     input_norm_D: Tensor
     qkv: Matrices
@@ -65,20 +69,59 @@ def decode_layers(
     The layers have equal shapes and one eps, their caches one `lengths_B`. No gradient. `summed` takes what
     comes back into the tokens from attention and feed-forward, where devices share each layer.
     """
-    keys = caches[0].keys
-    if query_scale_B11 is None and summed is None and all(map(_plain, layers)):
-        check_decode_layers(x_BD, layers, caches)
-        if product_dtype(x_BD) == keys.dtype:  # else the cache is wider than the tokens
-            kernel = kernel_for("decode_layers", keys.dtype, head_dim=keys.shape[-1], causal=True)
+    if query_scale_B11 is None and summed is None:
+        if _all_are(Int8Matrix, layers):
+            return decode_layers_int8(x_BD, layers, caches, cos_B1H, sin_B1H)
+        if _all_are(Tensor, layers):
+            kernel = _kernel("decode_layers", x_BD, layers, caches)
             if kernel is not None:
                 return kernel(x_BD, layers, caches, cos_B1H, sin_B1H)
+    return _by_parts(x_BD, layers, caches, cos_B1H, sin_B1H, query_scale_B11, summed or _alone)
+
+
+def decode_layers_int8(
+    x_BD: Tensor,
+    layers: Sequence[LayerWeights],
+    caches: Sequence[LayerCache],
+    cos_B1H: Tensor,
+    sin_B1H: Tensor,
+) -> Tensor:
+    """`decode_layers` whose matrices are all in 8 bits. docs/operators.md has the contract."""
+    if not _all_are(Int8Matrix, layers):
+        refuse("decode_layers_int8", "layers", "matrices that are not in 8 bits", "an Int8Matrix for each")
+    kernel = _kernel("decode_layers_int8", x_BD, layers, caches)
+    if kernel is not None:
+        return kernel(x_BD, layers, caches, cos_B1H, sin_B1H)
+    return _by_parts(x_BD, layers, caches, cos_B1H, sin_B1H, None, _alone)
+
+
+def _all_are(kind: type, layers: Sequence[LayerWeights]) -> bool:
+    matrices = (matrix for weights in layers for matrix in (*weights.qkv, weights.out, *weights.mlp))
+    return all(isinstance(matrix, kind) for matrix in matrices)
+
+
+def _kernel(
+    op: str, x_BD: Tensor, layers: Sequence[LayerWeights], caches: Sequence[LayerCache]
+) -> Callable[..., Any] | None:
+    check_decode_layers(op, x_BD, layers, caches)
+    keys = caches[0].keys
+    if product_dtype(x_BD) != keys.dtype:  # the cache is wider than the tokens
+        return None
+    return kernel_for(op, keys.dtype, head_dim=keys.shape[-1], causal=True)
+
+
+def _by_parts(
+    x_BD: Tensor,
+    layers: Sequence[LayerWeights],
+    caches: Sequence[LayerCache],
+    cos_B1H: Tensor,
+    sin_B1H: Tensor,
+    query_scale_B11: Tensor | None,
+    summed: Callable[[Tensor], Tensor],
+) -> Tensor:
     for weights, cache in zip(layers, caches):
-        x_BD = _layer(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11, summed or _alone)
+        x_BD = _layer(x_BD, weights, cache, cos_B1H, sin_B1H, query_scale_B11, summed)
     return x_BD
-
-
-def _plain(weights: LayerWeights) -> bool:
-    return all(isinstance(weight, Tensor) for weight in (*weights.qkv, weights.out, *weights.mlp))
 
 
 def _layer(

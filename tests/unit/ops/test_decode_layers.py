@@ -11,6 +11,7 @@ import pytest
 
 from mix_core import ops
 from mix_core.ops.decode_layers import LayerCache, LayerWeights
+from mix_core.ops.matmul_int8 import Int8Matrix, quantized
 from tests.unit.ops import oracle
 
 D, F, H, C, EPS = 24, 40, 8, 7, 1e-6
@@ -33,7 +34,7 @@ def tensor(array):
 class Layer:
     """A layer's parameters, and what its cache holds before the call."""
 
-    def __init__(self, seed: int, B: int, N: int, K: int, biased: bool) -> None:
+    def __init__(self, seed: int, B: int, N: int, K: int, biased: bool, in_steps: bool) -> None:
         wide, narrow = N * H, K * H
         sizes = [(D,), (D, wide), (D, narrow), (D, narrow), (wide, D), (D,), (D, F), (D, F), (F, D)]
         self.parameters = [
@@ -43,6 +44,9 @@ class Layer:
         self.biases = [oracle.draw(seed + 20 + i, n) for i, n in enumerate(widths)] if biased else None
         self.keys, self.values = oracle.draw(seed + 33, B, K, C, H), oracle.draw(seed + 34, B, K, C, H)
         self.N, self.K = N, K
+        self.rounded = {i: quantized(p.T) for i, p in enumerate(self.parameters) if p.ndim == 2 and in_steps}
+        for i, (steps_OI, scale_O) in self.rounded.items():
+            self.parameters[i] = (steps_OI.astype(np.float64) * scale_O[:, None]).T
 
     def expected(self, x, lengths, cos, sin) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """out, keys and values."""
@@ -65,15 +69,20 @@ class Layer:
         return total + (gated / (1 + np.exp(-gated)) * (normed @ up)) @ down, keys, values
 
     def weights(self) -> LayerWeights:
-        first, q, k, v, out, second, *mlp = map(tensor, self.parameters)
+        first, q, k, v, out, second, *mlp = map(self.parameter, range(9))
         biases = None if self.biases is None else tuple(map(tensor, self.biases))
         return LayerWeights(first, (q, k, v), biases, out, second, tuple(mlp), EPS)
 
+    def parameter(self, i: int) -> paddle.Tensor | Int8Matrix:
+        if i not in self.rounded:
+            return tensor(self.parameters[i])
+        return Int8Matrix(*map(paddle.to_tensor, self.rounded[i]))
+
 
 class Case:
-    def __init__(self, lengths: list[int], N: int, K: int, biased: bool, layers: int = 2) -> None:
+    def __init__(self, lengths: list[int], N: int, K: int, biased: bool, in_steps: bool = False) -> None:
         B = len(lengths)
-        self.layers = [Layer(40 * index, B, N, K, biased) for index in range(layers)]
+        self.layers = [Layer(40 * index, B, N, K, biased, in_steps) for index in range(2)]
         self.x, self.cos, self.sin = oracle.draw(900, B, D), oracle.draw(901, B, H), oracle.draw(902, B, H)
         self.lengths, self.K = np.array(lengths, np.int32), K
 
@@ -101,13 +110,14 @@ class Case:
         return [found.numpy(), *(part.numpy().reshape([B, self.K, -1, H]) for part in kept)]
 
 
+@pytest.mark.parametrize("in_steps", [False, True], ids=["float32", "int8"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("lengths", "heads"),
     [([1], (2, 1)), ([7], (4, 2)), ([3, 1, 7], (3, 3)), ([5] * 9, (4, 1)), ([2] * 20, (2, 2))],
 )
-def test_layers(lengths, heads, biased) -> None:
-    case = Case(lengths, *heads, biased)
+def test_layers(lengths, heads, biased, in_steps) -> None:
+    case = Case(lengths, *heads, biased, in_steps)
     for found, expected in zip(case.run(), case.expected(), strict=True):
         assert oracle.distance(found, expected) < oracle.FORWARD
 
@@ -119,6 +129,13 @@ def test_only_the_open_slots_are_written() -> None:
     for after, before in zip(found, held, strict=True):
         changed = (after != before.astype(np.float32)).any(axis=(1, 3))
         assert [np.flatnonzero(row).tolist() for row in changed] == [[2], [4]]
+
+
+def test_matrices_of_two_kinds_go_by_their_parts() -> None:
+    case = Case([3, 5], 4, 2, True)
+    case.layers[1] = Layer(40, 2, 4, 2, True, True)
+    for found, expected in zip(case.run(), case.expected(), strict=True):
+        assert oracle.distance(found, expected) < oracle.FORWARD
 
 
 def test_what_is_refused() -> None:
@@ -137,3 +154,5 @@ def test_what_is_refused() -> None:
         x, weights = tensor(case.x), [layer.weights() for layer in case.layers]
         cache = LayerCache(tensor(case.x), tensor(case.x), case.lengths, tensor(case.x))
         ops.decode_layers(x, weights, [cache], x, x)
+    with pytest.raises(ValueError, match="layers is matrices that are not in 8 bits, expected an Int8Matrix"):
+        ops.decode_layers_int8(x, weights, [cache] * 2, x, x)

@@ -12,6 +12,7 @@ from mix_core.device import Kernel, KernelRequest
 from mix_core.device.operators import USUAL_REQUESTS
 from mix_core.ops.decode_layers import LayerCache, LayerWeights
 from mix_core.ops.low_rank import LowRank
+from mix_core.ops.matmul_int8 import Int8Matrix
 
 
 class Asked:
@@ -130,7 +131,12 @@ def test_every_operator_of_the_contract_asks(activate) -> None:
     kept = LayerCache(
         paddle.ones([12, 4]), paddle.ones([12, 4]), np.array([1, 2], np.int32), paddle.arange(4)
     )
-    ops.decode_layers(x, [weights], [kept], paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4]))
+    tables = paddle.ones([2, 1, 4]), paddle.ones([2, 1, 4])
+    ops.decode_layers(x, [weights], [kept], *tables)
+    to_heads, back = (Int8Matrix(paddle.ones(s, "int8"), paddle.ones(s[:1])) for s in ([8, 4], [4, 8]))
+    narrow = Int8Matrix(paddle.ones([4, 4], "int8"), paddle.ones([4]))
+    rounded = weights._replace(qkv=(to_heads,) * 3, out=back, mlp=(narrow,) * 3)
+    ops.decode_layers_int8(x, [rounded], [kept], *tables)
     rates = dict(learning_rate=0.1, beta1=0.9, beta2=0.9, epsilon=1e-8, weight_decay=0.0)
     ops.adamw([x], [x * 1], [x * 0], [x * 0], step=1, **rates)
     ops.sampling(x, temperature=0.0)
