@@ -115,6 +115,7 @@ bench: $(VENV)/.installed-tests
 	$(PY) benchmarks/int8.py --rounds $(ROUNDS)
 	for model in sd3 sdxl; do for task in train sample; do \
 	  $(PY) benchmarks/diffusion_step.py --model $$model --task $$task --peer --rounds $(ROUNDS); done; done
+	$(PY) benchmarks/diffusion_step.py --model sd3 --optimizer-in-backward --peer --rounds $(ROUNDS)
 	$(PY) benchmarks/lora_step.py --int8 --rounds $(ROUNDS)
 	$(PY) benchmarks/run_settings.py --rounds $(ROUNDS)
 

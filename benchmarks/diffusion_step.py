@@ -31,6 +31,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from mix_core.models.diffusion.network import network
     from mix_core.models.diffusion.weights import draw_weights
+    from mix_core.training.in_backward import BUNCH
     from mix_core.training.optimizer import AdamW
 
     source = workload.CONFIGS[arguments.model]
@@ -41,11 +42,14 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if trains:
         model.train()
-        optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
+        within = BUNCH if arguments.optimizer_in_backward else 0
+        optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY, in_backward=within)
 
     def train_step() -> float:
         loss = paddle.mean(paddle.square(model(**given)))
+        optimizer.before_backward(loss, workload.LEARNING_RATE, 1.0)
         loss.backward()
+        optimizer.after_pass()
         optimizer.step(workload.LEARNING_RATE)
         optimizer.clear_grad()
         activation.runtime.synchronize()
@@ -104,6 +108,9 @@ def main() -> None:
     workload.add_arguments(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peer", action="store_true", help="measure diffusers on PyTorch too")
+    parser.add_argument(
+        "--optimizer-in-backward", action="store_true", help="mix-core updates parameters going back"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="runs of each program, in turn")
     parser.add_argument(
         "--here", action="store_true", help="measure mix-core in this very process (internal)"
@@ -114,9 +121,11 @@ def main() -> None:
 
         sys.exit(guarded(lambda: workload.print_line(measure_here(arguments)), []))
 
+    own = ["--here", f"--device={arguments.device}"]
+    own += ["--optimizer-in-backward"] if arguments.optimizer_in_backward else []
     our_lines, peer_lines = [], []
     for _ in range(arguments.rounds):
-        our_lines.append(run_program(Path(__file__), arguments, "--here", f"--device={arguments.device}"))
+        our_lines.append(run_program(Path(__file__), arguments, *own))
         if arguments.peer:
             peer_lines.append(run_program(PEER, arguments))
     ours = medians(our_lines)

@@ -31,6 +31,7 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     run = device.Workload(model="qwen2_5_vl", mode="train", dtype=arguments.dtype)
     activation = device.activate(arguments.device, workload=run, kernels=arguments.kernels, allow_reexec=True)
     from mix_core.inference.generation import generate
+    from mix_core.training.in_backward import BUNCH
     from mix_core.training.optimizer import AdamW
     from mix_core.training.precision import Precision
 
@@ -38,7 +39,8 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
     family = get_family("qwen2_5_vl")
     model = family.build(family.config_from_dict(workload.config_dict(size)))
     family.init_weights(model, 0)
-    optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY)
+    within = BUNCH if arguments.optimizer_in_backward else 0
+    optimizer = AdamW(model, weight_decay=workload.WEIGHT_DECAY, in_backward=within)
     batch = workload.batch(size, arguments.seq)
     prompt = {name: array for name, array in batch.items() if name != "labels"}
 
@@ -46,7 +48,9 @@ def measure_here(arguments: argparse.Namespace) -> dict[str, Any]:
         with precision.computing():
             loss_sum, labels = model.loss(batch)
             loss = loss_sum / labels
+            optimizer.before_backward(loss, workload.LEARNING_RATE, 1.0)
             loss.backward()
+        optimizer.after_pass()
         optimizer.step(workload.LEARNING_RATE)
         optimizer.clear_grad()
         activation.runtime.synchronize()
@@ -98,6 +102,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kernels", choices=("auto", "reference"), default="auto")
     parser.add_argument("--peer", action="store_true", help="measure transformers on PyTorch too")
+    parser.add_argument(
+        "--optimizer-in-backward", action="store_true", help="mix-core updates parameters going back"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="runs of each program, in turn")
     parser.add_argument(
         "--here", action="store_true", help="measure mix-core in this very process (internal)"
@@ -108,7 +115,8 @@ def main() -> None:
 
         sys.exit(guarded(lambda: workload.print_line(measure_here(arguments)), []))
 
-    own = ("--here", f"--device={arguments.device}", f"--kernels={arguments.kernels}")
+    own = ["--here", f"--device={arguments.device}", f"--kernels={arguments.kernels}"]
+    own += ["--optimizer-in-backward"] if arguments.optimizer_in_backward else []
     our_lines, peer_lines = [], []
     for _ in range(arguments.rounds):
         our_lines.append(run_program(Path(__file__), arguments, *own))

@@ -123,6 +123,27 @@ class RunConfig(
             )
 
     @model_validator(mode="after")
+    def _what_is_updated_going_back(self) -> RunConfig:
+        if not self.optimizer_in_backward:
+            return self
+        wants_all = {
+            f"max_grad_norm {self.max_grad_norm:g}": (self.max_grad_norm > 0, "give max_grad_norm 0"),
+            f"gradient_accumulation_steps {self.gradient_accumulation_steps}": (
+                self.gradient_accumulation_steps > 1,
+                "give 1",
+            ),
+            "dtype float16": (self.dtype == "float16", "give bfloat16 or float32"),
+            f"module_stats_steps {self.module_stats_steps}": (self.module_stats_steps > 0, "give 0"),
+        }
+        for named, (asked, instead) in wants_all.items():
+            if asked:
+                raise ValueError(
+                    f"{named} needs all gradients of a step, and optimizer_in_backward keeps none; "
+                    f"{instead}, or leave optimizer_in_backward out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_computed_again(self) -> RunConfig:
         method, number = self.recompute_method, self.recompute_num_layers
         if method == "block" and number is None:

@@ -316,6 +316,9 @@ class OptimizerKeys(Keys):
     """Added to the denominator."""
     max_grad_norm: Rate = 1.0
     """Gradients are scaled down to this global norm; 0: never."""
+    optimizer_in_backward: bool = False
+    """Update each parameter as soon as it has its gradient, so that all gradients never stand in memory. One
+    pass a step, one device, no clipping, no loss scale (own key; Lv et al., "LOMO", 2023)."""
 
 
 class LayoutKeys(Keys):

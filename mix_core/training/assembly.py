@@ -17,6 +17,7 @@ from mix_core.models.parallel.across import Across
 from mix_core.models.parallel.tensor import divide_model
 from mix_core.models.registry import load_model, read_config
 from mix_core.training.freeze import freeze, learning_table
+from mix_core.training.in_backward import BUNCH
 from mix_core.training.lora import RunAdapter
 from mix_core.training.optimizer import AdamW
 from mix_core.training.pipeline.split import in_words, pieces_of
@@ -148,7 +149,8 @@ def new_optimizer(
     if ranks.sharding is None:
         if config.overlap_grad_reduce and ranks.job.ranks > 1:
             return SummingAdamW(model, ranks, **options)
-        return AdamW(model, ranks=ranks, **options)
+        in_backward = BUNCH if config.optimizer_in_backward else 0
+        return AdamW(model, ranks=ranks, in_backward=in_backward, **options)
     return ShardedAdamW(model, ranks.sharding, ranks, **options)
 
 

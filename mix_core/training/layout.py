@@ -116,6 +116,11 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
             "module_stats_steps wants whole gradients, and no rank has them where devices share a model or "
             "its training state; leave one out"
         )
+    if ranks > 1 and config.optimizer_in_backward:
+        raise ConfigError(
+            f"optimizer_in_backward on {ranks} devices: gradients are summed over devices before parameters "
+            "are updated; leave the key out (sharding stage2 shares gradients)"
+        )
     for key in ("weight_quantize_algo", "overlap_grad_reduce"):
         if tensor * pipeline > 1 and getattr(config, key):
             raise ConfigError(

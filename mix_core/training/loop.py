@@ -108,7 +108,8 @@ class Stepper:
             started: time.perf_counter() when the step began; `waited_s` of it went into data.
         Raises:
             NotFiniteError: the loss is not finite, or the gradient at the lowest loss scale or without any;
-                parameters are as they were before the step.
+                parameters are as they were before the step, but for those that an optimizer has updated going
+                back from a finite loss.
             DataError: no sample of the step has anything to learn.
         """
         scale, factor = None, 1.0
@@ -178,6 +179,8 @@ class Stepper:
             self._begin(step, batch)
             with self.precision.computing():
                 pass_loss, count = self.model.loss(batch)
+                if count:
+                    self.optimizer.before_backward(pass_loss, self.schedule.rate(step), 1.0 / count / factor)
                 (pass_loss if factor == 1.0 else pass_loss * factor).backward()
             self.optimizer.after_pass()
             label_tokens += count
@@ -220,8 +223,11 @@ class Stepper:
             return True
         if math.isfinite(loss) and self.loss_scale is not None and self.loss_scale.overflowed():
             return False
-        whole = {name: one for name, one in self.model.named_parameters() if one._is_initialized()}
-        where = first_not_finite(whole, self.optimizer.summed())
+        in_backward = self.optimizer.in_backward
+        where = "" if in_backward is None else in_backward.first_not_finite()
+        if not where:
+            whole = {name: one for name, one in self.model.named_parameters() if one._is_initialized()}
+            where = first_not_finite(whole, self.optimizer.summed())
         at = "" if self.loss_scale is None else f" at loss scale {self.loss_scale.scale:g}"
         raise NotFiniteError(
             f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}{at}; {where}"

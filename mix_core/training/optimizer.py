@@ -9,10 +9,10 @@ rounded copy. Its gradients of several passes are summed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -22,6 +22,7 @@ from mix_core import ops
 from mix_core.errors import CheckpointError
 from mix_core.models.common.parts import held_box, is_part, placed, whole_shape
 from mix_core.ops.dtypes import NARROW, cast
+from mix_core.training.in_backward import BackwardUpdates
 from mix_core.training.partition import Box, whole_box
 from mix_core.training.state import StateReader
 
@@ -47,6 +48,12 @@ class Group:
     """Float32 values; the parameters themselves where these are float32."""
     means: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
+
+    def only(self, names: Container[str]) -> Group:
+        """A group of some of the parameters, of the same tensors."""
+        lists = (self.names, self.parameters, self.masters, self.means, self.squares)
+        rows = [row for row in zip(*lists) if row[0] in names]
+        return Group(self.weight_decay, self.rate_factor, *([row[i] for row in rows] for i in range(5)))
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class AdamW:
         masters: published name -> float32 value of each learning parameter that is narrower.
         ranks: those that have parts of the model; None: it is whole.
         stage: what this rank has of a pipeline's model.
+        in_backward: above 0, parameters are updated going back, whenever gradients of so many numbers have
+            come. Every step has one pass then, announced by `before_backward`.
 
     A parameter without a gradient in some step (the vision tower, in a batch of text) is left as it is.
     """
@@ -92,6 +101,7 @@ class AdamW:
         masters: Mapping[str, Tensor] | None = None,
         ranks: Ranks | None = None,
         stage: Stage | None = None,
+        in_backward: int = 0,
     ) -> None:
         self._ranks, self.stage = ranks, stage
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
@@ -119,6 +129,7 @@ class AdamW:
         for name, parameter in self._named:
             if parameter.dtype in NARROW:
                 parameter._register_backward_hook(self._summing(name, parameter))
+        self.in_backward = BackwardUpdates(self, in_backward) if in_backward else None
 
     def _box(self, parameter: Tensor) -> Box:
         """What is updated here, as a box of what this rank has of the parameter."""
@@ -141,10 +152,11 @@ class AdamW:
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradients so far by name, in float32, in the model's order; None where there is none."""
-        return {
-            name: self._sums.get(name) if parameter.dtype in NARROW else parameter.grad
-            for name, parameter in self._named
-        }
+        return {name: self.gradient(name, parameter) for name, parameter in self._named}
+
+    def gradient(self, name: str, parameter: Tensor) -> Tensor | None:
+        """Of one parameter, as in `gradients`."""
+        return self._sums.get(name) if parameter.dtype in NARROW else parameter.grad
 
     def summed(self) -> dict[str, Tensor]:
         """What the update takes: the gradients, once they are summed over all passes and ranks."""
@@ -181,8 +193,16 @@ class AdamW:
         if self.stage is not None:
             yield from self.stage.weights()
 
+    def before_backward(self, loss: Tensor, learning_rate: float, grad_scale: float) -> None:
+        """Called before a pass with labels goes back: its loss, and what `step` would be given if it were the
+        step's only one, and nothing were clipped."""
+        if self.in_backward is not None:
+            self.in_backward.begin(loss, learning_rate, grad_scale)
+
     def after_pass(self) -> None:
         """Called when a pass has gone back, and by a rank that has fewer passes than others instead."""
+        if self.in_backward is not None:
+            self.in_backward.end()
 
     def around_piece(self, piece: int, going_back: bool) -> AbstractContextManager[None]:
         """Around what a stage of a pipeline computes with a piece, forward or back for a pass; around nothing
@@ -213,8 +233,12 @@ class AdamW:
     def gradient_norm(self, beside: Tensor) -> tuple[float, float]:
         """The norm of all gradients, and the value of the scalar `beside`, with one wait for the device."""
         counted = {name for name, parameter in self._named if self.answers_for(parameter)}
-        found = (g for name, g in self.summed().items() if g is not None and name in counted)
-        squares = [_C_ops.squared_l2_norm(g) for g in found]
+        known = {} if self.in_backward is None else self.in_backward.squares
+        squares = [
+            known[name] if name in known else _C_ops.squared_l2_norm(gradient)
+            for name, gradient in self.summed().items()
+            if name in counted and (name in known or gradient is not None)
+        ]
         square = self._over_ranks(paddle.add_n(squares) if squares else paddle.zeros([1]))
         both = paddle.concat([square.reshape([1]), beside.astype("float32").reshape([1])]).numpy()
         return float(np.sqrt(both[0], dtype=np.float64)), float(both[1])
@@ -233,27 +257,42 @@ class AdamW:
     @paddle.no_grad()
     def step(self, learning_rate: float, *, grad_scale: float = 1.0) -> None:
         """Update every parameter that has a gradient; `grad_scale` multiplies the gradients on the way."""
-        self.steps += 1
         all_gradients = self.summed()
         for group in self.groups:
-            gradients = [all_gradients.get(name) for name in group.names]
-            lists = (group.parameters, group.masters, gradients, group.means, group.squares)
-            if any(gradient is None for gradient in gradients):
-                rows = [row for row in zip(*lists) if row[2] is not None]
-                lists = tuple(list(column) for column in zip(*rows)) if rows else ([], [], [], [], [])
-            if not lists[0]:
-                continue
-            ops.adamw(
-                *lists[1:],
-                step=self.steps,
-                learning_rate=learning_rate * group.rate_factor,
-                beta1=self.beta1,
-                beta2=self.beta2,
-                epsilon=self.epsilon,
-                weight_decay=group.weight_decay,
-                grad_scale=grad_scale,
-            )
+            self._update(group, [all_gradients.get(name) for name in group.names], learning_rate, grad_scale)
+        self.steps += 1
         self._publish()
+
+    def _update(
+        self, group: Group, gradients: Sequence[Tensor | None], learning_rate: float, grad_scale: float
+    ) -> None:
+        """Update what has a gradient of a group, in the step behind `steps`."""
+        lists: tuple[Sequence[Any], ...] = (group.masters, gradients, group.means, group.squares)
+        if any(gradient is None for gradient in gradients):
+            rows = [row for row in zip(*lists) if row[1] is not None]
+            lists = tuple(list(column) for column in zip(*rows)) if rows else ([], [], [], [])
+        if not lists[0]:
+            return
+        ops.adamw(
+            *lists,
+            step=self.steps + 1,
+            learning_rate=learning_rate * group.rate_factor,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            weight_decay=group.weight_decay,
+            grad_scale=grad_scale,
+        )
+
+    def update_now(self, gradients: Mapping[str, Tensor], learning_rate: float, grad_scale: float) -> None:
+        """Update these parameters alone, in the step behind `steps`, and forget their gradients."""
+        for group in self.groups:
+            some = group.only(gradients)
+            self._update(some, [gradients[name] for name in some.names], learning_rate, grad_scale)
+            _round(some.parameters, some.masters)
+            for name, parameter in zip(some.names, some.parameters):
+                parameter.clear_gradient(False)
+                self._sums.pop(name, None)
 
     def _publish(self) -> None:
         """Bring the parameters to their masters' values."""
@@ -265,6 +304,8 @@ class AdamW:
         for _, parameter in self._named:
             parameter.clear_gradient(False)
         self._sums.clear()
+        if self.in_backward is not None:
+            self.in_backward.squares.clear()
 
     def kept(self) -> Iterator[KeptPart]:
         """Moments and masters, by their names in checkpoints."""

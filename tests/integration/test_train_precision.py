@@ -21,7 +21,7 @@ from mix_core.training.state import StateReader
 from tests.builders.checkpoints import write_checkpoint
 from tests.environment import run_simulated
 from tests.integration.reciting_model import write_reciting_model
-from tests.integration.training_runs import STEPS, assert_refused, digests, metrics, write_inputs
+from tests.integration.training_runs import LARGE, STEPS, assert_refused, digests, metrics, write_inputs
 
 pytestmark = pytest.mark.skipif(native.find_compiler()[0] is None, reason=native.find_compiler()[1])
 
@@ -198,6 +198,20 @@ def test_level_o0_contradicts_a_16_bit_dtype(config, tmp_path):
 )
 def test_killed_and_resumed_ends_with_the_same_bits(config, tmp_path, words, place):
     check_resume(config, tmp_path, place, *words)
+
+
+def test_parameters_updated_going_back_have_the_same_bits(tmp_path):
+    """Parameters in bfloat16 with float32 masters, blocks computed again."""
+    config = write_inputs(tmp_path, recompute=True, max_grad_norm=0, max_steps=4)
+    write_checkpoint(tmp_path / "model", text=LARGE)
+    words = ("--bf16", "--fp16_opt_level", "O2")
+    behind, within = tmp_path / "behind", tmp_path / "within"
+    for run, more in ((behind, ()), (within, ("--optimizer_in_backward", "true"))):
+        done = train(config, run, *words, *more)
+        assert done.returncode == 0, done.stderr
+    assert digests(within / "checkpoint-4") == digests(behind / "checkpoint-4")
+    rows = [[(row["loss"], row["grad_norm"]) for row in metrics(run)] for run in (behind, within)]
+    assert rows[0] == rows[1] and len(rows[0]) == 4
 
 
 @pytest.mark.slow

@@ -13,7 +13,16 @@ import pytest
 from mix_core.data.digits import ensure_digits
 from mix_core.training.checkpoint import list_checkpoints
 from mix_core.training.reporters import REPORTERS
-from tests.integration.training_runs import assert_refused, digests, metrics, train, write_data, write_inputs
+from tests.builders.checkpoints import write_checkpoint
+from tests.integration.training_runs import (
+    LARGE,
+    assert_refused,
+    digests,
+    metrics,
+    train,
+    write_data,
+    write_inputs,
+)
 
 
 def written(folder: Path, **keys: Any) -> Path:
@@ -58,6 +67,24 @@ def test_many_keys_together(tmp_path):
     assert results["loss"] == rows[1]["eval_loss"], "of the best checkpoint, not of the last step"
     saved = json.loads((tmp_path / "run/checkpoint-3/config.json").read_text())
     assert saved["vocab_size"] > json.loads((tmp_path / "model/config.json").read_text())["vocab_size"]
+
+
+def test_parameters_updated_going_back_are_those_of_a_run_that_updates_behind(tmp_path):
+    """Weights, moments, losses and norms, also of one that was killed and resumed; it cannot clip."""
+    config = write_inputs(tmp_path, max_grad_norm=0, max_steps=4)
+    write_checkpoint(tmp_path / "model", text=LARGE)
+    folders = [tmp_path / name for name in ("behind", "within")]
+    done = train(config, "--output_dir", folders[0])
+    assert done.returncode == 0, done.stderr
+    words = (config, "--optimizer_in_backward", "true", "--output_dir", folders[1])
+    assert train(*words, env={"MIX_KILL_AT": "step:3"}).returncode == -signal.SIGKILL
+    done = train(*words, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    behind, within = ([(row["loss"], row["grad_norm"]) for row in metrics(folder)] for folder in folders)
+    assert within == behind and len(behind) == 4
+    assert digests(folders[1] / "checkpoint-4") == digests(folders[0] / "checkpoint-4")
+    refused = train(config, "--optimizer_in_backward", "true", "--max_grad_norm", "1")
+    assert_refused(refused, 2, "max_grad_norm 1 needs all gradients", "give max_grad_norm 0")
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from tests.builders.checkpoints import write_checkpoint
 TRAIN = (sys.executable, "-m", "mix_core.train")
 STEPS = 8
 ROWS = 10
+LARGE = {"attention_dropout": 0.1, "intermediate_size": 8192}
+"""A model with more parameters than one update going back takes (training/in_backward.py)."""
 
 
 def write_data(folder: Path, rows: int = ROWS, **row: Any) -> Path:

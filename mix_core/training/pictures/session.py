@@ -10,6 +10,7 @@ from mix_core.inference.text_to_image.sources import FolderSource
 from mix_core.models.common.adapter_files import ADAPTERS
 from mix_core.schedulers.flow import FlowEuler
 from mix_core.training.freeze import freeze, learning_table
+from mix_core.training.in_backward import BUNCH
 from mix_core.training.loop import StepResult
 from mix_core.training.optimizer import AdamW
 from mix_core.training.pictures.adapter import PictureAdapter
@@ -92,6 +93,7 @@ class PictureSession(Session):
             weight_decay=config.weight_decay,
             rate_factors=self._rate_factors(learning),
             masters=self.precision.narrow(self.model),
+            in_backward=BUNCH if config.optimizer_in_backward else 0,
         )
         if isinstance(made, AveragedAdamW):
             self.model.average = made.average_with(config.ema_decay)

@@ -34,7 +34,7 @@ AFTER_ACTIVATION = re.compile(
     r"|mix_core\.models\.diffusion\.(attention|layers|recompute|resnet)"
     r"|mix_core\.models\.(mmdit\.(blocks|modulation)|vae\.tiling)"
     r"|mix_core\.training\.(evaluate|held_out|lora|module_stats|optimizer|parallel|session|snapshot)"
-    r"|mix_core\.training\.(assembly|gathering|groups|host_copy|saving)"
+    r"|mix_core\.training\.(assembly|gathering|groups|host_copy|in_backward|saving)"
     r"|mix_core\.training\.(sharded_optimizer|sharding|summing)"
     r"|mix_core\.training\.pipeline\.(engine|messages|stage)"
     r"|mix_core\.training\.pictures\.(adapter|average|class_pictures|folders|latents|model|objective)"
