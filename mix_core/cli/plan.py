@@ -27,6 +27,9 @@ Rank = Annotated[int, typer.Option("--lora_rank", help="Of adapters on the decod
 VisionSplit = Annotated[Text, typer.Option("--vision_split", help="Tower layers by stage: 32,0.")]
 DecoderSplit = Annotated[Text, typer.Option("--decoder_split", help="Decoder layers by stage: 4,24.")]
 Overlap = Annotated[bool, typer.Option("--overlap", help="Count sums that computing can hide as hidden.")]
+InBackward = Annotated[
+    bool, typer.Option("--optimizer_in_backward", help="Parameters move going back, on one device.")
+]
 Figures = Annotated[
     list[str] | None, typer.Option("--figure", help="A figure: peak_flops=312e12; repeatable.")
 ]
@@ -53,6 +56,7 @@ def register(app: typer.Typer) -> None:
         vision_split: VisionSplit = None,
         decoder_split: DecoderSplit = None,
         overlap: Overlap = False,
+        optimizer_in_backward: InBackward = False,
         figure: Figures = None,
         top: Annotated[int, typer.Option(help="Plans to print.")] = 5,
         out: Out = None,
@@ -78,6 +82,7 @@ def register(app: typer.Typer) -> None:
             vision_split=vision_split,
             decoder_split=decoder_split,
             overlap=overlap,
+            optimizer_in_backward=optimizer_in_backward,
             figures=figure or (),
         )
         answer(asked, top, out, as_json)

@@ -32,6 +32,8 @@ class Part:
     """Besides what was kept, while it runs backward; gradients of parameters not counted."""
     gradients: int = 0
     """Of its learning parameters, float32."""
+    unfinished: int = 0
+    """Those of `gradients` that a part further back adds to; there the same, negative."""
 
 
 @dataclass(frozen=True)

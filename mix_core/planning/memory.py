@@ -19,6 +19,8 @@ RECOMPUTE = ("none", "selective", "full")
 """Nothing; attention with its maps; whole blocks."""
 BUCKET_BYTES = 32 << 20
 """Of gradients that are joined for one sum over ranks (training/parallel.py)."""
+UPDATE_BUNCH = 1 << 21
+"""Numbers whose gradients wait for an update going back (training/in_backward.py)."""
 MAX_LOGITS = 1 << 24
 """Numbers in one block of logits (ops/head_loss.py)."""
 
@@ -36,6 +38,9 @@ class Setting:
     """Of adapters on every map of the decoder, which is frozen then."""
     accumulates: bool = False
     """Whether a step has several passes, so that gradients of earlier ones stand beside the last one's."""
+    bunch: int = 0
+    """Above 0, parameters are updated going back once gradients of so many numbers have come, and these are
+    forgotten (`optimizer_in_backward`)."""
 
     def learns_part(self, part: str) -> bool:
         if self.adapter_rank:
@@ -152,7 +157,7 @@ def stage_parts(
     flows = flows or setting.learns_part("decoder") or setting.adapter_rank > 0 or not stage.first
     parts += _decoder_parts(outline, stage, work, setting, share, flows)
     if stage.last:
-        parts.append(_head(outline, work, setting, share))
+        parts.append(_head(outline, stage, work, setting, share))
     return parts
 
 
@@ -279,10 +284,11 @@ def _embedding(outline: Outline, work: Work, setting: Setting, share: Share) -> 
         return Part(0, 2 * output, output, own)
     # the rows of tokens are added into the gradient of the head; narrow ones are a matrix of their own
     added = 2 * 4 * min(work.tokens, outline.vocabulary) * D if learns else 0
-    return Part(0, 2 * output, output + (added if setting.numbers.weight == 4 else own), 0)
+    beside = added if setting.numbers.weight == 4 else own
+    return Part(0, 2 * output, output + beside, unfinished=-own)
 
 
-def _head(outline: Outline, work: Work, setting: Setting, share: Share) -> Part:
+def _head(outline: Outline, stage: Stage, work: Work, setting: Setting, share: Share) -> Part:
     """Last norm, head and loss in blocks of rows; its gradients are made going forward."""
     D, R = outline.decoder.width, work.labels
     words = -(-outline.vocabulary // share.tensor)
@@ -294,13 +300,15 @@ def _head(outline: Outline, work: Work, setting: Setting, share: Share) -> Part:
     wide = 0 if setting.numbers.product == 4 else 4 * words * D + 4 * R * D
     kept = (4 + setting.numbers.stream) * R * D
     last_norm = 4 * outline.loose.get("decoder", 0) if learns else 0
-    return Part(kept, temporary + wide, setting.numbers.stream * R * D, own + last_norm)
+    unfinished = own if outline.tied and stage.joins else 0
+    return Part(kept, temporary + wide, setting.numbers.stream * R * D, own + last_norm, unfinished)
 
 
-def walk(parts: Sequence[Part], accumulates: bool, in_flight: float = 1.0) -> tuple[int, int]:
+def walk(parts: Sequence[Part], accumulates: bool, in_flight: float = 1.0, bunch: int = 0) -> tuple[int, int]:
     """Bytes of gradients and of all else at the highest moment of a pass.
 
-    `in_flight`: passes whose kept tensors stand at once (a pipeline's first stages have several).
+    `in_flight`: passes whose kept tensors stand at once (a pipeline's first stages have several). `bunch`: as
+    in `Setting`.
     """
     everything = sum(part.gradients for part in parts)
     made = everything if accumulates else 0
@@ -309,12 +317,16 @@ def walk(parts: Sequence[Part], accumulates: bool, in_flight: float = 1.0) -> tu
     for part in parts:
         worst = max(worst, (made, held + part.kept + part.forward), key=sum)
         held += part.kept
+    unfinished = 0
     for part in reversed(parts):
         # with gradients from before, the new one stands beside the sum until it is added
         made = made if accumulates else made + part.gradients
         beside = part.gradients if accumulates else 0
         worst = max(worst, (made, held + part.backward + beside), key=sum)
         held -= part.kept
+        unfinished += part.unfinished
+        if bunch and made - unfinished >= 4 * bunch:
+            made = unfinished
     return worst
 
 
@@ -331,8 +343,8 @@ def device_memory(
     stage = stage or whole(outline)
     held, learning = stage_parameters(outline, stage, setting, share)
     parts = stage_parts(outline, stage, work, setting, share)
-    gradients, activations = walk(parts, setting.accumulates)
-    all_gradients = 4 * learning
+    gradients, activations = walk(parts, setting.accumulates, bunch=setting.bunch)
+    all_gradients = 0 if setting.bunch else 4 * learning
     buffers = sum_buffers(all_gradients) if ranks > 1 else 0
     if all_gradients + buffers > gradients + activations:
         gradients, activations = all_gradients, 0

@@ -10,7 +10,7 @@ from mix_core.device.profile import DeviceProfile
 from mix_core.errors import BadInputError
 from mix_core.planning import machine
 from mix_core.planning.layouts import Splits, splits_of
-from mix_core.planning.memory import RECOMPUTE, Setting
+from mix_core.planning.memory import RECOMPUTE, UPDATE_BUNCH, Setting
 from mix_core.planning.model import outline_of
 from mix_core.planning.search import Wanted
 from mix_core.planning.work import Numbers
@@ -40,6 +40,7 @@ class Asked:
     vision_split: str | None = None
     decoder_split: str | None = None
     overlap: bool = False
+    optimizer_in_backward: bool = False
     figures: Sequence[str] = field(default=())
     """`name=value` each."""
 
@@ -63,6 +64,7 @@ class Asked:
                 numbers=Numbers.of(self.dtype, self.fp16_opt_level),
                 learns={part: False for part in self.frozen},
                 adapter_rank=self.lora_rank,
+                bunch=UPDATE_BUNCH if self.optimizer_in_backward else 0,
             ),
             machine=machine.machine_of(profile, self.dtype, machine.figures_of(self.figures)),
             recompute=RECOMPUTE if self.recompute == "auto" else (self.recompute,),
@@ -80,6 +82,16 @@ class Asked:
             if getattr(self, name) not in values:
                 got = getattr(self, name)
                 raise BadInputError(f"--{name} is {got!r}; expected one of {', '.join(values)}")
+        if self.optimizer_in_backward and self.devices > 1:
+            raise BadInputError(
+                f"--optimizer_in_backward is for one device, and --devices is {self.devices}: gradients are "
+                "summed over devices before parameters move; leave it out, or give --devices 1"
+            )
+        if self.optimizer_in_backward and self.dtype == "float16":
+            raise BadInputError(
+                "--optimizer_in_backward cannot scale a loss, which --dtype float16 does; give bfloat16 or "
+                "float32"
+            )
         if (self.vision_split is None) != (self.decoder_split is None):
             raise BadInputError("give both --vision_split and --decoder_split, or neither")
 

@@ -168,7 +168,8 @@ def _of_grid(wanted: Wanted, grid: Grid) -> tuple[list[Plan], int, int]:
     flops = wanted.batch * _row_flops(wanted)
     for recompute in wanted.recompute:
         smallest = 1 << 62  # larger passes need more: the first that fits nowhere is the last one tried
-        for micro, passes in micro_batches(wanted.batch, replicas, grid):
+        whole = [(wanted.batch, 1)] if wanted.setting.bunch else None
+        for micro, passes in whole or micro_batches(wanted.batch, replicas, grid):
             setting = replace(wanted.setting, recompute=recompute, accumulates=passes > 1)
             work = rows_of(wanted.outline, wanted.sequence, micro, wanted.tiles)
             ranks = _ranks(wanted.outline, grid, setting, work, passes)
@@ -248,7 +249,7 @@ def _rank(
         held=held,
         learning=learning,
         kept=sum(part.kept for part in parts),
-        plain=walk(parts, setting.accumulates, flying),
+        plain=walk(parts, setting.accumulates, flying, setting.bunch),
         once=walk(parts, False, flying),
         without=walk(bare, setting.accumulates, flying)[1],
         in_blocks=in_blocks,

@@ -120,9 +120,11 @@ def nothing_fits(found: Found, wanted: Wanted) -> str:
         why = found.refused[-1].why if found.refused else "the given stages do not divide them"
     else:
         why = f"{found.nearest.why}"
+    more = "memory" if wanted.setting.bunch else "devices or memory"
+    backward = ", --optimizer_in_backward" if wanted.devices == 1 and not wanted.setting.bunch else ""
     return (
-        f"no layout of {wanted.devices} devices fits: {why}; give more devices or memory, another "
-        "--global_batch, a shorter --seq or --recompute auto"
+        f"no layout of {wanted.devices} devices fits: {why}; give more {more}, another "
+        f"--global_batch, a shorter --seq{backward} or --recompute auto"
     )
 
 
@@ -187,6 +189,8 @@ def keys_of(plan: Plan, wanted: Wanted, dtype: str, level: str, folder: str | No
     else:
         frozen = {"freeze_vit": "tower", "freeze_mlp": "projector", "freeze_llm": "decoder"}
         keys |= {key: True for key, part in frozen.items() if not wanted.setting.learns_part(part)}
+    if wanted.setting.bunch:
+        keys |= {"optimizer_in_backward": True, "max_grad_norm": 0.0}
     if layout.recompute == "selective":
         keys["recompute_granularity"] = "full_attn"
     if layout.stage:

@@ -42,8 +42,11 @@ PLAIN: dict[str, Any] = dict(
     freeze=[],
     rank=0,
     passes=1,
+    bunch=0,
 )
 BF16 = {"dtype": "bfloat16"}
+BUNCH = 1 << 17
+"""Numbers: some thirtieth of the model, as a bunch is of a large one."""
 CASES: dict[str, dict[str, Any]] = {
     "float32": {},
     "float32, recompute": {"recompute": True},
@@ -60,6 +63,9 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16 O1, recompute": {"recompute": True, **BF16},
     "bfloat16 O2": {"level": "O2", **BF16},
     "bfloat16 O2, recompute": {"level": "O2", "recompute": True, **BF16},
+    "updated going back": {"bunch": BUNCH},
+    "updated going back, recompute": {"bunch": BUNCH, "recompute": True},
+    "updated going back, bfloat16 O2, recompute": {"bunch": BUNCH, "level": "O2", "recompute": True, **BF16},
     "tiny": {"model": TINY},
     "tiny, bfloat16 O2, frozen tower": {"model": TINY, "level": "O2", "freeze": ["visual."], **BF16},
 }
@@ -91,6 +97,7 @@ def predicted(case: dict[str, Any], kernels: dict[str, str], ranks: int = 1) -> 
         learns={part: part == "decoder" or not case["freeze"] for part in PARTS},
         adapter_rank=case["rank"],
         accumulates=case["passes"] > 1,
+        bunch=case["bunch"],
     )
     return device_memory(outline, work, setting, ranks=ranks).total
 

@@ -2,7 +2,8 @@
 
 A case: model (a config.json), rows (tokens of each), pictures (their grids in patches), packed, dtype, level,
 recompute (false, true, "attention", or a number of blocks from the start), freeze (beginnings of names), rank
-(of adapters, 0: none), passes. Ranks of a launcher sum up.
+(of adapters, 0: none), passes, bunch (numbers whose gradients wait for an update going back, 0: all). Ranks
+of a launcher sum up.
 """
 
 from __future__ import annotations
@@ -83,9 +84,12 @@ def peak_of(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     model.recompute = again
     model.train()
     precision = Precision.of(case["dtype"], case["level"], ACTIVE)
-    optimizer = AdamW(model, masters=precision.narrow(model))
+    optimizer = AdamW(model, masters=precision.narrow(model), in_backward=case["bunch"])
     schedule = Schedule(kind="constant", peak=1e-3, total_steps=10)
-    stepper = Stepper(model, optimizer, schedule, max_grad_norm=1.0, seed=0, precision=precision, ranks=ranks)
+    clip = 0.0 if case["bunch"] else 1.0
+    stepper = Stepper(
+        model, optimizer, schedule, max_grad_norm=clip, seed=0, precision=precision, ranks=ranks
+    )
     batches = StepBatches([batch_of(case)] * case["passes"], 1, 0.0, False)
     parameters = sum(int(parameter.size) for parameter in model.parameters())
     return measured(stepper, batches, before) | {"parameters": parameters}

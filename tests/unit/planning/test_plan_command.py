@@ -56,6 +56,17 @@ def test_json_and_a_configuration_that_the_trainer_takes(plan, tmp_path):
     assert config.recompute is (best["recompute"] != "none") and config.fp16_opt_level == "O2"
 
 
+def test_updates_going_back_fit_where_all_gradients_do_not(plan, tmp_path):
+    written = tmp_path / "config.json"
+    alone = (*MODEL, "--devices", "1", "--global_batch", "3", "--recompute", "full", "--memory", "140GiB")
+    code, _, err = plan(*alone)
+    assert code == 2 and "--optimizer_in_backward" in err
+    assert plan(*alone, "--optimizer_in_backward", "--out", str(written))[0] == 0
+    config = load_config(written)
+    assert config.optimizer_in_backward and config.max_grad_norm == 0
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (3, 1)
+
+
 def test_keys_that_training_does_not_take_yet_are_named(plan, tmp_path):
     written = tmp_path / "config.json"
     options = ("--recompute", "full", "--memory", "24GiB", "--out", str(written))
@@ -88,6 +99,11 @@ def test_a_pipeline_shows_its_stages(plan):
         ((*MODEL, "--devices", "1"), "needs 1"),
         ((*MODEL, "--devices", "61"), "no layout of 61 devices fits"),
         ((*MODEL, "--devices", "8", "--out", "plan.yaml"), "ends in .json"),
+        ((*MODEL, "--devices", "2", "--optimizer_in_backward"), "give --devices 1"),
+        (
+            (*MODEL, "--devices", "1", "--dtype", "float16", "--optimizer_in_backward"),
+            "give bfloat16 or float32",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(plan, words, says):

@@ -9,9 +9,18 @@ import pytest
 from mix_core.models.outline import Stack
 from mix_core.planning.kept import Part, Share, block_parts
 from mix_core.planning.layouts import balanced
-from mix_core.planning.memory import Setting, device_memory, stage_parameters, stage_parts, walk, whole
+from mix_core.planning.memory import (
+    UPDATE_BUNCH,
+    Setting,
+    device_memory,
+    stage_parameters,
+    stage_parts,
+    walk,
+    whole,
+)
 from mix_core.planning.model import outline_of, published_names
 from mix_core.planning.work import CHIP, Kernels, Numbers, rows_of
+from mix_core.training.in_backward import BUNCH
 
 STACK = Stack(
     layers=2,
@@ -131,6 +140,33 @@ def test_the_peak_of_a_walk_is_where_gradients_meet_what_is_kept():
     assert walk([small, large], accumulates=True) == (44, 55)
     # a second pass under way keeps its 40 too
     assert walk([small, large], accumulates=False, in_flight=2.0) == (44, 55)
+
+
+def test_gradients_are_forgotten_once_a_bunch_of_them_has_come():
+    parts = [Part(10, 0, 0, gradients=40), Part(10, 0, 0, gradients=24), Part(10, 0, 0, gradients=16)]
+    # the last part's 16 bytes are 4 numbers and the two's 40 are 10, of which a bunch takes 5
+    assert walk(parts, accumulates=False) == (80, 10)
+    assert walk(parts, accumulates=False, bunch=5) == (40, 20)
+    # half of the last part's gradients wait for the first part to be whole
+    shared = [replace(parts[0], unfinished=-8), parts[1], replace(parts[2], unfinished=8)]
+    assert walk(shared, accumulates=False, bunch=2) == (48, 10)
+    assert UPDATE_BUNCH == BUNCH
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl-3b", "qwen2_5_vl-7b"])
+def test_updates_going_back_leave_no_gradients_but_the_largest_parts(name):
+    outline = outline_of(name)
+    work = rows_of(outline, 2048, 1, 1)
+    setting = Setting(Numbers.of("bfloat16", "O2"), recompute="full")
+    usual, early = (
+        device_memory(outline, work, replace(setting, bunch=bunch)) for bunch in (0, UPDATE_BUNCH)
+    )
+    parts = stage_parts(outline, whole(outline), work, setting)
+    assert sum(part.unfinished for part in parts) == 0
+    assert any(part.unfinished for part in parts) is outline.tied
+    assert early.gradients <= 4 * UPDATE_BUNCH + max(part.gradients for part in parts) * (1 + outline.tied)
+    assert early.gradients < usual.gradients / 4 and early.total < usual.total
+    assert (early.weights, early.optimizer, early.masters) == (usual.weights, usual.optimizer, usual.masters)
 
 
 def test_ranks_need_a_message_and_its_parts_after_the_passes():
